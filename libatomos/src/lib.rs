@@ -1,0 +1,2 @@
+//! Keeps operating system trees in a content-addressed store and switches a machine between them atomically.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
