@@ -1,2 +1,10 @@
 //! Keeps operating system trees in a content-addressed store and switches a machine between them atomically.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+pub mod cancel;
+pub mod digest;
+pub mod error;
+pub mod format;
+pub mod fs;
+pub mod names;
+pub mod progress;

@@ -1,0 +1,219 @@
+//! Digests and the three kinds of object id.
+//!
+//! Every object is named by the BLAKE3-256 of its canonical bytes (<https://github.com/BLAKE3-team/BLAKE3-specs>).
+//! [`Digest`] is the bare value; [`BlobId`], [`DirTreeId`] and [`CommitId`] say what it names, so that one cannot
+//! be passed for another.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes in a digest.
+pub const DIGEST_LEN: usize = 32;
+
+/// Hexadecimal digits in a digest's text form.
+pub const HEX_LEN: usize = 2 * DIGEST_LEN;
+
+/// A BLAKE3-256 digest. Prints as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; DIGEST_LEN]);
+
+/// Why a text is not a digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a digest: it takes {HEX_LEN} lower-case hexadecimal digits")]
+pub struct InvalidDigest {
+    text: String,
+}
+
+impl Digest {
+    /// Returns the digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Takes 32 bytes that already are a digest.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; DIGEST_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the raw bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; DIGEST_LEN] {
+        &self.0
+    }
+
+    /// Returns the text form, 64 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        hex(&self.0)
+    }
+}
+
+/// Returns `bytes` as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+impl From<blake3::Hash> for Digest {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let invalid = || InvalidDigest {
+            text: text.chars().take(80).collect(),
+        };
+        let digits = text.as_bytes();
+        if digits.len() != HEX_LEN {
+            return Err(invalid());
+        }
+        let mut bytes = [0; DIGEST_LEN];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            match (hex_value(pair[0]), hex_value(pair[1])) {
+                (Some(high), Some(low)) => *byte = high << 4 | low,
+                _ => return Err(invalid()),
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Upper-case digits are refused: one digest has one spelling.
+fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_hex())
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+macro_rules! object_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Digest);
+
+        impl $name {
+            /// Says that `digest` names this kind of object.
+            #[must_use]
+            pub const fn new(digest: Digest) -> Self {
+                Self(digest)
+            }
+
+            /// Returns the digest.
+            #[must_use]
+            pub const fn digest(&self) -> &Digest {
+                &self.0
+            }
+
+            /// Returns the first 12 hexadecimal digits, for people.
+            #[must_use]
+            pub fn short(&self) -> String {
+                hex(&self.0.as_bytes()[..6])
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidDigest;
+
+            fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+                text.parse().map(Self)
+            }
+        }
+    };
+}
+
+object_id! {
+    /// Names a blob: the digest of a regular file's bytes.
+    BlobId
+}
+object_id! {
+    /// Names a dirtree: the digest of its encoding.
+    DirTreeId
+}
+object_id! {
+    /// Names a commit: the digest of its encoding.
+    CommitId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_form_round_trips() {
+        let digest = Digest::of(b"atomos");
+        assert_eq!(digest.to_hex().parse::<Digest>().unwrap(), digest);
+    }
+
+    #[test]
+    fn the_empty_blob_has_the_published_blake3_digest() {
+        assert_eq!(
+            Digest::of(b"").to_hex(),
+            "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+        );
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        let text = Digest::of(b"").to_hex();
+        assert!(text.to_uppercase().parse::<Digest>().is_err());
+        assert!(text[1..].parse::<Digest>().is_err());
+        assert!(format!("{text}0").parse::<Digest>().is_err());
+        assert!("".parse::<Digest>().is_err());
+        assert!("g".repeat(64).parse::<Digest>().is_err());
+        assert!("é".repeat(32).parse::<Digest>().is_err());
+    }
+}

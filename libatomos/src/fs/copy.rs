@@ -1,0 +1,76 @@
+//! File contents: copying, hashing.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use crate::digest::BlobId;
+
+/// How a file's bytes came to be in another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyMethod {
+    /// Both share the same blocks until one is written.
+    Reflinked,
+    /// The bytes were copied.
+    Copied,
+}
+
+/// Bytes read at a time. Larger than the CPU's second-level cache helps nobody; smaller costs system calls.
+pub(crate) const CHUNK: usize = 256 * 1024;
+
+/// Fills the empty file `to` with the bytes of `from`: sharing blocks where the file system can, else in the kernel,
+/// else through memory. Both positions must be at the start.
+pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
+    if rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()).is_ok() {
+        return Ok(CopyMethod::Reflinked);
+    }
+    let mut copied = 0u64;
+    loop {
+        match rustix::fs::copy_file_range(from, None, to, None, 1 << 30) {
+            Ok(0) => break,
+            Ok(len) => copied += len as u64,
+            Err(Errno::INTR) => {}
+            // Not between these two file systems, or not for this kind of file.
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
+                if copied == 0 =>
+            {
+                break;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // Some file systems of the kernel's own (proc, sysfs) say 0 where there are bytes: ask for the rest by reading.
+    io::copy(&mut &*from, &mut &*to)?;
+    Ok(CopyMethod::Copied)
+}
+
+/// Returns the digest of the file's bytes from its position on, and how many they are.
+pub fn hash_file(file: &File) -> io::Result<(BlobId, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut size = 0;
+    loop {
+        let len = read_up_to(file, &mut buffer)?;
+        hasher.update(&buffer[..len]);
+        size += len as u64;
+        if len < buffer.len() {
+            return Ok((BlobId::new(hasher.finalize().into()), size));
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the file ends; returns how many bytes were read.
+pub fn read_up_to(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,441 @@
+//! An open directory and what can be done beneath it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
+};
+
+use super::{FileKind, FsError, Stat};
+
+/// An open directory. Names may have several components; none of them may be a link or lead out.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name.
+    pub name: OsString,
+    /// The type, as the directory has it; [`FileKind::Unknown`] on file systems that do not record it.
+    pub kind: FileKind,
+}
+
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+impl Dir {
+    /// Opens `path` as the process sees it, following links.
+    pub fn open_ambient(path: impl AsRef<Path>) -> Result<Self, FsError> {
+        let path = path.as_ref();
+        let fd = rustix::fs::open(path, dir_flags(), Mode::empty()).map_err(FsError::at(
+            "open the directory",
+            path,
+            "",
+        ))?;
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens `path` as the process sees it, and makes it and its parents if they are missing.
+    pub fn ensure_ambient(path: impl AsRef<Path>) -> Result<Self, FsError> {
+        let path = path.as_ref();
+        match Self::open_ambient(path) {
+            Err(error) if error.is_not_found() => {}
+            other => return other,
+        }
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Self::open_ambient(".")?,
+            Some(parent) => Self::ensure_ambient(parent)?,
+            None => return Self::open_ambient(path),
+        };
+        match path.file_name() {
+            Some(name) => Ok(Self {
+                path: path.to_owned(),
+                ..parent.ensure_dir(name, 0o777)?
+            }),
+            None => Self::open_ambient(path),
+        }
+    }
+
+    /// Takes a descriptor of a directory; `path` is for messages.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd, path: impl Into<PathBuf>) -> Self {
+        Self {
+            fd,
+            path: path.into(),
+        }
+    }
+
+    /// Gives the descriptor away.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Returns the path that messages name the directory by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns a second descriptor of the directory.
+    pub fn try_clone(&self) -> Result<Self, FsError> {
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(FsError::at("duplicate", &self.path, ""))?;
+        Ok(Self {
+            fd,
+            path: self.path.clone(),
+        })
+    }
+
+    fn child_path(&self, name: &Path) -> PathBuf {
+        if name.as_os_str().is_empty() || name == Path::new(".") {
+            self.path.clone()
+        } else {
+            self.path.join(name)
+        }
+    }
+
+    fn openat(
+        &self,
+        name: &Path,
+        flags: OFlags,
+        mode: Mode,
+        action: &'static str,
+    ) -> Result<OwnedFd, FsError> {
+        loop {
+            match rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, BENEATH) {
+                // The kernel asks to try again when a rename raced with the look-up.
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Ok(fd) => return Ok(fd),
+                Err(errno) => return Err(FsError::new(action, self.child_path(name), errno)),
+            }
+        }
+    }
+
+    /// Opens the directory `name`.
+    pub fn open_dir(&self, name: impl AsRef<Path>) -> Result<Self, FsError> {
+        let name = name.as_ref();
+        let fd = self.openat(
+            name,
+            dir_flags() | OFlags::NOFOLLOW,
+            Mode::empty(),
+            "open the directory",
+        )?;
+        Ok(Self {
+            fd,
+            path: self.child_path(name),
+        })
+    }
+
+    /// Opens the directory `name`, or returns `None` where there is none.
+    pub fn open_dir_optional(&self, name: impl AsRef<Path>) -> Result<Option<Self>, FsError> {
+        absent_is_none(self.open_dir(name))
+    }
+
+    /// Makes the directory `name`, which must not exist. The mode is subject to the process's umask.
+    pub fn create_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<(), FsError> {
+        let name = name.as_ref();
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode)).map_err(FsError::at(
+            "make the directory",
+            &self.path,
+            name,
+        ))
+    }
+
+    /// Opens the directory `name`, and makes it if it is missing (one component only).
+    pub fn ensure_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<Self, FsError> {
+        let name = name.as_ref();
+        match self.create_dir(name, mode) {
+            Err(error) if !error.is_already_exists() => Err(error),
+            _ => self.open_dir(name),
+        }
+    }
+
+    /// Opens the directory at `path`, and makes each missing one on the way.
+    pub fn ensure_dir_all(&self, path: impl AsRef<Path>, mode: u32) -> Result<Self, FsError> {
+        let mut dir = self.try_clone()?;
+        for component in path.as_ref().components() {
+            dir = dir.ensure_dir(component, mode)?;
+        }
+        Ok(dir)
+    }
+
+    /// Opens the file `name` for reading. Does not wait for a fifo's writer.
+    pub fn open_file(&self, name: impl AsRef<Path>) -> Result<File, FsError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        self.openat(name.as_ref(), flags, Mode::empty(), "open")
+            .map(File::from)
+    }
+
+    /// Opens the file `name` for reading, or returns `None` where there is none.
+    pub fn open_file_optional(&self, name: impl AsRef<Path>) -> Result<Option<File>, FsError> {
+        absent_is_none(self.open_file(name))
+    }
+
+    /// Makes the file `name`, which must not exist, open for reading and writing.
+    pub fn create_file(&self, name: impl AsRef<Path>, mode: u32) -> Result<File, FsError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        self.openat(name.as_ref(), flags, Mode::from_raw_mode(mode), "create")
+            .map(File::from)
+    }
+
+    /// Opens the file `name` for reading and writing, and makes it if it is missing.
+    pub fn open_or_create_file(&self, name: impl AsRef<Path>, mode: u32) -> Result<File, FsError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
+        self.openat(name.as_ref(), flags, Mode::from_raw_mode(mode), "open")
+            .map(File::from)
+    }
+
+    /// Returns the bytes of the file `name`; more than `limit` of them is an error.
+    pub fn read(&self, name: impl AsRef<Path>, limit: usize) -> Result<Vec<u8>, FsError> {
+        let name = name.as_ref();
+        let file = self.open_file(name)?;
+        read_bounded(file, limit).map_err(FsError::at("read", &self.path, name))
+    }
+
+    /// Returns the bytes of the file `name`, or `None` where there is none.
+    pub fn read_optional(&self, name: impl AsRef<Path>, limit: usize) -> Result<Option<Vec<u8>>, FsError> {
+        absent_is_none(self.read(name, limit))
+    }
+
+    /// Returns the target of the symbolic link `name`.
+    pub fn read_link(&self, name: impl AsRef<Path>) -> Result<Vec<u8>, FsError> {
+        let name = name.as_ref();
+        rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .map_err(FsError::at("read the link", &self.path, name))
+    }
+
+    /// Returns what `name` itself is, a link not followed.
+    pub fn stat(&self, name: impl AsRef<Path>) -> Result<Stat, FsError> {
+        let name = name.as_ref();
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map(Stat::from)
+            .map_err(FsError::at("look at", &self.path, name))
+    }
+
+    /// Returns what `name` itself is, or `None` where there is nothing.
+    pub fn stat_optional(&self, name: impl AsRef<Path>) -> Result<Option<Stat>, FsError> {
+        absent_is_none(self.stat(name))
+    }
+
+    /// Returns what the directory itself is.
+    pub fn stat_self(&self) -> Result<Stat, FsError> {
+        rustix::fs::fstat(&self.fd)
+            .map(Stat::from)
+            .map_err(FsError::at("look at", &self.path, ""))
+    }
+
+    /// Returns whether there is anything called `name`.
+    pub fn exists(&self, name: impl AsRef<Path>) -> Result<bool, FsError> {
+        Ok(self.stat_optional(name)?.is_some())
+    }
+
+    /// Returns the directory's entries, sorted by the bytes of their names.
+    pub fn entries(&self) -> Result<Vec<DirEntry>, FsError> {
+        let fail = |errno: rustix::io::Errno| FsError::new("list", self.path.clone(), errno);
+        // A descriptor of its own: the position in a directory belongs to the open file, which others may share.
+        let fd = rustix::fs::openat(&self.fd, ".", dir_flags(), Mode::empty()).map_err(fail)?;
+        let mut buffer = Vec::with_capacity(32 * 1024);
+        let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut entries = Vec::new();
+        while let Some(entry) = raw.next() {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                entries.push(DirEntry {
+                    name: OsStr::from_bytes(name).to_owned(),
+                    kind: entry.file_type().into(),
+                });
+            }
+        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Removes the file, link or device `name`.
+    pub fn remove_file(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
+        let name = name.as_ref();
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+            .map_err(FsError::at("remove", &self.path, name))
+    }
+
+    /// Removes the file `name`; returns whether there was one.
+    pub fn remove_file_optional(&self, name: impl AsRef<Path>) -> Result<bool, FsError> {
+        Ok(absent_is_none(self.remove_file(name))?.is_some())
+    }
+
+    /// Removes the empty directory `name`.
+    pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
+        let name = name.as_ref();
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR).map_err(FsError::at(
+            "remove the directory",
+            &self.path,
+            name,
+        ))
+    }
+
+    /// Removes `name`, whatever it is, with all beneath it; nothing there is no error.
+    pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
+        super::tree::remove_tree(self, name.as_ref())
+    }
+
+    /// Renames `name` to `new_name` in `target`, replacing what is there.
+    pub fn rename(
+        &self,
+        name: impl AsRef<Path>,
+        target: &Self,
+        new_name: impl AsRef<Path>,
+    ) -> Result<(), FsError> {
+        let new_name = new_name.as_ref();
+        rustix::fs::renameat(&self.fd, name.as_ref(), &target.fd, new_name).map_err(FsError::at(
+            "rename to",
+            &target.path,
+            new_name,
+        ))
+    }
+
+    /// Renames `name` to `new_name` in `target`, where nothing may be.
+    pub fn rename_new(
+        &self,
+        name: impl AsRef<Path>,
+        target: &Self,
+        new_name: impl AsRef<Path>,
+    ) -> Result<(), FsError> {
+        let new_name = new_name.as_ref();
+        rustix::fs::renameat_with(
+            &self.fd,
+            name.as_ref(),
+            &target.fd,
+            new_name,
+            RenameFlags::NOREPLACE,
+        )
+        .map_err(FsError::at("rename to", &target.path, new_name))
+    }
+
+    /// Gives the file `name` a second name, `new_name` in `target`.
+    pub fn link(
+        &self,
+        name: impl AsRef<Path>,
+        target: &Self,
+        new_name: impl AsRef<Path>,
+    ) -> Result<(), FsError> {
+        let new_name = new_name.as_ref();
+        rustix::fs::linkat(&self.fd, name.as_ref(), &target.fd, new_name, AtFlags::empty())
+            .map_err(FsError::at("link", &target.path, new_name))
+    }
+
+    /// Makes the symbolic link `name`.
+    pub fn symlink(&self, target: &[u8], name: impl AsRef<Path>) -> Result<(), FsError> {
+        let name = name.as_ref();
+        rustix::fs::symlinkat(OsStr::from_bytes(target), &self.fd, name).map_err(FsError::at(
+            "make the link",
+            &self.path,
+            name,
+        ))
+    }
+
+    /// Sets the owner of `name` itself, a link not followed.
+    pub fn set_owner(&self, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<(), FsError> {
+        let name = name.as_ref();
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(FsError::at("set the owner of", &self.path, name))
+    }
+
+    /// Sets the modification time of `name` itself, a link not followed.
+    pub fn set_mtime(&self, name: impl AsRef<Path>, mtime: i64) -> Result<(), FsError> {
+        let name = name.as_ref();
+        rustix::fs::utimensat(&self.fd, name, &mtime_only(mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(FsError::at("set the time of", &self.path, name))
+    }
+
+    /// Replaces the file `name` by one of `bytes`, in one step: a reader sees the old bytes or the new.
+    ///
+    /// The bytes are on disk before the name is; the name is durable once the caller has synced the directory's file
+    /// system ([`Dir::sync_fs`]).
+    pub fn write_atomic(&self, name: impl AsRef<Path>, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+        let name = name.as_ref();
+        let mut temporary = OsString::from(".");
+        temporary.push(name.file_name().unwrap_or_else(|| OsStr::new("file")));
+        temporary.push(".new");
+        let temporary = name.with_file_name(temporary);
+        self.remove_file_optional(&temporary)?;
+        let mut file = self.create_file(&temporary, mode)?;
+        file.write_all(bytes)
+            .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?))
+            .and_then(|()| file.sync_data())
+            .map_err(FsError::at("write", &self.path, &temporary))?;
+        self.rename(&temporary, self, name)
+    }
+
+    /// Waits until everything written to the directory's file system is on disk.
+    pub fn sync_fs(&self) -> Result<(), FsError> {
+        rustix::fs::syncfs(&self.fd).map_err(FsError::at("sync the file system of", &self.path, ""))
+    }
+
+    /// Returns the bytes that an unprivileged writer can still store on the directory's file system.
+    pub fn available_space(&self) -> Result<u64, FsError> {
+        let stat =
+            rustix::fs::fstatvfs(&self.fd).map_err(FsError::at("measure the space of", &self.path, ""))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Returns timestamps that set the modification time and leave the access time.
+pub(crate) fn mtime_only(mtime: i64) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT as _,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime,
+            tv_nsec: 0,
+        },
+    }
+}
+
+fn dir_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_bounded(file: File, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::Error::other(format!(
+            "it has more than the {limit} bytes allowed here"
+        )));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,22 @@
+//! The file system, by descriptor.
+//!
+//! A [`Dir`] is an open directory; every name is resolved beneath it and without following links, so nobody who can
+//! write to a directory on the way can send an operation elsewhere. Paths are kept for messages alone.
+//! [`Dir::open_ambient`] is the one way in.
+
+mod copy;
+mod dir;
+mod error;
+pub mod ioctl;
+mod lock;
+mod stat;
+mod tree;
+mod xattr;
+
+pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
+pub use dir::{Dir, DirEntry};
+pub use error::FsError;
+pub use lock::{FileLock, LockError, LockHolder, LockMode};
+pub use stat::{FileKind, Stat};
+pub use tree::{copy_tree, remove_tree_contents};
+pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

@@ -1,0 +1,124 @@
+//! Whole trees: removing one, copying one.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode};
+
+use super::{
+    Dir, FileKind, FsError, Stat, copy_file_data, read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at,
+};
+
+/// Removes `name` in `parent` with all beneath it. Does not cross into another file system: a mount there is an
+/// error (`EBUSY`), as it is for `rmdir`.
+pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
+    let Some(stat) = parent.stat_optional(name)? else {
+        return Ok(());
+    };
+    if stat.kind != FileKind::Dir {
+        return parent.remove_file_optional(name).map(|_| ());
+    }
+    let dir = parent.open_dir(name)?;
+    if dir.stat_self()?.dev == parent.stat_self()?.dev {
+        remove_tree_contents(&dir)?;
+    }
+    parent.remove_dir(name)
+}
+
+/// Removes everything in `dir`, not `dir` itself.
+pub fn remove_tree_contents(dir: &Dir) -> Result<(), FsError> {
+    for entry in dir.entries()? {
+        match entry.kind {
+            FileKind::Dir | FileKind::Unknown => remove_tree(dir, Path::new(&entry.name))?,
+            _ => {
+                dir.remove_file_optional(&entry.name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies `name` in `source` to `new_name` in `target`, with owner, mode, time and extended attributes; a directory
+/// with all beneath it. Sockets are left out. Nothing may be at the target.
+///
+/// An ordinary user's copy belongs to the user and has no extended attributes but `user.*`.
+pub fn copy_tree(source: &Dir, name: &OsStr, target: &Dir, new_name: &OsStr) -> Result<(), FsError> {
+    let stat = source.stat(name)?;
+    match stat.kind {
+        FileKind::File => {
+            let from = source.open_file(name)?;
+            let to = target.create_file(new_name, 0o600)?;
+            copy_file_data(&from, &to)
+                .map_err(|error| FsError::new("copy to", target.path().join(new_name), error))?;
+            write_xattrs(&to, &read_xattrs(&from, source.path())?, target.path())?;
+            set_metadata(&to, &stat, &target.path().join(new_name))
+        }
+        FileKind::Dir => {
+            target.create_dir(new_name, 0o700)?;
+            let (from, to) = (source.open_dir(name)?, target.open_dir(new_name)?);
+            for entry in from.entries()? {
+                copy_tree(&from, &entry.name, &to, &entry.name)?;
+            }
+            write_xattrs(&to, &read_xattrs(&from, from.path())?, to.path())?;
+            set_metadata(&to, &stat, to.path())
+        }
+        FileKind::Symlink => {
+            target.symlink(&source.read_link(name)?, new_name)?;
+            set_name_metadata(source, name, target, new_name, &stat)
+        }
+        FileKind::Char | FileKind::Block | FileKind::Fifo => {
+            let kind = match stat.kind {
+                FileKind::Char => FileType::CharacterDevice,
+                FileKind::Block => FileType::BlockDevice,
+                _ => FileType::Fifo,
+            };
+            let device = rustix::fs::makedev(stat.rdev.0, stat.rdev.1);
+            rustix::fs::mknodat(
+                target.as_fd(),
+                new_name,
+                kind,
+                Mode::from_raw_mode(stat.mode),
+                device,
+            )
+            .map_err(FsError::at("make the special file", target.path(), new_name))?;
+            rustix::fs::chmodat(
+                target.as_fd(),
+                new_name,
+                Mode::from_raw_mode(stat.mode),
+                rustix::fs::AtFlags::empty(),
+            )
+            .map_err(FsError::at("set the mode of", target.path(), new_name))?;
+            set_name_metadata(source, name, target, new_name, &stat)
+        }
+        FileKind::Socket | FileKind::Unknown => Ok(()),
+    }
+}
+
+fn set_name_metadata(
+    source: &Dir,
+    name: &OsStr,
+    target: &Dir,
+    new_name: &OsStr,
+    stat: &Stat,
+) -> Result<(), FsError> {
+    if rustix::process::geteuid().is_root() {
+        target.set_owner(new_name, stat.uid, stat.gid)?;
+        write_xattrs_at(target, new_name, &read_xattrs_at(source, name)?)?;
+    }
+    target.set_mtime(new_name, stat.mtime)
+}
+
+/// Owner before mode: changing the owner clears setuid.
+fn set_metadata(file: impl AsFd, stat: &Stat, path: &Path) -> Result<(), FsError> {
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(stat.uid),
+            rustix::fs::Gid::from_raw(stat.gid),
+        );
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(FsError::at("set the owner of", path, ""))?;
+    }
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(stat.mode))
+        .and_then(|()| rustix::fs::futimens(&file, &super::dir::mtime_only(stat.mtime)))
+        .map_err(FsError::at("set mode and time of", path, ""))
+}

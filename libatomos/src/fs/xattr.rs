@@ -1,0 +1,116 @@
+//! Extended attributes.
+//!
+//! There is no `*at` call for them before Linux 6.13, so a name is reached through `/proc/self/fd/<dir>/<name>`,
+//! which the kernel resolves from the descriptor.
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use crate::format::{Xattrs, limits};
+
+use super::{Dir, FsError};
+
+/// Attributes that say how one kernel or one machine sees the file, and are not the tree's: the kernel's own record
+/// of an overlay's layers belongs to the mount.
+fn is_transient(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name == b"security.evm" || name == b"system.nfs4_acl"
+}
+
+/// Returns the extended attributes of an open file or directory; `path` is for messages.
+pub fn read_xattrs(file: impl AsFd, path: &Path) -> Result<Xattrs, FsError> {
+    read(
+        |buffer| rustix::fs::flistxattr(&file, buffer),
+        |name, buffer| rustix::fs::fgetxattr(&file, name, buffer),
+    )
+    .map_err(FsError::at("read the extended attributes of", path, ""))
+}
+
+/// Returns the extended attributes of `name` itself, a link not followed.
+pub fn read_xattrs_at(dir: &Dir, name: &OsStr) -> Result<Xattrs, FsError> {
+    let path = proc_path(dir, name);
+    read(
+        |buffer| rustix::fs::llistxattr(&path, buffer),
+        |name, buffer| rustix::fs::lgetxattr(&path, name, buffer),
+    )
+    .map_err(FsError::at("read the extended attributes of", dir.path(), name))
+}
+
+/// Sets `xattrs` on an open file or directory; `path` is for messages. Those of an ordinary user are `user.*` alone.
+pub fn write_xattrs(file: impl AsFd, xattrs: &Xattrs, path: &Path) -> Result<(), FsError> {
+    for (name, value) in writable(xattrs) {
+        rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty())
+            .map_err(FsError::at("set an extended attribute of", path, ""))?;
+    }
+    Ok(())
+}
+
+/// Sets `xattrs` on `name` itself, a link not followed.
+pub fn write_xattrs_at(dir: &Dir, name: &OsStr, xattrs: &Xattrs) -> Result<(), FsError> {
+    if xattrs.is_empty() {
+        return Ok(());
+    }
+    let path = proc_path(dir, name);
+    for (attribute, value) in writable(xattrs) {
+        rustix::fs::lsetxattr(&path, OsStr::from_bytes(attribute), value, XattrFlags::empty())
+            .map_err(FsError::at("set an extended attribute of", dir.path(), name))?;
+    }
+    Ok(())
+}
+
+fn writable(xattrs: &Xattrs) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let root = rustix::process::geteuid().is_root();
+    xattrs
+        .iter()
+        .filter(move |(name, _)| root || name.starts_with(b"user."))
+}
+
+fn proc_path(dir: &Dir, name: &OsStr) -> PathBuf {
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
+    path.push(name);
+    path
+}
+
+type Fetched = rustix::io::Result<usize>;
+
+fn read(
+    list: impl Fn(&mut [u8]) -> Fetched,
+    get: impl Fn(&CStr, &mut [u8]) -> Fetched,
+) -> Result<Xattrs, io::Error> {
+    // Nearly every file has none: one call with a small buffer on the stack finds that out.
+    let mut small = [0u8; 512];
+    let names = match list(&mut small) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
+        Ok(len) => small[..len].to_vec(),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; limits::MAX_XATTR_VALUE];
+            let len = list(&mut large)?;
+            large.truncate(len);
+            large
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut xattrs = Xattrs::new();
+    let mut value = Vec::new();
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        let Ok(c_name) = CStr::from_bytes_with_nul(name) else {
+            continue;
+        };
+        if is_transient(c_name.to_bytes()) {
+            continue;
+        }
+        value.resize(limits::MAX_XATTR_VALUE, 0);
+        match get(c_name, &mut value) {
+            Ok(len) => xattrs.insert(c_name.to_bytes().to_vec(), value[..len].to_vec()),
+            // Removed since it was listed.
+            Err(Errno::NODATA) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(xattrs)
+}
