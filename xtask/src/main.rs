@@ -1,3 +1,69 @@
-//! The project's own tasks: `cargo xtask demo`, `test`, `bench`.
+//! The project's own tasks: `cargo xtask demo`, `test`, `bench`, `trees`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these are commands: they talk"
+)]
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use xtask::debian::{self, Availability};
+
+/// The project's own tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Make the two Debian trees that the other tasks work on, unless they are there
+    Trees {
+        /// Directory that keeps them
+        #[arg(long, value_name = "DIR", default_value = "target/xtask/trees")]
+        trees: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Trees { trees } => {
+            let mut options = debian::Options::default();
+            options.trees = trees;
+            let archive = match debian::find_archive(&options.release)? {
+                Availability::Answers(archive) => archive,
+                Availability::Unavailable(why) => bail!("{why}"),
+            };
+            let trees = debian::ensure_trees(&options, &archive)?;
+            println!(
+                "{}: {} files, {} bytes",
+                trees.v1.display(),
+                trees.size_v1.files,
+                trees.size_v1.bytes
+            );
+            println!(
+                "{}: {} files, {} bytes",
+                trees.v2.display(),
+                trees.size_v2.files,
+                trees.size_v2.bytes
+            );
+            println!("{} packages differ", trees.upgraded.len());
+            Ok(())
+        }
+    }
+}

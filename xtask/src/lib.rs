@@ -1,0 +1,11 @@
+//! The project's own tasks, as a library, so that tests can use what the commands use.
+//!
+//! Start reading at [`debian`], which makes the real operating system trees that everything else works on.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these are commands: they talk"
+)]
+
+pub mod debian;
+pub mod process;
