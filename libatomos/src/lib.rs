@@ -4,6 +4,7 @@
 pub mod cancel;
 pub mod digest;
 pub mod error;
+pub mod failpoint;
 pub mod format;
 pub mod fs;
 pub mod names;
