@@ -1,0 +1,160 @@
+//! Which deployment to boot.
+//!
+//! The one that was asked for, if it is finished. If it is gone, or was never finished, booting something that
+//! worked is better than a machine that nobody can reach: the newest finished deployment of the same stateroot
+//! that has modules for the kernel which is running. If there is none, the boot fails, so that the loader's
+//! count of tries goes down and it takes its previous entry, which brings the right kernel.
+
+use std::fmt;
+
+use crate::cmdline::DeploymentName;
+
+/// What was seen of one deployment on disk.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Candidate {
+    pub(crate) name: DeploymentName,
+    /// The directory and its completion marker are both there.
+    pub(crate) finished: bool,
+    /// It has `usr/lib/modules/<release>` of the kernel that is running.
+    pub(crate) fits_kernel: bool,
+    /// When its completion marker was written, in nanoseconds since the epoch.
+    pub(crate) finished_at: i128,
+}
+
+/// The deployment that will be booted.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Choice {
+    /// The one that was asked for.
+    Requested(DeploymentName),
+    /// Another one, because of what is wrong with the one that was asked for.
+    Fallback { name: DeploymentName, because: Unusable },
+    /// There is nothing to boot.
+    Nothing { because: Unusable },
+}
+
+/// Why the deployment that was asked for cannot be booted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unusable {
+    Missing,
+    Unfinished,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unusable::Missing => "is missing",
+            Unusable::Unfinished => "was never finished",
+        })
+    }
+}
+
+/// Chooses among what is on disk. Candidates may come in any order.
+///
+/// The deployment that was asked for is taken whatever modules it has: its entry named the kernel too, and a
+/// kernel without modules is a legitimate thing to boot.
+pub(crate) fn choose(requested: &DeploymentName, candidates: &[Candidate]) -> Choice {
+    let because = match candidates.iter().find(|candidate| candidate.name == *requested) {
+        Some(candidate) if candidate.finished => return Choice::Requested(requested.clone()),
+        Some(_) => Unusable::Unfinished,
+        None => Unusable::Missing,
+    };
+    // The serial and the name only make the choice the same every time when two markers carry one time.
+    let newest = candidates
+        .iter()
+        .filter(|candidate| candidate.finished && candidate.fits_kernel)
+        .max_by_key(|candidate| {
+            (
+                candidate.finished_at,
+                candidate.name.serial(),
+                candidate.name.to_string(),
+            )
+        });
+    match newest {
+        Some(candidate) => Choice::Fallback {
+            name: candidate.name.clone(),
+            because,
+        },
+        None => Choice::Nothing { because },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(digit: char, serial: u32) -> DeploymentName {
+        DeploymentName::parse(&format!("{}.{serial}", digit.to_string().repeat(64))).unwrap()
+    }
+
+    fn candidate(digit: char, finished_at: i128) -> Candidate {
+        Candidate {
+            name: name(digit, 0),
+            finished: true,
+            fits_kernel: true,
+            finished_at,
+        }
+    }
+
+    #[test]
+    fn the_requested_one_is_taken_whatever_else_there_is() {
+        let all = [candidate('a', 1), candidate('b', 9)];
+        assert_eq!(choose(&name('a', 0), &all), Choice::Requested(name('a', 0)));
+    }
+
+    #[test]
+    fn the_requested_one_needs_no_modules() {
+        let mut only = candidate('a', 1);
+        only.fits_kernel = false;
+        assert_eq!(choose(&name('a', 0), &[only]), Choice::Requested(name('a', 0)));
+    }
+
+    #[test]
+    fn a_missing_one_gives_way_to_the_newest_finished() {
+        let all = [candidate('b', 5), candidate('c', 7), candidate('d', 6)];
+        let expected = Choice::Fallback {
+            name: name('c', 0),
+            because: Unusable::Missing,
+        };
+        assert_eq!(choose(&name('a', 0), &all), expected);
+    }
+
+    #[test]
+    fn an_unfinished_one_is_never_booted() {
+        let mut requested = candidate('a', 9);
+        requested.finished = false;
+        let mut other = candidate('b', 8);
+        other.finished = false;
+        let all = [requested, other, candidate('c', 1)];
+        let expected = Choice::Fallback {
+            name: name('c', 0),
+            because: Unusable::Unfinished,
+        };
+        assert_eq!(choose(&name('a', 0), &all), expected);
+    }
+
+    #[test]
+    fn another_kernel_s_deployment_is_no_fallback() {
+        let mut other = candidate('b', 8);
+        other.fits_kernel = false;
+        assert_eq!(
+            choose(&name('a', 0), &[other]),
+            Choice::Nothing {
+                because: Unusable::Missing
+            }
+        );
+        assert_eq!(
+            choose(&name('a', 0), &[]),
+            Choice::Nothing {
+                because: Unusable::Missing
+            }
+        );
+    }
+
+    #[test]
+    fn the_choice_does_not_depend_on_the_order_of_the_directory() {
+        let mut all = vec![candidate('b', 5), candidate('c', 5), candidate('d', 5)];
+        let first = choose(&name('a', 0), &all);
+        all.reverse();
+        assert_eq!(choose(&name('a', 0), &all), first);
+    }
+}

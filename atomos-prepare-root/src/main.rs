@@ -1,0 +1,189 @@
+//! Mounts an atomos deployment as the root file system.
+//!
+//! Runs in the initramfs after the physical root was mounted and before the switch to it, with the mount point as
+//! its argument (`/root` with initramfs-tools, `/sysroot` with dracut); or, where there is no initramfs, as
+//! `init=` itself, in which case it goes on to the deployment's own `/sbin/init`.
+//!
+//! The kernel argument `atomos=<stateroot>/<commit>.<serial>` says which deployment. It must have its completion
+//! marker. What was booted is left for the running system in `/run/atomos/booted`.
+//!
+//! Runs as root on every boot before anything else can help, so: no shell, no allocation that a file on disk
+//! controls, no panic on anything it reads, and few lines.
+
+mod choice;
+mod cmdline;
+mod error;
+mod log;
+mod mounts;
+mod sysroot;
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use crate::choice::{Choice, choose};
+use crate::cmdline::{BootRequest, BootTarget};
+use crate::error::{Doing, Error, Result};
+use crate::log::{Level, say};
+use crate::mounts::Layout;
+use crate::sysroot::Stateroot;
+
+/// What the running system learns about its boot.
+const BOOTED: &str = "/run/atomos/booted";
+/// The deployment's own init.
+const INIT: &str = "/sbin/init";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let outcome = if rustix::process::getpid().is_init() {
+        boot_as_init().map(|never| match never {})
+    } else {
+        match arguments.as_slice() {
+            [target] => match target.to_str() {
+                Some(target) if target.starts_with('/') => boot_in_initramfs(target.trim_end_matches('/')),
+                _ => Err(Error::new(
+                    "the argument must be the absolute path where the physical root is mounted",
+                )),
+            },
+            _ => Err(Error::new(
+                "usage: atomos-prepare-root MOUNTPOINT, or as init= on the kernel command line",
+            )),
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(Level::Error, &error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The physical root is at `target`; the initramfs will switch to what is there when this returns.
+fn boot_in_initramfs(target: &str) -> Result<()> {
+    if std::path::Path::new(BOOTED).exists() {
+        say(Level::Info, "the root is prepared already");
+        return Ok(());
+    }
+    let line =
+        sysroot::read_cmdline(File::open("/proc/cmdline").doing(|| "opening /proc/cmdline".to_owned())?)?;
+    let Some(requested) = requested(&line)? else {
+        say(
+            Level::Info,
+            "no atomos= on the kernel command line, so the root stays as it is",
+        );
+        return Ok(());
+    };
+    let booted = find(target, &requested)?;
+    mounts::prepare_in_initramfs(target, booted.layout())?;
+    booted.record()
+}
+
+/// Never returns but with an error: the first process becomes the deployment's init.
+fn boot_as_init() -> Result<std::convert::Infallible> {
+    let line = sysroot::read_cmdline(open_cmdline_without_proc()?)?;
+    let Some(requested) = requested(&line)? else {
+        return Err(Error::new(
+            "no atomos= on the kernel command line says what to boot",
+        ));
+    };
+    let booted = find("/", &requested)?;
+    mounts::prepare_as_init(booted.layout())?;
+    booted.record()?;
+    let failure = Command::new(INIT).args(std::env::args_os().skip(1)).exec();
+    Err(failure).doing(|| format!("starting {INIT}"))
+}
+
+/// Opens `/proc/cmdline` where nothing has mounted `/proc`, without needing a place to mount it.
+fn open_cmdline_without_proc() -> Result<File> {
+    let open = || -> rustix::io::Result<File> {
+        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::openat(proc, "cmdline", flags, rustix::fs::Mode::empty()).map(File::from)
+    };
+    open().doing(|| "reading the kernel command line".to_owned())
+}
+
+fn requested(line: &[u8]) -> Result<Option<BootTarget>> {
+    match cmdline::parse(line) {
+        BootRequest::None => Ok(None),
+        BootRequest::Deployment(target) => Ok(Some(target)),
+        BootRequest::Malformed(text) => Err(Error::new(format!(
+            "atomos={} on the kernel command line is not <stateroot>/<commit>.<serial>",
+            text.escape_debug()
+        ))),
+    }
+}
+
+/// What is going to be booted, and how the running system recognises it.
+#[derive(Debug)]
+struct Booted {
+    target: BootTarget,
+    deployment_path: String,
+    var_path: String,
+    device: u64,
+    inode: u64,
+}
+
+impl Booted {
+    fn layout(&self) -> Layout<'_> {
+        Layout {
+            deployment: &self.deployment_path,
+            var: &self.var_path,
+        }
+    }
+
+    /// Writes `/run/atomos/booted`. None of the values has a character that JSON would escape: the names were
+    /// checked when they were parsed.
+    fn record(&self) -> Result<()> {
+        let json = format!(
+            "{{\"stateroot\":\"{}\",\"deployment\":\"{}\",\"path\":\"/sysroot{}\",\"device\":{},\"inode\":{}}}\n",
+            self.target.stateroot, self.target.deployment, self.deployment_path, self.device, self.inode
+        );
+        std::fs::create_dir_all("/run/atomos").doing(|| "creating /run/atomos".to_owned())?;
+        std::fs::write(BOOTED, json).doing(|| format!("writing {BOOTED}"))
+    }
+}
+
+/// Finds the deployment to boot in the physical root at `physical`.
+fn find(physical: &str, requested: &BootTarget) -> Result<Booted> {
+    let stateroot = Stateroot::open(physical, &requested.stateroot)?;
+    let release = sysroot::kernel_release()?;
+    let name = match choose(&requested.deployment, &stateroot.candidates(&release)?) {
+        Choice::Requested(name) => {
+            say(Level::Info, &format!("booting {requested}"));
+            name
+        }
+        Choice::Fallback { name, because } => {
+            say(
+                Level::Warning,
+                &format!(
+                    "{requested} {because}; booting {}/{name} instead",
+                    requested.stateroot
+                ),
+            );
+            name
+        }
+        Choice::Nothing { because } => {
+            return Err(Error::new(format!(
+                "{requested} {because}, and {} has no other finished deployment for kernel {release}",
+                requested.stateroot
+            )));
+        }
+    };
+    let (device, inode) = sysroot::identity(&stateroot.open_deployment(&name)?)?;
+    Ok(Booted {
+        deployment_path: stateroot.deployment_path(&name),
+        var_path: stateroot.var_path(),
+        target: BootTarget {
+            stateroot: requested.stateroot.clone(),
+            deployment: name,
+        },
+        device,
+        inode,
+    })
+}

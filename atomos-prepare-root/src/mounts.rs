@@ -1,0 +1,176 @@
+//! The mounts that make a deployment the root.
+//!
+//! ```text
+//! /          the deployment's directory, bound, read-only
+//! /etc       its own etc, writable
+//! /var       the stateroot's var, writable
+//! /sysroot   the physical root, read-only
+//! /boot      the physical root's boot, read-only, where it is no file system of its own
+//! ```
+//!
+//! Everything is built at a place of its own and moved over the physical root in one step at the end, so a
+//! failure on the way leaves the initramfs where it was, able to say so.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, statat, statvfs};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_move,
+    mount_remount, unmount,
+};
+
+use crate::error::{Doing, Error, Result};
+use crate::log::{Level, say};
+
+/// Where the new root is put together in an initramfs. It is on the tmpfs that becomes the system's `/run`.
+const STAGING: &str = "/run/atomos/root";
+
+/// Directories of a deployment that other things are mounted on; without them the system cannot come up.
+const MOUNT_POINTS: [&str; 8] = ["dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "var"];
+
+/// What to mount: paths below the physical root.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout<'a> {
+    pub(crate) deployment: &'a str,
+    pub(crate) var: &'a str,
+}
+
+/// Makes the deployment the root file system at `target`, where an initramfs has mounted the physical root.
+pub(crate) fn prepare_in_initramfs(target: &str, layout: Layout<'_>) -> Result<()> {
+    if !is_mount_point(target)? {
+        return Err(Error::new(format!(
+            "no file system is mounted at {target}; was the root device found"
+        )));
+    }
+    // systemd shares its mounts, in the initramfs too, and below a shared mount nothing can be moved.
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).doing(|| "making the mounts private".to_owned())?;
+    make_writable(target);
+    std::fs::create_dir_all(STAGING).doing(|| format!("creating {STAGING}"))?;
+    assemble(target, STAGING, layout)?;
+    let sysroot = format!("{STAGING}/sysroot");
+    mount_move(target, sysroot.as_str()).doing(|| format!("moving {target} to {sysroot}"))?;
+    finish(STAGING)?;
+    mount_move(STAGING, target).doing(|| format!("moving the new root to {target}"))?;
+    // Left behind, it is an empty directory in a tmpfs.
+    let _ = std::fs::remove_dir(STAGING);
+    Ok(())
+}
+
+/// Makes the deployment the root file system of this process, which is the first one: the kernel has mounted the
+/// physical root at `/` and there is no initramfs.
+pub(crate) fn prepare_as_init(layout: Layout<'_>) -> Result<()> {
+    make_writable("/");
+    // Bound over itself: a place that is surely there, and a mount of its own, as pivot_root asks.
+    let root = layout.deployment;
+    assemble("", root, layout)?;
+    mount(
+        "tmpfs",
+        format!("{root}/run"),
+        "tmpfs",
+        MountFlags::NODEV | MountFlags::NOSUID,
+        c"mode=0755",
+    )
+    .doing(|| "mounting /run".to_owned())?;
+    // The kernel mounts this one itself if the physical root has a /dev, and init would then find it in the
+    // wrong place. Where it cannot be mounted, init will say so.
+    let dev_flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let _ = mount(
+        "devtmpfs",
+        format!("{root}/dev"),
+        "devtmpfs",
+        dev_flags,
+        c"mode=0755",
+    );
+    let _ = unmount("/dev", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    rustix::process::pivot_root(root, format!("{root}/sysroot"))
+        .doing(|| format!("making {root} the root file system"))?;
+    rustix::process::chdir("/").doing(|| "entering the new root".to_owned())?;
+    finish("")
+}
+
+/// Mounts the deployment and what is writable in it at `root`. `physical` is where the physical root is, without
+/// a slash at its end.
+fn assemble(physical: &str, root: &str, layout: Layout<'_>) -> Result<()> {
+    let deployment = format!("{physical}{}", layout.deployment);
+    let var = format!("{physical}{}", layout.var);
+    for name in MOUNT_POINTS {
+        let path = format!("{deployment}/{name}");
+        let found = std::fs::symlink_metadata(&path).doing(|| format!("looking for {path}"))?;
+        if !found.is_dir() {
+            return Err(Error::new(format!("{path} is not a directory")));
+        }
+    }
+    bind(&deployment, root)?;
+    let etc = format!("{root}/etc");
+    // From the deployment as it is mounted now, so that it is clear whose etc this is.
+    bind(&etc, &etc)?;
+    bind(&var, &format!("{root}/var"))?;
+    // Last, and only this mount: the binds above keep their own flag.
+    remount_read_only(root)
+}
+
+/// What can be mounted once the physical root is at `<root>/sysroot`.
+fn finish(root: &str) -> Result<()> {
+    let sysroot = format!("{root}/sysroot");
+    let boot = format!("{sysroot}/boot");
+    // On a machine with a /boot of its own this directory is empty and fstab or a generator mounts it.
+    if Path::new(&format!("{boot}/atomos")).is_dir() {
+        let target = format!("{root}/boot");
+        // Booting needs it no more; an update will, and says so.
+        if let Err(error) = bind(&boot, &target).and_then(|()| remount_read_only(&target)) {
+            say(Level::Warning, &format!("{error}; going on without /boot"));
+        }
+    }
+    remount_read_only(&sysroot)
+}
+
+fn bind(source: &str, target: &str) -> Result<()> {
+    mount_bind(source, target).doing(|| format!("binding {source} to {target}"))
+}
+
+fn remount_read_only(path: &str) -> Result<()> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY | kept_flags(path)?;
+    mount_remount(path, flags, "").doing(|| format!("making {path} read-only"))
+}
+
+/// Makes the physical root writable, as `/etc` and `/var` need it: loaders pass `ro` by habit. The file system
+/// check, if there is one, was before us. A file system that refuses, after an error perhaps, is still worth
+/// booting: a person can log in and look.
+fn make_writable(physical: &str) {
+    let remounted = kept_flags(physical)
+        .and_then(|flags| mount_remount(physical, flags, "").doing(|| format!("making {physical} writable")));
+    if let Err(error) = remounted {
+        crate::log::say(
+            crate::log::Level::Warning,
+            &format!("{error}; going on with what there is"),
+        );
+    }
+}
+
+/// The flags a mount has, but for read-only: a remount that does not repeat them takes them away.
+fn kept_flags(path: &str) -> Result<MountFlags> {
+    let found = statvfs(path).doing(|| format!("looking at {path}"))?.f_flag;
+    let pairs = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    let kept = pairs.into_iter().filter(|(seen, _)| found.contains(*seen));
+    Ok(kept.fold(MountFlags::empty(), |flags, (_, flag)| flags | flag))
+}
+
+/// Whether something is mounted at `path`: its device differs from its parent's, or it is a root.
+fn is_mount_point(path: &str) -> Result<bool> {
+    let look = |path: &str| {
+        statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(io::Error::from)
+            .doing(|| format!("looking at {path}"))
+    };
+    let (here, above) = (look(path)?, look(&format!("{path}/.."))?);
+    Ok(here.st_dev != above.st_dev || here.st_ino == above.st_ino)
+}

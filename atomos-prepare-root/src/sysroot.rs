@@ -1,0 +1,134 @@
+//! What the physical root holds: the deployments of one stateroot, and which of them are whole.
+//!
+//! Directories are held by descriptor, links are not followed, and a name that is not a deployment's is not
+//! looked at twice: whatever lies about in there must not stop a boot.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat};
+
+use crate::choice::Candidate;
+use crate::cmdline::DeploymentName;
+use crate::error::{Doing, Error, Result};
+
+/// More than any kernel's command line is long, in bytes; nobody's `/proc/cmdline` is trusted to end.
+const CMDLINE_MAX: u64 = 64 * 1024;
+
+/// `/atomos/deploy/<stateroot>`, held by descriptor.
+#[derive(Debug)]
+pub(crate) struct Stateroot {
+    deployments: OwnedFd,
+    /// The path below the physical root, for mounts and messages.
+    path: String,
+}
+
+/// Opens a directory without following a link in its last component.
+pub(crate) fn open_dir(parent: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+impl Stateroot {
+    /// Opens the stateroot below the physical root that is mounted at `physical`.
+    pub(crate) fn open(physical: &str, name: &str) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut dir =
+            rustix::fs::open(physical, flags, Mode::empty()).doing(|| format!("opening {physical}"))?;
+        let mut path = String::new();
+        for component in ["atomos", "deploy", name] {
+            path = format!("{path}/{component}");
+            dir = open_dir(&dir, component).doing(|| {
+                format!("opening {path} in the file system at {physical}; does root= name the right device")
+            })?;
+        }
+        let deployments = open_dir(&dir, "deploy").doing(|| format!("opening {path}/deploy"))?;
+        Ok(Stateroot { deployments, path })
+    }
+
+    /// Where the stateroot's `/var` lies, below the physical root.
+    pub(crate) fn var_path(&self) -> String {
+        format!("{}/var", self.path)
+    }
+
+    /// Where a deployment lies, below the physical root.
+    pub(crate) fn deployment_path(&self, name: &DeploymentName) -> String {
+        format!("{}/deploy/{name}", self.path)
+    }
+
+    /// Opens a deployment's directory.
+    pub(crate) fn open_deployment(&self, name: &DeploymentName) -> Result<OwnedFd> {
+        open_dir(&self.deployments, &name.to_string())
+            .doing(|| format!("opening {}", self.deployment_path(name)))
+    }
+
+    /// Lists the deployments, with what makes each fit to be booted on kernel `release`.
+    pub(crate) fn candidates(&self, release: &str) -> Result<Vec<Candidate>> {
+        let entries = Dir::read_from(&self.deployments).doing(|| format!("reading {}/deploy", self.path))?;
+        let mut candidates = BTreeMap::new();
+        for entry in entries {
+            let entry = entry.doing(|| format!("reading {}/deploy", self.path))?;
+            let Ok(file_name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if let Some(name) = DeploymentName::parse(file_name) {
+                candidates.insert(file_name.to_owned(), self.examine(name, release));
+            }
+        }
+        Ok(candidates.into_values().collect())
+    }
+
+    fn examine(&self, name: DeploymentName, release: &str) -> Candidate {
+        let text = name.to_string();
+        let marker = statat(
+            &self.deployments,
+            format!("{text}.complete"),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .ok()
+        .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let root = open_dir(&self.deployments, &text).ok();
+        let finished_at = marker.map_or(0, |stat| {
+            i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
+        });
+        Candidate {
+            finished: marker.is_some() && root.is_some(),
+            fits_kernel: root.is_some_and(|root| has_modules(&root, release)),
+            finished_at,
+            name,
+        }
+    }
+}
+
+fn has_modules(root: &OwnedFd, release: &str) -> bool {
+    let modules = open_dir(root, "usr")
+        .and_then(|usr| open_dir(&usr, "lib"))
+        .and_then(|lib| open_dir(&lib, "modules"));
+    modules.is_ok_and(|modules| open_dir(&modules, release).is_ok())
+}
+
+/// Device and inode of a directory: how a running system recognises what it was booted from.
+pub(crate) fn identity(dir: &OwnedFd) -> Result<(u64, u64)> {
+    let stat = fstat(dir).doing(|| "looking at the deployment".to_owned())?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The release of the kernel that is running.
+pub(crate) fn kernel_release() -> Result<String> {
+    let name = rustix::system::uname();
+    let release = name
+        .release()
+        .to_str()
+        .map_err(|_| Error::new("the kernel's release is not text"))?;
+    Ok(release.to_owned())
+}
+
+/// Reads a command line from an open file, not more of it than a command line can have.
+pub(crate) fn read_cmdline(file: impl Read) -> Result<Vec<u8>> {
+    let mut line = Vec::new();
+    file.take(CMDLINE_MAX)
+        .read_to_end(&mut line)
+        .doing(|| "reading the kernel command line".to_owned())?;
+    Ok(line)
+}

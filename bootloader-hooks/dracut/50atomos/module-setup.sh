@@ -1,0 +1,20 @@
+#!/bin/bash
+# dracut sources this file with bash; it has no other syntax for modules.
+
+# Only where atomos is: an ordinary system that has this module installed gets an ordinary initramfs.
+check() {
+	[ -x "${dracutsysrootdir-}/usr/lib/atomos/atomos-prepare-root" ] || return 1
+	return 0
+}
+
+depends() {
+	echo systemd-initrd
+}
+
+install() {
+	inst_binary /usr/lib/atomos/atomos-prepare-root
+	inst_simple "$moddir/atomos-prepare-root.service" "$systemdsystemunitdir/atomos-prepare-root.service"
+	mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.wants"
+	ln_r "$systemdsystemunitdir/atomos-prepare-root.service" \
+		"$systemdsystemunitdir/initrd-root-fs.target.wants/atomos-prepare-root.service"
+}
