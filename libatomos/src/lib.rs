@@ -2,10 +2,14 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod cancel;
+pub mod checkout;
+pub mod commit;
 pub mod digest;
 pub mod error;
 pub mod failpoint;
 pub mod format;
 pub mod fs;
 pub mod names;
+mod parallel;
 pub mod progress;
+pub mod repo;

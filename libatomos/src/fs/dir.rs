@@ -404,7 +404,7 @@ impl AsFd for Dir {
 }
 
 /// Returns timestamps that set the modification time and leave the access time.
-pub(crate) fn mtime_only(mtime: i64) -> Timestamps {
+pub(crate) const fn mtime_only(mtime: i64) -> Timestamps {
     Timestamps {
         last_access: Timespec {
             tv_sec: 0,

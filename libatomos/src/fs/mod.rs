@@ -13,7 +13,9 @@ mod stat;
 mod tree;
 mod xattr;
 
+pub(crate) use copy::CHUNK;
 pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
+pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
 pub use error::FsError;
 pub use lock::{FileLock, LockError, LockHolder, LockMode};

@@ -1,0 +1,176 @@
+//! The ladder: hardlink, reflink, copy.
+//!
+//! What the two file systems cannot do is found out at the first file and remembered for the operation.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use crate::digest::BlobId;
+use crate::format::Metadata;
+use crate::fs::{CopyMethod, Dir, FsError, copy_file_data};
+use crate::repo::{ObjectKind, Repo, RepoError, RepoMode};
+
+use super::metadata::{apply_to_file, apply_user_to_file};
+use super::{CheckoutError, LinkMode, Ownership};
+
+/// Puts files into place, and counts how.
+pub(super) struct Ladder<'a> {
+    repo: &'a Repo,
+    mode: LinkMode,
+    ownership: Ownership,
+    hardlinks: AtomicBool,
+    pub(super) hardlinked: AtomicU64,
+    pub(super) reflinked: AtomicU64,
+    pub(super) copied: AtomicU64,
+    pub(super) bytes_copied: AtomicU64,
+}
+
+impl<'a> Ladder<'a> {
+    pub(super) fn new(repo: &'a Repo, mode: LinkMode, ownership: Ownership) -> Self {
+        let can_link = repo.mode() == RepoMode::Bare && ownership == Ownership::Exact;
+        let hardlinks = can_link && matches!(mode, LinkMode::Auto | LinkMode::Hardlink);
+        Self {
+            repo,
+            mode,
+            ownership,
+            hardlinks: AtomicBool::new(hardlinks),
+            hardlinked: AtomicU64::new(0),
+            reflinked: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
+            bytes_copied: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes the file `name` in `dir`.
+    pub(super) fn place(
+        &self,
+        dir: &Dir,
+        name: &Path,
+        blob: &BlobId,
+        size: u64,
+        metadata: &Metadata,
+    ) -> Result<(), CheckoutError> {
+        if size == 0 {
+            // Empty files are everywhere: one inode for all of them runs into the file system's limit of links.
+            let file = dir.create_file(name, 0o600)?;
+            self.copied.fetch_add(1, Ordering::Relaxed);
+            return self.apply(&file, metadata, dir, name);
+        }
+        if self.hardlinks.load(Ordering::Relaxed) && self.hardlink(dir, name, blob, size, metadata)? {
+            self.hardlinked.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.copy(dir, name, blob, size, metadata)
+    }
+
+    fn hardlink(
+        &self,
+        dir: &Dir,
+        name: &Path,
+        blob: &BlobId,
+        size: u64,
+        metadata: &Metadata,
+    ) -> Result<bool, CheckoutError> {
+        let must = self.mode == LinkMode::Hardlink;
+        let refuse = |reason: String| CheckoutError::LinkMode {
+            wanted: "hardlink",
+            path: dir.path().join(name),
+            reason,
+        };
+        let Some((path, found)) = self.repo.find_variant(blob, metadata)? else {
+            if self.repo.has_object(ObjectKind::Blob, blob.digest())? {
+                let reason = "the store has no inode of it with this owner, mode, time and attributes";
+                return if must {
+                    Err(refuse(reason.to_owned()))
+                } else {
+                    Ok(false)
+                };
+            }
+            return Err(RepoError::ObjectMissing {
+                kind: ObjectKind::Blob,
+                digest: *blob.digest(),
+            }
+            .into());
+        };
+        check_size(blob, size, found)?;
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        match rustix::fs::linkat(objects, &path, dir, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // One file has too many names; the others may still be linked.
+            Err(Errno::MLINK) if !must => Ok(false),
+            Err(errno @ (Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP)) if !must => {
+                if errno == Errno::XDEV {
+                    self.hardlinks.store(false, Ordering::Relaxed);
+                }
+                Ok(false)
+            }
+            Err(errno) if must => Err(refuse(io::Error::from(errno).to_string())),
+            Err(errno) => Err(FsError::new("link", dir.path().join(name), errno).into()),
+        }
+    }
+
+    fn copy(
+        &self,
+        dir: &Dir,
+        name: &Path,
+        blob: &BlobId,
+        size: u64,
+        metadata: &Metadata,
+    ) -> Result<(), CheckoutError> {
+        let refuse = |wanted, reason: String| CheckoutError::LinkMode {
+            wanted,
+            path: dir.path().join(name),
+            reason,
+        };
+        if self.mode == LinkMode::Hardlink {
+            let reason = "only a bare repository has inodes to link to, and only for exact ownership";
+            return Err(refuse("hardlink", reason.to_owned()));
+        }
+        let fail = |error| FsError::new("copy to", dir.path().join(name), error);
+        let source = self.repo.open_blob(blob)?;
+        check_size(blob, size, source.metadata().map_err(fail)?.len())?;
+        let file = dir.create_file(name, 0o600)?;
+        if self.mode == LinkMode::Reflink {
+            rustix::fs::ioctl_ficlone(&file, &source)
+                .map_err(|errno| refuse("reflink", io::Error::from(errno).to_string()))?;
+            self.reflinked.fetch_add(1, Ordering::Relaxed);
+        } else {
+            match copy_file_data(&source, &file).map_err(fail)? {
+                CopyMethod::Reflinked => self.reflinked.fetch_add(1, Ordering::Relaxed),
+                CopyMethod::Copied => {
+                    self.bytes_copied.fetch_add(size, Ordering::Relaxed);
+                    self.copied.fetch_add(1, Ordering::Relaxed)
+                }
+            };
+        }
+        self.apply(&file, metadata, dir, name)
+    }
+
+    fn apply(&self, file: &File, metadata: &Metadata, dir: &Dir, name: &Path) -> Result<(), CheckoutError> {
+        let path = dir.path().join(name);
+        match self.ownership {
+            Ownership::Exact => apply_to_file(file, metadata, &path)?,
+            Ownership::User => apply_user_to_file(file, metadata, &path)?,
+        }
+        Ok(())
+    }
+}
+
+/// A blob of another size than its entry says is damaged; linking it into an operating system would spread that.
+fn check_size(blob: &BlobId, recorded: u64, found: u64) -> Result<(), CheckoutError> {
+    if recorded == found {
+        return Ok(());
+    }
+    let reason = format!("it has {found} bytes, and the tree records {recorded}");
+    Err(RepoError::ObjectDamaged {
+        kind: ObjectKind::Blob,
+        digest: *blob.digest(),
+        reason,
+    }
+    .into())
+}

@@ -1,0 +1,232 @@
+//! Objects, materialised as a directory.
+//!
+//! From a `bare` repository files are hardlinks of the store's inodes, found by exact metadata; otherwise they are
+//! reflinks or copies. A tree is built under a temporary name beside its destination and renamed: a destination that
+//! exists is complete.
+
+mod link;
+mod metadata;
+mod tree;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::DirTreeId;
+use crate::format::{Entry, Metadata, Node};
+use crate::fs::{Dir, FileLock, FsError};
+use crate::progress::Progress;
+use crate::repo::{Located, Repo, RepoError};
+
+pub(crate) use metadata::apply_to_file;
+pub use tree::CheckoutReport;
+
+/// How files come to their place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkMode {
+    /// The cheapest that works: hardlink from a bare repository, else reflink, else copy.
+    #[default]
+    Auto,
+    /// Hardlink, or fail. The files are the store's own: writing to one damages the store.
+    Hardlink,
+    /// Share blocks, or fail.
+    Reflink,
+    /// Copy; the file system may share blocks.
+    Copy,
+}
+
+/// Whose the files are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ownership {
+    /// Owner, mode, time and extended attributes as recorded. Takes root.
+    #[default]
+    Exact,
+    /// The caller's: no owner, no setuid or setgid bit, no extended attribute, no device is taken over. Directories
+    /// can be written by the caller.
+    User,
+}
+
+/// How to check out.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CheckoutOptions {
+    /// How files come to their place.
+    pub link: LinkMode,
+    /// Whose they are.
+    pub ownership: Ownership,
+    /// The part of the tree that is wanted; all of it where empty.
+    pub subpath: Vec<u8>,
+    /// Threads to work with; all processors where `None`.
+    pub threads: Option<usize>,
+}
+
+/// Why a checkout failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckoutError {
+    /// There is something at the destination.
+    #[error("cannot check out to {}: it exists", path.display())]
+    DestinationExists {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The destination has no name of its own.
+    #[error("cannot check out to {}: the path does not end in a name", path.display())]
+    NoName {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// A required way to link cannot be had.
+    #[error("cannot {wanted} {} into place: {reason}", path.display())]
+    LinkMode {
+        /// The way, as a verb.
+        wanted: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+impl From<crate::cancel::Cancelled> for CheckoutError {
+    fn from(cancelled: crate::cancel::Cancelled) -> Self {
+        Self::Repo(cancelled.into())
+    }
+}
+
+impl CheckoutError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> crate::error::ErrorKind {
+        use crate::error::ErrorKind;
+        match self {
+            Self::DestinationExists { .. } => ErrorKind::AlreadyExists,
+            Self::NoName { .. } => ErrorKind::Invalid,
+            Self::LinkMode { .. } => ErrorKind::Unsupported,
+            Self::Repo(error) => error.kind(),
+            Self::Fs(error) => error.kind(),
+        }
+    }
+}
+
+/// Checks out what `rev` names to `destination`, which must not exist.
+///
+/// The visible step is the rename of the finished tree. Nothing is synced: whoever needs the tree to survive a power
+/// cut calls [`Dir::sync_fs`] on its parent. Takes the shared lock.
+pub fn checkout(
+    repo: &Repo,
+    rev: &str,
+    destination: &Path,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CheckoutReport, CheckoutError> {
+    let _lock = repo.lock_shared()?;
+    let (root, metadata) = repo.resolve_tree(rev)?;
+    let located = repo.locate(rev, root, metadata, &options.subpath)?;
+    let name = destination.file_name().ok_or_else(|| CheckoutError::NoName {
+        path: destination.to_owned(),
+    })?;
+    let parent = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Dir::open_ambient(parent)?,
+        _ => Dir::open_ambient(".")?,
+    };
+    let occupied = || CheckoutError::DestinationExists {
+        path: destination.to_owned(),
+    };
+    if parent.exists(name)? {
+        return Err(occupied());
+    }
+    let (temporary, holding, _owner) = temporary_beside(&parent, name)?;
+    let result = build(repo, &located, &holding, options, progress, cancel).and_then(|report| match holding
+        .rename_new(BUILT, &parent, name)
+    {
+        Err(error) if error.is_already_exists() => Err(occupied()),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(report),
+    });
+    // After a failure the tree is of no use to anybody; the first error is the one to tell.
+    let removed = parent.remove_tree(&temporary);
+    let report = result?;
+    removed?;
+    Ok(report)
+}
+
+/// The tree's name in the temporary directory.
+const BUILT: &str = "tree";
+
+/// Makes a directory for the unfinished tree. One that an interrupted run left is emptied; its lock says that its
+/// owner is gone.
+fn temporary_beside(
+    parent: &Dir,
+    name: &std::ffi::OsStr,
+) -> Result<(OsString, Dir, FileLock), CheckoutError> {
+    for attempt in 0.. {
+        let mut temporary = OsString::from(".atomos-checkout-");
+        temporary.push(attempt.to_string());
+        temporary.push("-");
+        temporary.push(name);
+        // The longest names have no room for the prefix.
+        let temporary = if temporary.len() > crate::format::limits::MAX_NAME {
+            OsString::from(format!(".atomos-checkout-{attempt}"))
+        } else {
+            temporary
+        };
+        let dir = parent.ensure_dir(&temporary, 0o700)?;
+        if let Some(owner) = FileLock::try_acquire_dir(&dir)? {
+            crate::fs::remove_tree_contents(&dir)?;
+            return Ok((temporary, dir, owner));
+        }
+    }
+    unreachable!("the numbers do not end")
+}
+
+fn build(
+    repo: &Repo,
+    located: &Located,
+    holding: &Dir,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CheckoutReport, CheckoutError> {
+    let entry = match located {
+        Located::Root(tree, metadata) => Entry {
+            name: BUILT.into(),
+            // A dirtree does not know its own directory's metadata.
+            metadata: metadata.clone().unwrap_or_else(|| Metadata::with_mode(0o755)),
+            node: Node::Dir { tree: *tree },
+        },
+        Located::Entry(entry) => Entry {
+            name: BUILT.into(),
+            ..entry.clone()
+        },
+    };
+    tree::materialise(repo, vec![entry], holding, options, progress, cancel)
+}
+
+/// Checks out the entries of the dirtree `root` into the directory `target`, which exists and is empty, and gives
+/// it `metadata`. The caller holds the repository's shared lock, or a root that keeps the tree.
+pub fn checkout_into(
+    repo: &Repo,
+    root: &DirTreeId,
+    metadata: &Metadata,
+    target: &Dir,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CheckoutReport, CheckoutError> {
+    let entries = repo.load_dirtree(root)?.into_entries();
+    let report = tree::materialise(repo, entries, target, options, progress, cancel)?;
+    metadata::apply_to_dir(target, metadata, options.ownership)?;
+    Ok(report)
+}

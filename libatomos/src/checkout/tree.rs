@@ -1,0 +1,261 @@
+//! Building a tree, directories in parallel.
+//!
+//! A task makes everything that one directory holds, its subdirectories empty, and then sets the directory's own
+//! metadata; the subdirectories are tasks of their own. So a directory's time is final before its grandchildren are
+//! made, and no task waits for another.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::Scope;
+use rustix::fs::{FileType, Mode};
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::DirTreeId;
+use crate::format::{Entry, Metadata, Node};
+use crate::fs::{Dir, FsError};
+use crate::progress::{Phase, PhaseGuard, Progress, Unit};
+use crate::repo::{Repo, RepoError};
+
+use super::link::Ladder;
+use super::metadata::{apply_to_dir, apply_to_name};
+use super::{CheckoutError, CheckoutOptions, Ownership};
+
+/// What a checkout made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckoutReport {
+    /// Directories, the root not counted.
+    pub directories: u64,
+    /// Files linked to the store.
+    pub hardlinked: u64,
+    /// Files that share blocks with the store.
+    pub reflinked: u64,
+    /// Files copied, empty ones among them.
+    pub copied: u64,
+    /// Bytes copied.
+    pub bytes_copied: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Devices and fifos.
+    pub special_files: u64,
+    /// Devices left out, because the caller may not make them or did not ask for true ownership.
+    pub skipped: u64,
+}
+
+struct Job<'a> {
+    repo: &'a Repo,
+    ladder: Ladder<'a>,
+    ownership: Ownership,
+    cancel: &'a Cancel,
+    phase: PhaseGuard<'a>,
+    directories: AtomicU64,
+    symlinks: AtomicU64,
+    special: AtomicU64,
+    skipped: AtomicU64,
+    failed: AtomicBool,
+    error: Mutex<Option<CheckoutError>>,
+}
+
+/// Makes `entries` in `target`, with all beneath them.
+pub(super) fn materialise(
+    repo: &Repo,
+    entries: Vec<Entry>,
+    target: &Dir,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CheckoutReport, CheckoutError> {
+    let total = count_entries(repo, &entries, cancel)?;
+    let job = Job {
+        repo,
+        ladder: Ladder::new(repo, options.link, options.ownership),
+        ownership: options.ownership,
+        cancel,
+        phase: PhaseGuard::begin(progress, Phase::Checkout, Some(total), Unit::Items),
+        directories: AtomicU64::new(0),
+        symlinks: AtomicU64::new(0),
+        special: AtomicU64::new(0),
+        skipped: AtomicU64::new(0),
+        failed: AtomicBool::new(false),
+        error: Mutex::new(None),
+    };
+    let target = Arc::new(target.try_clone()?);
+    crate::parallel::pool(options.threads).scope(|scope| {
+        let result = job.fill(scope, &target, entries, 0);
+        job.note(result);
+    });
+    if let Some(error) = job.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    Ok(CheckoutReport {
+        directories: job.directories.into_inner(),
+        hardlinked: job.ladder.hardlinked.into_inner(),
+        reflinked: job.ladder.reflinked.into_inner(),
+        copied: job.ladder.copied.into_inner(),
+        bytes_copied: job.ladder.bytes_copied.into_inner(),
+        symlinks: job.symlinks.into_inner(),
+        special_files: job.special.into_inner(),
+        skipped: job.skipped.into_inner(),
+    })
+}
+
+/// Counts what will be made, so that a bar has an exact end. Also finds a missing dirtree before anything is made.
+fn count_entries(repo: &Repo, entries: &[Entry], cancel: &Cancel) -> Result<u64, CheckoutError> {
+    let subtree = |entry: &Entry| match entry.node {
+        Node::Dir { tree } => Some(tree),
+        _ => None,
+    };
+    let mut total = entries.len() as u64;
+    let mut level: Vec<DirTreeId> = entries.iter().filter_map(subtree).collect();
+    let mut depth = 0;
+    while !level.is_empty() {
+        cancel.check()?;
+        depth += 1;
+        crate::repo::check_depth(depth, "/")?;
+        // Equal subtrees are read once and counted as often as they stand.
+        level.sort_unstable();
+        let mut next = Vec::new();
+        for equal in level.chunk_by(|a, b| a == b) {
+            let tree = repo.load_dirtree(&equal[0])?;
+            total = total.saturating_add(tree.entries().len() as u64 * equal.len() as u64);
+            for child in tree.entries().iter().filter_map(subtree) {
+                next.extend(std::iter::repeat_n(child, equal.len()));
+            }
+            if next.len() > MAX_DIRECTORIES {
+                return Err(too_many());
+            }
+        }
+        level = next;
+    }
+    Ok(total)
+}
+
+/// Equal subtrees let a few kilobytes describe more directories than any disk holds.
+const MAX_DIRECTORIES: usize = 50_000_000;
+
+fn too_many() -> CheckoutError {
+    RepoError::PathInTree {
+        rev: "the tree".to_owned(),
+        path: "/".to_owned(),
+        reason: "it has more than 50,000,000 directories on one level",
+    }
+    .into()
+}
+
+impl<'a> Job<'a> {
+    fn note(&self, result: Result<(), CheckoutError>) {
+        if let Err(error) = result {
+            self.failed.store(true, Ordering::Relaxed);
+            self.error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(error);
+        }
+    }
+
+    fn fill<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        dir: &Arc<Dir>,
+        entries: Vec<Entry>,
+        depth: usize,
+    ) -> Result<(), CheckoutError> {
+        crate::repo::check_depth(depth, &dir.path().to_string_lossy())?;
+        let count = entries.len() as u64;
+        let mut subdirectories = Vec::new();
+        for entry in entries {
+            self.cancel.check()?;
+            let name = OsStr::from_bytes(&entry.name);
+            match &entry.node {
+                Node::File { size, blob, .. } => {
+                    self.ladder
+                        .place(dir, Path::new(name), blob, *size, &entry.metadata)?;
+                }
+                Node::Dir { tree } => {
+                    dir.create_dir(name, 0o700)?;
+                    self.directories.fetch_add(1, Ordering::Relaxed);
+                    subdirectories.push((*tree, entry));
+                }
+                Node::Symlink { target } => {
+                    dir.symlink(target, name)?;
+                    apply_to_name(dir, name, &entry.metadata, self.ownership)?;
+                    self.symlinks.fetch_add(1, Ordering::Relaxed);
+                }
+                Node::Char { major, minor } => {
+                    self.special(
+                        dir,
+                        name,
+                        FileType::CharacterDevice,
+                        (*major, *minor),
+                        &entry.metadata,
+                    )?;
+                }
+                Node::Block { major, minor } => {
+                    self.special(
+                        dir,
+                        name,
+                        FileType::BlockDevice,
+                        (*major, *minor),
+                        &entry.metadata,
+                    )?;
+                }
+                Node::Fifo => self.special(dir, name, FileType::Fifo, (0, 0), &entry.metadata)?,
+            }
+        }
+        self.phase.advance(count);
+        for (tree, entry) in subdirectories {
+            let parent = Arc::clone(dir);
+            scope.spawn(move |scope| {
+                if !self.failed.load(Ordering::Relaxed) {
+                    self.note(self.subdirectory(scope, &parent, &tree, &entry, depth + 1));
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn subdirectory<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        parent: &Dir,
+        tree: &DirTreeId,
+        entry: &Entry,
+        depth: usize,
+    ) -> Result<(), CheckoutError> {
+        let dir = Arc::new(parent.open_dir(OsStr::from_bytes(&entry.name))?);
+        let entries = self.repo.load_dirtree(tree)?.into_entries();
+        self.fill(scope, &dir, entries, depth)?;
+        apply_to_dir(&dir, &entry.metadata, self.ownership)?;
+        Ok(())
+    }
+
+    fn special(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        kind: FileType,
+        device: (u32, u32),
+        metadata: &Metadata,
+    ) -> Result<(), CheckoutError> {
+        if self.ownership == Ownership::User && kind != FileType::Fifo {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let mode = match self.ownership {
+            Ownership::Exact => Mode::from_raw_mode(metadata.mode),
+            Ownership::User => Mode::from_raw_mode(metadata.mode & 0o777),
+        };
+        let fail = |errno| FsError::new("make the special file", dir.path().join(name), errno);
+        rustix::fs::mknodat(dir, name, kind, mode, rustix::fs::makedev(device.0, device.1)).map_err(fail)?;
+        apply_to_name(dir, name, metadata, self.ownership)?;
+        // After the owner, which clears bits, and because the umask took some.
+        rustix::fs::chmodat(dir, name, mode, rustix::fs::AtFlags::empty()).map_err(fail)?;
+        self.special.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! The verb itself: options in, a commit and a report out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::{CommitId, DirTreeId};
+use crate::format::{Commit, Entry, MetadataValue, Node};
+use crate::fs::Dir;
+use crate::names::RefName;
+use crate::progress::{Phase, PhaseGuard, Progress, Unit};
+use crate::repo::{RefUpdate, Repo, TransactionStats};
+
+use super::hash::{Hasher, ParentTrees, Recording, Sink};
+use super::{CommitError, MtimePolicy, ScanOptions, SourceTree};
+
+/// Which commit the new one follows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// The one that the ref names, if there is one.
+    #[default]
+    Ref,
+    /// None.
+    None,
+    /// This one.
+    Commit(CommitId),
+}
+
+/// How to commit.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CommitOptions {
+    /// The ref to move to the new commit.
+    pub reference: Option<RefName>,
+    /// Which commit it follows.
+    pub parent: Parent,
+    /// One line for people.
+    pub subject: String,
+    /// More lines for people.
+    pub body: String,
+    /// The version of the operating system in the tree.
+    pub version: String,
+    /// For programs.
+    pub metadata: BTreeMap<String, MetadataValue>,
+    /// When the commit is made, in seconds since 1970; now where `None`.
+    pub time: Option<i64>,
+    /// The latest modification time to record (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<i64>,
+    /// Which modification times to record.
+    pub mtime: MtimePolicy,
+    /// The owner to record for everything.
+    pub owner: Option<(u32, u32)>,
+    /// What to list.
+    pub scan: ScanOptions,
+    /// Make no commit when the tree is the parent's.
+    pub skip_if_unchanged: bool,
+    /// Threads to work with; all processors where `None`.
+    pub threads: Option<usize>,
+}
+
+/// Whether there is a new commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitOutcome {
+    /// There is.
+    Created,
+    /// The tree is the parent's, and the parent is what is reported.
+    Unchanged,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct CommitReport {
+    /// The commit.
+    pub commit: CommitId,
+    /// Its root dirtree: the identity of the tree.
+    pub root: DirTreeId,
+    /// Whether it is new.
+    pub outcome: CommitOutcome,
+    /// Regular files in the tree.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// What was written.
+    pub stats: TransactionStats,
+    /// Sockets and mounted directories that were left out.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// Commits the directory `source`.
+///
+/// Takes the shared lock. The visible step is the replacement of `refs`; without a ref, the commit's name.
+pub fn commit(
+    repo: &Repo,
+    source: Dir,
+    options: &CommitOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CommitReport, CommitError> {
+    crate::parallel::pool(options.threads).install(|| {
+        let tree = {
+            let _phase = PhaseGuard::begin(progress, Phase::Scan, None, Unit::Items);
+            SourceTree::scan(source, &options.scan, cancel)?
+        };
+        commit_tree(repo, &tree, options, progress, cancel)
+    })
+}
+
+/// Commits a listed tree, on the current thread pool.
+pub(super) fn commit_tree(
+    repo: &Repo,
+    tree: &SourceTree,
+    options: &CommitOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CommitReport, CommitError> {
+    let transaction = repo.begin()?;
+    let current = match &options.reference {
+        Some(name) => repo.ref_optional(name)?,
+        None => None,
+    };
+    let parent = match options.parent {
+        Parent::Ref => current,
+        Parent::None => None,
+        Parent::Commit(id) => Some(id),
+    };
+    let parent_commit = match parent {
+        Some(id) => Some((id, repo.load_commit(&id)?)),
+        None => None,
+    };
+    let (file_count, bytes) = tree.totals();
+    let recording = Recording {
+        mtime: options.mtime,
+        epoch: options.epoch,
+        owner: options.owner,
+    };
+    let hasher = Hasher {
+        tree,
+        sink: Sink::Store(&transaction),
+        recording,
+        cancel,
+    };
+    let parents = match &parent_commit {
+        Some((_, commit)) if options.mtime == MtimePolicy::Parent => {
+            hasher.parent_trees(repo, &commit.root)?
+        }
+        _ => ParentTrees::new(),
+    };
+    let phase = PhaseGuard::begin(progress, Phase::Store, Some(bytes), Unit::Bytes);
+    let files = hasher.files(&parents, &phase)?;
+    drop(phase);
+    let root = hasher.dirtree(0, &files, &parents)?;
+    drop(files);
+    let before = parent_commit.as_ref().map(|(_, commit)| Entry {
+        name: Vec::new(),
+        metadata: commit.root_metadata.clone(),
+        node: Node::Dir { tree: commit.root },
+    });
+    let root_metadata = hasher.root_metadata(root, before.as_ref());
+    let report = |commit, outcome, stats| CommitReport {
+        commit,
+        root,
+        outcome,
+        files: file_count,
+        bytes,
+        stats,
+        skipped: tree.skipped().to_vec(),
+    };
+    if options.skip_if_unchanged
+        && let Some((id, commit)) = &parent_commit
+        && commit.root == root
+        && commit.root_metadata == root_metadata
+    {
+        return Ok(report(*id, CommitOutcome::Unchanged, TransactionStats::default()));
+    }
+    let id = transaction.store_commit(&Commit {
+        root,
+        root_metadata,
+        parent,
+        time: options.time.unwrap_or_else(now),
+        subject: options.subject.clone(),
+        body: options.body.clone(),
+        version: options.version.clone(),
+        metadata: options.metadata.clone(),
+    })?;
+    if let Some(name) = &options.reference {
+        transaction.set_ref(RefUpdate {
+            name: name.clone(),
+            expected: Some(current),
+            new: Some(id),
+        });
+    }
+    let _phase = PhaseGuard::begin(progress, Phase::Sync, None, Unit::Items);
+    let stats = transaction.commit()?;
+    Ok(report(id, CommitOutcome::Created, stats))
+}
+
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs() as i64)
+}

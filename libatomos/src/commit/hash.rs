@@ -1,0 +1,379 @@
+//! The second and third pass: files to blobs, then directories to dirtrees.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::cancel::Cancel;
+use crate::digest::{BlobId, Digest, DirTreeId};
+use crate::format::{DirTree, Entry, Metadata, Node, Xattrs};
+use crate::fs::{Dir, FileKind, FsError, Stat, read_xattrs};
+use crate::progress::PhaseGuard;
+use crate::repo::{Hashed, Repo, RepoError, Scratch, Transaction, hash_into};
+
+use super::memory::MemoryTrees;
+use super::mtime::{only_time_differs, recompiled_stems, stem_of_source};
+use super::source::{Content, SourceKind, SourceTree};
+use super::{CommitError, MtimePolicy};
+
+/// Where objects go.
+#[derive(Clone, Copy)]
+pub(super) enum Sink<'a> {
+    Store(&'a Transaction<'a>),
+    /// Digests are wanted, and dirtrees; no blob is kept.
+    Memory(&'a MemoryTrees),
+}
+
+/// What the recorded metadata depends on besides the source.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Recording {
+    pub(super) mtime: MtimePolicy,
+    pub(super) epoch: Option<i64>,
+    pub(super) owner: Option<(u32, u32)>,
+}
+
+pub(super) struct Hasher<'a> {
+    pub(super) tree: &'a SourceTree,
+    pub(super) sink: Sink<'a>,
+    pub(super) recording: Recording,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// A file's outcome: its entry without the name.
+struct FileResult {
+    node: u32,
+    metadata: Metadata,
+    kind: Node,
+}
+
+/// The files of one directory, or a part of them.
+struct Group {
+    parent: Option<Arc<DirTree>>,
+    files: Vec<u32>,
+    bytes: u64,
+}
+
+/// More files than this in one directory are shared between threads.
+const GROUP: usize = 64;
+
+pub(super) type FileTable = HashMap<u32, (Metadata, Node)>;
+
+/// The parent commit's dirtree of each directory node.
+pub(super) type ParentTrees = HashMap<u32, Arc<DirTree>>;
+
+impl Hasher<'_> {
+    /// Loads the parent commit's dirtrees beside the source's directories.
+    pub(super) fn parent_trees(&self, repo: &Repo, root: &DirTreeId) -> Result<ParentTrees, CommitError> {
+        let mut trees = ParentTrees::new();
+        let mut stack = vec![(0, *root)];
+        while let Some((node, id)) = stack.pop() {
+            let tree = Arc::new(repo.load_dirtree(&id)?);
+            for child in self.tree.children(node) {
+                let source = self.tree.node(*child);
+                if let (
+                    SourceKind::Dir { .. },
+                    Some(Entry {
+                        node: Node::Dir { tree },
+                        ..
+                    }),
+                ) = (&source.kind, tree.get(&source.name))
+                {
+                    stack.push((*child, *tree));
+                }
+            }
+            trees.insert(node, tree);
+        }
+        Ok(trees)
+    }
+
+    /// Hashes every file and gives it to the sink.
+    pub(super) fn files(
+        &self,
+        parents: &ParentTrees,
+        phase: &PhaseGuard<'_>,
+    ) -> Result<FileTable, CommitError> {
+        let mut table = FileTable::new();
+        let late = |node: u32| {
+            self.recording.mtime == MtimePolicy::Parent
+                && stem_of_source(&self.tree.node(node).name).is_some()
+        };
+        // Python sources come last: whether one may take an old time depends on its compiled file.
+        for wanted in [false, true] {
+            let groups = self.groups(parents, &table, |node| late(node) == wanted);
+            let results: Vec<Vec<FileResult>> = groups
+                .into_par_iter()
+                .with_max_len(1)
+                .map_init(Scratch::new, |scratch, group| self.group(&group, scratch, phase))
+                .collect::<Result<_, CommitError>>()?;
+            table.extend(
+                results
+                    .into_iter()
+                    .flatten()
+                    .map(|file| (file.node, (file.metadata, file.kind))),
+            );
+        }
+        Ok(table)
+    }
+
+    fn groups(&self, parents: &ParentTrees, done: &FileTable, wanted: impl Fn(u32) -> bool) -> Vec<Group> {
+        let mut groups = Vec::new();
+        let mut stack = vec![0];
+        while let Some(dir) = stack.pop() {
+            let parent = parents.get(&dir);
+            let recompiled = self.recompiled(dir, parents, done);
+            let mut files = Vec::new();
+            for child in self.tree.children(dir) {
+                match &self.tree.node(*child).kind {
+                    SourceKind::Dir { .. } => stack.push(*child),
+                    SourceKind::File { .. } if wanted(*child) => files.push(*child),
+                    _ => {}
+                }
+            }
+            let keeps_time = |file: &u32| {
+                stem_of_source(&self.tree.node(*file).name)
+                    .is_some_and(|stem| recompiled.iter().any(|other| other == stem))
+            };
+            let (fresh, files): (Vec<u32>, Vec<u32>) = files.into_iter().partition(keeps_time);
+            for (parent, files) in [(None, fresh), (parent, files)] {
+                groups.extend(files.chunks(GROUP).map(|files| Group {
+                    parent: parent.cloned(),
+                    files: files.to_vec(),
+                    bytes: files.iter().map(|file| self.size(*file)).sum(),
+                }));
+            }
+        }
+        // The largest first, so that no thread begins a long piece when the others are done.
+        groups.sort_by_key(|group| std::cmp::Reverse(group.bytes));
+        groups
+    }
+
+    /// Returns the stems of the Python sources in `dir` that must keep their own time.
+    fn recompiled(&self, dir: u32, parents: &ParentTrees, done: &FileTable) -> Vec<Vec<u8>> {
+        if self.recording.mtime != MtimePolicy::Parent {
+            return Vec::new();
+        }
+        let Some(cache) = self.tree.child(dir, b"__pycache__") else {
+            return Vec::new();
+        };
+        let compiled: HashMap<Vec<u8>, BlobId> = self
+            .tree
+            .children(cache)
+            .iter()
+            .filter_map(|file| match done.get(file) {
+                Some((_, Node::File { blob, .. })) => Some((self.tree.node(*file).name.to_vec(), *blob)),
+                _ => None,
+            })
+            .collect();
+        recompiled_stems(&compiled, parents.get(&cache))
+    }
+
+    fn size(&self, node: u32) -> u64 {
+        match &self.tree.node(node).kind {
+            SourceKind::File { size, .. } => *size,
+            _ => 0,
+        }
+    }
+
+    fn group(
+        &self,
+        group: &Group,
+        scratch: &mut Scratch,
+        phase: &PhaseGuard<'_>,
+    ) -> Result<Vec<FileResult>, CommitError> {
+        let mut open: Option<(u32, Dir)> = None;
+        let mut results = Vec::with_capacity(group.files.len());
+        for node in &group.files {
+            self.cancel.check()?;
+            let source = self.tree.node(*node);
+            let SourceKind::File { content, size } = &source.kind else {
+                continue;
+            };
+            let parent = group.parent.as_ref().and_then(|tree| tree.get(&source.name));
+            let (metadata, kind) = match content {
+                Content::Bytes(bytes) => self.made_up(bytes, &source.metadata, parent)?,
+                Content::Disk { directory, name } => {
+                    let dir = match &open {
+                        Some((opened, dir)) if opened == directory => dir,
+                        _ => &open.insert((*directory, self.tree.open_directory(*directory)?)).1,
+                    };
+                    self.on_disk(dir, OsStr::from_bytes(name), &source.metadata, parent, scratch)?
+                }
+            };
+            phase.advance(*size);
+            results.push(FileResult {
+                node: *node,
+                metadata,
+                kind,
+            });
+        }
+        Ok(results)
+    }
+
+    fn made_up(
+        &self,
+        bytes: &[u8],
+        metadata: &Metadata,
+        parent: Option<&Entry>,
+    ) -> Result<(Metadata, Node), CommitError> {
+        let blob = BlobId::new(Digest::of(bytes));
+        let node = Node::File {
+            size: bytes.len() as u64,
+            blob,
+            verity: None,
+        };
+        let metadata = self.record(metadata, metadata.xattrs.clone(), &node, parent);
+        if let Sink::Store(transaction) = self.sink {
+            transaction.store_bytes(bytes, &metadata)?;
+        }
+        Ok((metadata, node))
+    }
+
+    fn on_disk(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        listed: &Metadata,
+        parent: Option<&Entry>,
+        scratch: &mut Scratch,
+    ) -> Result<(Metadata, Node), CommitError> {
+        let path = PathBuf::from(name);
+        let full = || dir.path().join(name);
+        let file = dir.open_file(name)?;
+        let before = stat(&file, &full)?;
+        if before.kind != FileKind::File {
+            return Err(CommitError::SourceChanged { path: full() });
+        }
+        let hashed = hash_into(&file, before.size, &path, scratch).map_err(|error| in_dir(error, dir))?;
+        let node = Node::File {
+            size: hashed.size,
+            blob: hashed.blob,
+            verity: None,
+        };
+        let metadata = self.record(listed, read_xattrs(&file, &path)?, &node, parent);
+        self.store(&file, &path, &metadata, &hashed, scratch)
+            .map_err(|error| in_dir(error, dir))?;
+        let after = stat(&file, &full)?;
+        let identity = |stat: &Stat| (stat.size, stat.mtime, stat.mtime_nsec);
+        if identity(&before) != identity(&after) || hashed.size != after.size {
+            return Err(CommitError::SourceChanged { path: full() });
+        }
+        Ok((metadata, node))
+    }
+
+    fn store(
+        &self,
+        file: &File,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+    ) -> Result<(), RepoError> {
+        if let Sink::Store(transaction) = self.sink {
+            transaction.store_hashed(file, path, metadata, hashed, scratch)?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, listed: &Metadata, xattrs: Xattrs, node: &Node, parent: Option<&Entry>) -> Metadata {
+        let (uid, gid) = self.recording.owner.unwrap_or((listed.uid, listed.gid));
+        let mut metadata = Metadata {
+            mode: listed.mode,
+            uid,
+            gid,
+            mtime: self.recording.mtime.clamp(listed.mtime, self.recording.epoch),
+            xattrs,
+        };
+        if self.recording.mtime == MtimePolicy::Parent
+            && let Some(parent) = parent
+            && only_time_differs(parent, &metadata, node)
+        {
+            metadata.mtime = parent.metadata.mtime;
+        }
+        metadata
+    }
+
+    /// Builds the dirtree of `dir` and everything beneath it; subdirectories in parallel.
+    pub(super) fn dirtree(
+        &self,
+        dir: u32,
+        files: &FileTable,
+        parents: &ParentTrees,
+    ) -> Result<DirTreeId, CommitError> {
+        self.cancel.check()?;
+        let parent = parents.get(&dir);
+        let entries: Vec<Entry> = self
+            .tree
+            .children(dir)
+            .par_iter()
+            .map(|child| {
+                let source = self.tree.node(*child);
+                let name = source.name.to_vec();
+                let node = match &source.kind {
+                    SourceKind::File { .. } => {
+                        let (metadata, node) = files.get(child).expect("every file was hashed").clone();
+                        return Ok(Entry { name, metadata, node });
+                    }
+                    SourceKind::Dir { .. } => Node::Dir {
+                        tree: self.dirtree(*child, files, parents)?,
+                    },
+                    SourceKind::Symlink(target) => Node::Symlink {
+                        target: target.to_vec(),
+                    },
+                    SourceKind::Char(major, minor) => Node::Char {
+                        major: *major,
+                        minor: *minor,
+                    },
+                    SourceKind::Block(major, minor) => Node::Block {
+                        major: *major,
+                        minor: *minor,
+                    },
+                    SourceKind::Fifo => Node::Fifo,
+                };
+                let before = parent.and_then(|tree| tree.get(&name));
+                let metadata = self.record(&source.metadata, source.metadata.xattrs.clone(), &node, before);
+                Ok(Entry { name, metadata, node })
+            })
+            .collect::<Result<_, CommitError>>()?;
+        let tree = DirTree::new(entries).map_err(|source| RepoError::Encode {
+            what: String::from_utf8_lossy(&self.tree.node(dir).name).into_owned(),
+            source,
+        })?;
+        Ok(match self.sink {
+            Sink::Store(transaction) => transaction.store_dirtree(&tree)?,
+            Sink::Memory(trees) => trees.insert(tree)?,
+        })
+    }
+
+    /// Returns the root's own metadata as it is recorded.
+    pub(super) fn root_metadata(&self, root: DirTreeId, parent: Option<&Entry>) -> Metadata {
+        let listed = &self.tree.node(0).metadata;
+        self.record(listed, listed.xattrs.clone(), &Node::Dir { tree: root }, parent)
+    }
+}
+
+fn stat(file: &File, path: &impl Fn() -> PathBuf) -> Result<Stat, FsError> {
+    rustix::fs::fstat(file)
+        .map(Stat::from)
+        .map_err(|errno| FsError::new("look at", path(), errno))
+}
+
+/// Paths inside a group are names alone, for speed; a message needs the rest.
+fn in_dir(error: RepoError, dir: &Dir) -> RepoError {
+    match error {
+        RepoError::Fs(mut error) if error.path.components().count() == 1 => {
+            error.path = dir.path().join(&error.path);
+            RepoError::Fs(error)
+        }
+        other => other,
+    }
+}
+
+/// Takes a lock whose data no panic can spoil.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

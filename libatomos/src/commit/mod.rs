@@ -1,0 +1,81 @@
+//! Turning a directory into a commit.
+//!
+//! In three passes: [`SourceTree`] lists what there is, so that totals are known and the tree can be changed before
+//! anything is read ([`os_tree`]); the files are hashed and the new ones stored, on all processors; the dirtrees are
+//! built from the leaves up. A tree's digest depends on what is in it and on nothing else: no clock, locale, umask,
+//! user or order of a directory takes part.
+
+mod builder;
+mod hash;
+mod memory;
+mod mtime;
+mod source;
+
+use std::path::PathBuf;
+
+use crate::cancel::Cancelled;
+use crate::error::ErrorKind;
+use crate::fs::FsError;
+use crate::repo::RepoError;
+
+pub use builder::{CommitOptions, CommitOutcome, CommitReport, Parent, commit};
+pub use memory::{MemoryTrees, hash_directory};
+pub use mtime::MtimePolicy;
+pub use source::{Content, ScanOptions, SourceKind, SourceNode, SourceTree};
+
+/// Why a commit failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// A socket, or something that no format can keep.
+    #[error("cannot commit {}: it is a {kind}, which only a running program can make", path.display())]
+    SpecialFile {
+        /// Where it lies.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The source was written to while it was read.
+    #[error("{} was changed while it was being committed", path.display())]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The tree is nested deeper than any path that the kernel accepts.
+    #[error("{} is nested more than 2048 directories deep", path.display())]
+    TooDeep {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The tree cannot be brought into a deployable shape.
+    #[error("cannot make an operating system tree: {reason}")]
+    OsTree {
+        /// What is missing or in the way.
+        reason: String,
+    },
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+impl From<Cancelled> for CommitError {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Repo(cancelled.into())
+    }
+}
+
+impl CommitError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::OsTree { .. } => ErrorKind::Invalid,
+            Self::SourceChanged { .. } => ErrorKind::Conflict,
+            Self::Repo(error) => error.kind(),
+            Self::Fs(error) => error.kind(),
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! A source tree in memory: names and metadata, no contents.
+//!
+//! Nodes lie in one vector and refer to each other by index, which is compact and lets a tree be rearranged cheaply.
+//! A file's content is named by where it lies on disk, so moving its node does not touch it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::cancel::Cancel;
+use crate::format::{Metadata, limits};
+use crate::fs::{Dir, FileKind, Stat, read_xattrs, read_xattrs_at};
+
+use super::CommitError;
+
+/// Where a file's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A file of the source: which of its directories, and the name there.
+    Disk {
+        /// Index into [`SourceTree::directories`].
+        directory: u32,
+        /// The name.
+        name: Box<[u8]>,
+    },
+    /// Bytes made up by a transformation.
+    Bytes(Box<[u8]>),
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A regular file. Its extended attributes are read with its bytes.
+    File {
+        /// Bytes in the file when it was listed.
+        size: u64,
+        /// Where they come from.
+        content: Content,
+    },
+    /// A directory.
+    Dir {
+        /// Its entries, in no order.
+        children: Vec<u32>,
+    },
+    /// A symbolic link and its target.
+    Symlink(Box<[u8]>),
+    /// A character device: major and minor number.
+    Char(u32, u32),
+    /// A block device: major and minor number.
+    Block(u32, u32),
+    /// A named pipe.
+    Fifo,
+}
+
+/// An entry of a source tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceNode {
+    /// Its name; empty for the root.
+    pub name: Box<[u8]>,
+    /// Its metadata; a file's extended attributes are still missing.
+    pub metadata: Metadata,
+    /// What it is.
+    pub kind: SourceKind,
+}
+
+/// How to list a directory.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ScanOptions {
+    /// Leave sockets out instead of failing.
+    pub skip_special: bool,
+    /// Leave out what is called so (path from the root, without a leading slash).
+    pub exclude: Vec<PathBuf>,
+}
+
+/// A listed tree. Node 0 is the root.
+#[derive(Debug)]
+pub struct SourceTree {
+    pub(super) root: Dir,
+    nodes: Vec<SourceNode>,
+    directories: Vec<PathBuf>,
+    skipped: Vec<PathBuf>,
+}
+
+/// What one directory holds: nodes without children, and which of them are directories.
+struct Listing {
+    nodes: Vec<SourceNode>,
+    /// Sockets and mounted directories, by path.
+    skipped: Vec<PathBuf>,
+}
+
+impl SourceTree {
+    /// Lists everything beneath `root`. Does not follow links; leaves out what is mounted in the tree.
+    pub fn scan(root: Dir, options: &ScanOptions, cancel: &Cancel) -> Result<Self, CommitError> {
+        let stat = root.stat_self()?;
+        let xattrs = read_xattrs(&root, root.path())?;
+        let root_node = SourceNode {
+            name: Box::default(),
+            metadata: Metadata {
+                xattrs,
+                ..metadata_of(&stat)
+            },
+            kind: SourceKind::Dir { children: Vec::new() },
+        };
+        let mut tree = Self {
+            root,
+            nodes: vec![root_node],
+            directories: Vec::new(),
+            skipped: Vec::new(),
+        };
+        // Level by level: the directories of a level are listed in parallel, and put together in their order.
+        let mut level: Vec<(u32, PathBuf)> = vec![(0, PathBuf::new())];
+        let mut depth = 0;
+        while !level.is_empty() {
+            if depth > limits::MAX_DEPTH {
+                return Err(CommitError::TooDeep {
+                    path: tree.root.path().join(&level[0].1),
+                });
+            }
+            let first = tree.directories.len() as u32;
+            let listings: Vec<Listing> = level
+                .par_iter()
+                .enumerate()
+                .map(|(index, (_, path))| {
+                    cancel.check()?;
+                    list(&tree.root, path, first + index as u32, stat.dev, options)
+                })
+                .collect::<Result<_, CommitError>>()?;
+            let mut next = Vec::new();
+            for ((parent, path), listing) in level.into_iter().zip(listings) {
+                let mut children = Vec::with_capacity(listing.nodes.len());
+                for node in listing.nodes {
+                    let index = tree.nodes.len() as u32;
+                    if matches!(node.kind, SourceKind::Dir { .. }) {
+                        let child = path.join(OsStr::from_bytes(&node.name));
+                        if !listing.skipped.contains(&child) {
+                            next.push((index, child));
+                        }
+                    }
+                    children.push(index);
+                    tree.nodes.push(node);
+                }
+                tree.nodes[parent as usize].kind = SourceKind::Dir { children };
+                tree.skipped.extend(listing.skipped);
+                tree.directories.push(path);
+            }
+            level = next;
+            depth += 1;
+        }
+        Ok(tree)
+    }
+
+    /// Returns the directories of the source, by the index that [`Content::Disk`] uses; paths from the root.
+    #[must_use]
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// Returns what was left out: sockets, and what is mounted in the tree.
+    #[must_use]
+    pub fn skipped(&self) -> &[PathBuf] {
+        &self.skipped
+    }
+
+    /// Returns how many nodes there are, removed ones included.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Returns a node.
+    #[must_use]
+    pub fn node(&self, index: u32) -> &SourceNode {
+        &self.nodes[index as usize]
+    }
+
+    /// Returns a node, to change it.
+    pub fn node_mut(&mut self, index: u32) -> &mut SourceNode {
+        &mut self.nodes[index as usize]
+    }
+
+    /// Returns the entries of a directory; none for anything else.
+    #[must_use]
+    pub fn children(&self, index: u32) -> &[u32] {
+        match &self.node(index).kind {
+            SourceKind::Dir { children } => children,
+            _ => &[],
+        }
+    }
+
+    /// Returns the entry `name` of the directory `parent`.
+    #[must_use]
+    pub fn child(&self, parent: u32, name: &[u8]) -> Option<u32> {
+        self.children(parent)
+            .iter()
+            .copied()
+            .find(|child| *self.node(*child).name == *name)
+    }
+
+    /// Returns the node at `path` from the root. Links are not followed.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<u32> {
+        path.split('/')
+            .filter(|part| !part.is_empty())
+            .try_fold(0, |parent, part| self.child(parent, part.as_bytes()))
+    }
+
+    /// Adds a node to a directory. The name must not be taken.
+    pub fn insert(&mut self, parent: u32, node: SourceNode) -> u32 {
+        let index = self.nodes.len() as u32;
+        self.nodes.push(node);
+        self.attach(parent, index);
+        index
+    }
+
+    /// Makes `child` an entry of the directory `parent`.
+    pub fn attach(&mut self, parent: u32, child: u32) {
+        if let SourceKind::Dir { children } = &mut self.nodes[parent as usize].kind {
+            children.push(child);
+        }
+    }
+
+    /// Takes the entry `name` out of the directory `parent` and returns it; it can be attached elsewhere.
+    pub fn detach(&mut self, parent: u32, name: &[u8]) -> Option<u32> {
+        let index = self.child(parent, name)?;
+        if let SourceKind::Dir { children } = &mut self.nodes[parent as usize].kind {
+            children.retain(|child| *child != index);
+        }
+        Some(index)
+    }
+
+    /// Returns the directory at `path`, made with mode 0755 where it is missing; `None` where something else is.
+    pub fn ensure_dir(&mut self, path: &str) -> Option<u32> {
+        let mut at = 0;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            at = match self.child(at, part.as_bytes()) {
+                Some(child) => child,
+                None => self.insert(
+                    at,
+                    SourceNode {
+                        name: part.as_bytes().into(),
+                        metadata: Metadata::with_mode(0o755),
+                        kind: SourceKind::Dir { children: Vec::new() },
+                    },
+                ),
+            };
+        }
+        matches!(self.node(at).kind, SourceKind::Dir { .. }).then_some(at)
+    }
+
+    /// Returns the bytes of a file node, at most `limit` of them.
+    pub fn read(&self, index: u32, limit: usize) -> Result<Option<Vec<u8>>, CommitError> {
+        match &self.node(index).kind {
+            SourceKind::File {
+                content: Content::Bytes(bytes),
+                ..
+            } => Ok(Some(bytes.to_vec())),
+            SourceKind::File {
+                content: Content::Disk { directory, name },
+                ..
+            } => {
+                let path = self.directories[*directory as usize].join(OsStr::from_bytes(name));
+                Ok(Some(self.root.read(path, limit)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the files that can be reached from the root, and the bytes in them.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let (mut files, mut bytes) = (0, 0);
+        self.visit(|node| {
+            if let SourceKind::File { size, .. } = &node.kind {
+                files += 1;
+                bytes += size;
+            }
+        });
+        (files, bytes)
+    }
+
+    /// Calls `visit` with every node that can be reached from the root.
+    pub fn visit(&self, mut visit: impl FnMut(&SourceNode)) {
+        let mut stack = vec![0];
+        while let Some(index) = stack.pop() {
+            let node = self.node(index);
+            visit(node);
+            if let SourceKind::Dir { children } = &node.kind {
+                stack.extend(children);
+            }
+        }
+    }
+
+    pub(super) fn open_directory(&self, directory: u32) -> Result<Dir, CommitError> {
+        let path = &self.directories[directory as usize];
+        Ok(if path.as_os_str().is_empty() {
+            self.root.try_clone()?
+        } else {
+            self.root.open_dir(path)?
+        })
+    }
+}
+
+fn list(
+    root: &Dir,
+    path: &Path,
+    directory: u32,
+    device: u64,
+    options: &ScanOptions,
+) -> Result<Listing, CommitError> {
+    let dir = if path.as_os_str().is_empty() {
+        root.try_clone()?
+    } else {
+        root.open_dir(path)?
+    };
+    let mut listing = Listing {
+        nodes: Vec::new(),
+        skipped: Vec::new(),
+    };
+    for entry in dir.entries()? {
+        let name = &entry.name;
+        let full = path.join(name);
+        if options.exclude.contains(&full) {
+            continue;
+        }
+        let stat = dir.stat(name)?;
+        let mut metadata = metadata_of(&stat);
+        let kind = match stat.kind {
+            FileKind::File => SourceKind::File {
+                size: stat.size,
+                content: Content::Disk {
+                    directory,
+                    name: name.as_bytes().into(),
+                },
+            },
+            FileKind::Dir => {
+                let child = dir.open_dir(name)?;
+                metadata.xattrs = read_xattrs(&child, child.path())?;
+                if stat.dev != device {
+                    // Another file system is mounted here: /proc in a chroot, say. Its contents are not the tree's.
+                    listing.skipped.push(full);
+                    listing.nodes.push(SourceNode {
+                        name: name.as_bytes().into(),
+                        metadata,
+                        kind: SourceKind::Dir { children: Vec::new() },
+                    });
+                    continue;
+                }
+                SourceKind::Dir { children: Vec::new() }
+            }
+            FileKind::Symlink => {
+                metadata.mode = 0o777;
+                SourceKind::Symlink(dir.read_link(name)?.into())
+            }
+            FileKind::Char => SourceKind::Char(stat.rdev.0, stat.rdev.1),
+            FileKind::Block => SourceKind::Block(stat.rdev.0, stat.rdev.1),
+            FileKind::Fifo => SourceKind::Fifo,
+            FileKind::Socket | FileKind::Unknown if options.skip_special => {
+                listing.skipped.push(full);
+                continue;
+            }
+            FileKind::Socket | FileKind::Unknown => {
+                return Err(CommitError::SpecialFile {
+                    path: dir.path().join(name),
+                    kind: stat.kind.name(),
+                });
+            }
+        };
+        if !matches!(kind, SourceKind::File { .. } | SourceKind::Dir { .. }) {
+            metadata.xattrs = read_xattrs_at(&dir, name)?;
+        }
+        listing.nodes.push(SourceNode {
+            name: name.as_bytes().into(),
+            metadata,
+            kind,
+        });
+    }
+    Ok(listing)
+}
+
+fn metadata_of(stat: &Stat) -> Metadata {
+    Metadata {
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime: stat.mtime,
+        ..Metadata::with_mode(0)
+    }
+}

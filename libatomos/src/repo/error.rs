@@ -1,0 +1,195 @@
+//! What can go wrong with a repository.
+
+use std::path::PathBuf;
+
+use crate::cancel::Cancelled;
+use crate::digest::{CommitId, Digest, InvalidDigest};
+use crate::error::ErrorKind;
+use crate::failpoint::Tripped;
+use crate::format::FormatError;
+use crate::fs::{FsError, LockError};
+use crate::names::{InvalidName, RefName};
+
+use super::ObjectKind;
+
+/// A repository operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepoError {
+    /// The path does not lead to a repository.
+    #[error("{} is not an atomos repository: {reason}", path.display())]
+    NotARepository {
+        /// The path.
+        path: PathBuf,
+        /// What is missing or in the way.
+        reason: &'static str,
+    },
+    /// There is something at the path where a repository was to be made.
+    #[error("cannot make a repository at {}: {reason}", path.display())]
+    Occupied {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        reason: &'static str,
+    },
+    /// The configuration cannot be used.
+    #[error("cannot use the configuration {}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Which key or line is wrong, and how.
+        reason: String,
+    },
+    /// The repository needs what this program does not have.
+    #[error("the repository {} {reason}", path.display())]
+    UnsupportedRepository {
+        /// The repository.
+        path: PathBuf,
+        /// What it needs, as the rest of a sentence.
+        reason: String,
+    },
+    /// There is no such ref.
+    #[error("there is no ref {name} in {}", repo.display())]
+    RefNotFound {
+        /// The ref.
+        name: RefName,
+        /// The repository.
+        repo: PathBuf,
+    },
+    /// A revision names nothing.
+    #[error("{rev:?} is no ref, digest or prefix of one in {}", repo.display())]
+    RevNotFound {
+        /// The revision as it was given.
+        rev: String,
+        /// The repository.
+        repo: PathBuf,
+    },
+    /// A prefix names several objects.
+    #[error("the prefix {prefix} is ambiguous: {} objects start with it ({})", candidates.len(), candidates.join(", "))]
+    AmbiguousPrefix {
+        /// The prefix.
+        prefix: String,
+        /// Kind and digest of each.
+        candidates: Vec<String>,
+    },
+    /// A revision asks for the parent of a commit that has none.
+    #[error("commit {commit} has no parent")]
+    NoParent {
+        /// The commit.
+        commit: CommitId,
+    },
+    /// A path does not exist in a tree, or is of another kind than needed.
+    #[error("{path} in {rev}: {reason}")]
+    PathInTree {
+        /// The revision or digest.
+        rev: String,
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A ref is not what the caller expected; somebody else moved it.
+    #[error("ref {name} was to be {}, and is {}", or_absent(expected), or_absent(found))]
+    RefMoved {
+        /// The ref.
+        name: RefName,
+        /// What it was expected to be.
+        expected: Option<CommitId>,
+        /// What it is.
+        found: Option<CommitId>,
+    },
+    /// A ref would have to be a file and a directory at once where refs are files.
+    #[error("a ref cannot be called {name}: there is {other}, and one would lie within the other")]
+    RefCollision {
+        /// The new ref.
+        name: RefName,
+        /// The one that exists.
+        other: RefName,
+    },
+    /// An object that something refers to is not there.
+    #[error("{kind} {digest} is missing")]
+    ObjectMissing {
+        /// The kind of object.
+        kind: ObjectKind,
+        /// Its name.
+        digest: Digest,
+    },
+    /// An object's bytes are not what its name says.
+    #[error("{kind} {digest} is damaged: {reason}")]
+    ObjectDamaged {
+        /// The kind of object.
+        kind: ObjectKind,
+        /// Its name.
+        digest: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A value cannot be encoded.
+    #[error("cannot encode {what}")]
+    Encode {
+        /// The object, for people.
+        what: String,
+        /// Why.
+        #[source]
+        source: FormatError,
+    },
+    /// The operation needs root's rights, or another mode.
+    #[error("{what} takes a repository of mode {needed}")]
+    WrongMode {
+        /// The operation.
+        what: &'static str,
+        /// The mode that can do it.
+        needed: super::RepoMode,
+    },
+    /// A name is not acceptable.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A text is no digest.
+    #[error(transparent)]
+    Digest(#[from] InvalidDigest),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A lock was not had.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The caller asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// A test stopped the operation here.
+    #[error(transparent)]
+    Failpoint(#[from] Tripped),
+}
+
+fn or_absent(commit: &Option<CommitId>) -> String {
+    commit
+        .as_ref()
+        .map_or_else(|| "absent".to_owned(), ToString::to_string)
+}
+
+impl RepoError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotARepository { .. }
+            | Self::RefNotFound { .. }
+            | Self::RevNotFound { .. }
+            | Self::NoParent { .. }
+            | Self::PathInTree { .. } => ErrorKind::NotFound,
+            Self::Occupied { .. } => ErrorKind::AlreadyExists,
+            Self::AmbiguousPrefix { .. }
+            | Self::Config { .. }
+            | Self::Encode { .. }
+            | Self::Name(_)
+            | Self::Digest(_) => ErrorKind::Invalid,
+            Self::UnsupportedRepository { .. } | Self::WrongMode { .. } => ErrorKind::Unsupported,
+            Self::RefMoved { .. } | Self::RefCollision { .. } => ErrorKind::Conflict,
+            Self::ObjectMissing { .. } | Self::ObjectDamaged { .. } => ErrorKind::Corrupt,
+            Self::Fs(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+            Self::Failpoint(_) => ErrorKind::Io,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The content-addressed store.
+//!
+//! A repository is a directory: `objects/` holds blobs, `dirtrees/` and `commits/` the objects that refer to them,
+//! `refs` names commits, `roots/` says what else must be kept, `tmp/` holds what is not yet visible. The invariant is
+//! that an object that exists under its name is whole. It is kept by the order of writes in [`Transaction::commit`].
+//!
+//! Readers and writers hold a shared lock, pruning an exclusive one. `repo-format.md` has the layout and the order.
+
+mod config;
+mod error;
+mod fsck;
+mod init;
+mod layout;
+mod object;
+mod prune;
+mod pull_local;
+mod refs;
+mod rev;
+mod roots;
+mod stats;
+mod transaction;
+mod traverse;
+
+use std::time::Duration;
+
+use crate::fs::{Dir, FileLock, LockMode};
+
+pub use config::{Config, FORMAT, Features, RepoMode};
+pub use error::RepoError;
+pub use fsck::{Finding, FsckOptions, FsckReport, ObjectUse, Problem};
+pub use layout::ObjectKind;
+pub(crate) use layout::{object_path, parse_object_name, variant_path};
+pub use prune::{PruneOptions, PruneReport};
+pub use pull_local::{LocalPullOptions, LocalPullReport};
+pub use refs::{RefUpdate, Refs};
+pub use rev::{Located, Resolved};
+pub use roots::{RootName, RootRecord};
+pub use stats::{RefStats, RepoStats};
+pub(crate) use transaction::{Hashed, Scratch, hash_into};
+pub use transaction::{StoreOutcome, StoredBlob, Transaction, TransactionStats};
+pub(crate) use traverse::check_depth;
+pub use traverse::{Reachable, TreeSource};
+
+/// An open repository.
+///
+/// The value is cheap to share between threads. Methods that read take no lock unless they say so; an object that
+/// is being read cannot change, and only pruning removes one.
+#[derive(Debug)]
+pub struct Repo {
+    dir: Dir,
+    objects: Dir,
+    dirtrees: Dir,
+    commits: Dir,
+    config: Config,
+    lock_timeout: Duration,
+}
+
+/// How long a lock is waited for unless the caller says otherwise.
+pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Repo {
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns how the repository keeps files.
+    #[must_use]
+    pub fn mode(&self) -> RepoMode {
+        self.config.mode
+    }
+
+    /// Returns the repository's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Sets how long a lock is waited for.
+    pub fn set_lock_timeout(&mut self, timeout: Duration) {
+        self.lock_timeout = timeout;
+    }
+
+    /// Keeps pruning away for as long as the guard lives.
+    pub fn lock_shared(&self) -> Result<FileLock, RepoError> {
+        self.lock(LockMode::Shared)
+    }
+
+    /// Keeps every reader and writer away for as long as the guard lives.
+    pub(crate) fn lock_exclusive(&self) -> Result<FileLock, RepoError> {
+        self.lock(LockMode::Exclusive)
+    }
+
+    fn lock(&self, mode: LockMode) -> Result<FileLock, RepoError> {
+        Ok(FileLock::acquire(
+            &self.dir,
+            layout::LOCK,
+            "the repository",
+            mode,
+            self.lock_timeout,
+            |_| (),
+        )?)
+    }
+
+    pub(crate) fn kind_dir(&self, kind: ObjectKind) -> &Dir {
+        match kind {
+            ObjectKind::Blob => &self.objects,
+            ObjectKind::DirTree => &self.dirtrees,
+            ObjectKind::Commit => &self.commits,
+        }
+    }
+}

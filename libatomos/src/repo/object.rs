@@ -1,0 +1,195 @@
+//! Single objects: whether one is there, its verified bytes, lists of all.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
+use crate::format::{Commit, DirTree, FormatError, Metadata, limits};
+use crate::fs::{Dir, FileKind, FsError, Stat, read_xattrs_at};
+
+use super::{ObjectKind, Repo, RepoError, object_path, parse_object_name, variant_path};
+
+impl Repo {
+    /// Returns whether the object is there; its bytes are not looked at.
+    pub fn has_object(&self, kind: ObjectKind, digest: &Digest) -> Result<bool, RepoError> {
+        Ok(self.kind_dir(kind).exists(object_path(digest))?)
+    }
+
+    /// Reads, verifies and decodes a commit.
+    pub fn load_commit(&self, id: &CommitId) -> Result<Commit, RepoError> {
+        let bytes = self.load_bytes(ObjectKind::Commit, id.digest(), limits::MAX_COMMIT)?;
+        Commit::decode(&bytes).map_err(|error| damaged(ObjectKind::Commit, id.digest(), &error))
+    }
+
+    /// Reads, verifies and decodes a dirtree.
+    pub fn load_dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError> {
+        let bytes = self.load_bytes(ObjectKind::DirTree, id.digest(), limits::MAX_DIRTREE)?;
+        DirTree::decode(&bytes).map_err(|error| damaged(ObjectKind::DirTree, id.digest(), &error))
+    }
+
+    /// Opens a blob for reading. Its bytes are not verified: an object that exists is whole unless the disk failed,
+    /// which [`Repo::fsck`] finds.
+    pub fn open_blob(&self, id: &BlobId) -> Result<File, RepoError> {
+        match self
+            .kind_dir(ObjectKind::Blob)
+            .open_file_optional(object_path(id.digest()))?
+        {
+            Some(file) => Ok(file),
+            None => Err(RepoError::ObjectMissing {
+                kind: ObjectKind::Blob,
+                digest: *id.digest(),
+            }),
+        }
+    }
+
+    fn load_bytes(&self, kind: ObjectKind, digest: &Digest, limit: usize) -> Result<Vec<u8>, RepoError> {
+        let Some(bytes) = self.kind_dir(kind).read_optional(object_path(digest), limit)? else {
+            return Err(RepoError::ObjectMissing {
+                kind,
+                digest: *digest,
+            });
+        };
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            let reason = format!("its bytes have the digest {found}");
+            return Err(RepoError::ObjectDamaged {
+                kind,
+                digest: *digest,
+                reason,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the path beneath `objects/` of the inode that has exactly `metadata`, and its size; or `None` where
+    /// there is none.
+    pub(crate) fn find_variant(
+        &self,
+        blob: &BlobId,
+        metadata: &Metadata,
+    ) -> Result<Option<(String, u64)>, RepoError> {
+        let objects = self.kind_dir(ObjectKind::Blob);
+        let base = object_path(blob.digest());
+        match objects.stat_optional(&base)? {
+            None => return Ok(None),
+            Some(stat) if inode_matches(objects, &base, &stat, metadata)? => {
+                return Ok(Some((base, stat.size)));
+            }
+            Some(_) => {}
+        }
+        let name = metadata
+            .variant_name()
+            .map_err(|source| encode_error("inode metadata", source))?;
+        let path = variant_path(blob.digest(), &name);
+        match objects.stat_optional(&path)? {
+            // The name alone is not believed: 128 bits can be collided, and a setuid inode is worth it.
+            Some(stat) if inode_matches(objects, &path, &stat, metadata)? => Ok(Some((path, stat.size))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Calls `visit` with every object of `kind`: digest, name beneath the kind's directory, and the variant's name.
+    /// What no writer of ours has named is passed with `None`.
+    pub(crate) fn visit_objects(
+        &self,
+        kind: ObjectKind,
+        mut visit: impl FnMut(&Dir, &OsStr, Option<(Digest, Option<String>)>) -> Result<(), RepoError>,
+    ) -> Result<(), RepoError> {
+        for shard in self.kind_dir(kind).entries()? {
+            let Some(dir) = self.open_shard(kind, &shard.name)? else {
+                visit(self.kind_dir(kind), &shard.name, None)?;
+                continue;
+            };
+            for entry in dir.entries()? {
+                let parsed = match (shard.name.to_str(), entry.name.to_str()) {
+                    (Some(shard), Some(name)) => parse_object_name(shard, name),
+                    _ => None,
+                };
+                visit(&dir, &entry.name, parsed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a shard; `None` for a name that is none.
+    pub(crate) fn open_shard(&self, kind: ObjectKind, name: &OsStr) -> Result<Option<Dir>, RepoError> {
+        let is_shard = name.len() == 2
+            && name
+                .as_bytes()
+                .iter()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            && self.kind_dir(kind).stat(name)?.kind == FileKind::Dir;
+        Ok(if is_shard {
+            self.kind_dir(kind).open_dir_optional(name)?
+        } else {
+            None
+        })
+    }
+
+    /// Fails where this program may not write: on features it does not know.
+    pub(crate) fn check_writable(&self) -> Result<(), RepoError> {
+        let unknown = self.config().unknown_write_features();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(RepoError::UnsupportedRepository {
+            path: self.dir().path().to_owned(),
+            reason: format!(
+                "can only be read by this program: to write it needs {}",
+                unknown.join(", ")
+            ),
+        })
+    }
+}
+
+pub(crate) fn damaged(kind: ObjectKind, digest: &Digest, error: &FormatError) -> RepoError {
+    RepoError::ObjectDamaged {
+        kind,
+        digest: *digest,
+        reason: error.to_string(),
+    }
+}
+
+pub(crate) fn encode_error(what: impl Into<String>, source: FormatError) -> RepoError {
+    RepoError::Encode {
+        what: what.into(),
+        source,
+    }
+}
+
+/// A kernel with SELinux labels every inode that it makes, so a tree that records no label has nothing to say of one.
+pub(crate) const SELINUX: &[u8] = b"security.selinux";
+
+/// Returns whether the inode at `path` has exactly `metadata`.
+pub(crate) fn inode_matches(
+    dir: &Dir,
+    path: &str,
+    stat: &Stat,
+    metadata: &Metadata,
+) -> Result<bool, FsError> {
+    let simple = stat.kind == FileKind::File
+        && stat.mode == metadata.mode
+        && stat.uid == metadata.uid
+        && stat.gid == metadata.gid
+        && stat.mtime == metadata.mtime;
+    if !simple {
+        return Ok(false);
+    }
+    let mut xattrs = read_xattrs_at(dir, OsStr::new(path))?;
+    if metadata.xattrs.get(SELINUX).is_none() {
+        xattrs.remove(SELINUX);
+    }
+    Ok(xattrs == metadata.xattrs)
+}
+
+/// Returns the metadata of an object's inode.
+pub(crate) fn inode_metadata(dir: &Dir, name: &OsStr, stat: &Stat) -> Result<Metadata, FsError> {
+    Ok(Metadata {
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime: stat.mtime,
+        xattrs: read_xattrs_at(dir, name)?,
+    })
+}

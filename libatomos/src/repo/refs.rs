@@ -1,0 +1,159 @@
+//! Refs: names of commits.
+//!
+//! All refs are lines of one file, `<digest> <name>`, sorted by name. Replacing that file is the visible step of every
+//! transaction: however many refs it moves, a reader sees all of them moved or none.
+
+use std::collections::BTreeMap;
+
+use crate::digest::CommitId;
+use crate::format::limits;
+use crate::fs::{FileLock, LockMode};
+use crate::names::RefName;
+
+use super::layout::{REFS, REFS_LOCK};
+use super::{Repo, RepoError};
+
+/// Every ref of a repository.
+pub type Refs = BTreeMap<RefName, CommitId>;
+
+/// A change of one ref.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefUpdate {
+    /// The ref.
+    pub name: RefName,
+    /// What it must be now; `None` inside for absent. The outer `None` accepts anything.
+    pub expected: Option<Option<CommitId>>,
+    /// What it is to be; `None` removes it.
+    pub new: Option<CommitId>,
+}
+
+impl Repo {
+    /// Returns every ref.
+    pub fn refs(&self) -> Result<Refs, RepoError> {
+        let bytes = self
+            .dir()
+            .read_optional(REFS, limits::MAX_REFS)?
+            .unwrap_or_default();
+        parse(&bytes).map_err(|reason| RepoError::Config {
+            path: self.dir().path().join(REFS),
+            reason,
+        })
+    }
+
+    /// Returns the commit that the ref names, or `None` where there is no such ref.
+    pub fn ref_optional(&self, name: &RefName) -> Result<Option<CommitId>, RepoError> {
+        Ok(self.refs()?.get(name).copied())
+    }
+
+    /// Applies every update or none. Durable on return. Takes the refs' lock.
+    pub fn update_refs(&self, updates: &[RefUpdate]) -> Result<(), RepoError> {
+        self.check_writable()?;
+        let _lock = FileLock::acquire(
+            self.dir(),
+            REFS_LOCK,
+            "the refs",
+            LockMode::Exclusive,
+            self.lock_timeout,
+            |_| (),
+        )?;
+        let mut refs = self.refs()?;
+        for update in updates {
+            let found = refs.get(&update.name).copied();
+            if let Some(expected) = update.expected
+                && expected != found
+            {
+                return Err(RepoError::RefMoved {
+                    name: update.name.clone(),
+                    expected,
+                    found,
+                });
+            }
+            match update.new {
+                None => {
+                    refs.remove(&update.name);
+                }
+                Some(commit) => {
+                    if let Some(other) = refs.keys().find(|other| other.collides_with(&update.name)) {
+                        return Err(RepoError::RefCollision {
+                            name: update.name.clone(),
+                            other: other.clone(),
+                        });
+                    }
+                    refs.insert(update.name.clone(), commit);
+                }
+            }
+        }
+        crate::failpoint::hit("refs.write")?;
+        self.dir().write_atomic(REFS, &format(&refs), 0o644)?;
+        crate::failpoint::hit("refs.sync")?;
+        self.dir().sync_fs()?;
+        Ok(())
+    }
+}
+
+fn format(refs: &Refs) -> Vec<u8> {
+    let mut text = String::with_capacity(refs.len() * 100);
+    for (name, commit) in refs {
+        text.push_str(&format!("{commit} {name}\n"));
+    }
+    text.into_bytes()
+}
+
+/// Reads the bytes of `refs`; anything but what a writer would have written is refused.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Refs, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err("its last line is cut short".to_owned());
+    }
+    let mut refs = Refs::new();
+    for (index, line) in text.lines().enumerate() {
+        let invalid = |reason: String| format!("line {}: {reason}", index + 1);
+        let (digest, name) = line
+            .split_once(' ')
+            .ok_or_else(|| invalid("there is no space".to_owned()))?;
+        let commit = digest.parse().map_err(|error| invalid(format!("{error}")))?;
+        let name: RefName = name.parse().map_err(|error| invalid(format!("{error}")))?;
+        if refs.last_key_value().is_some_and(|(last, _)| *last >= name) {
+            return Err(invalid("the names are not sorted".to_owned()));
+        }
+        refs.insert(name, commit);
+    }
+    Ok(refs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn refs_round_trip() {
+        let commit = CommitId::new(Digest::of(b"x"));
+        let refs: Refs = ["a", "b/c", "origin:os"]
+            .iter()
+            .map(|name| (name.parse().unwrap(), commit))
+            .collect();
+        assert_eq!(parse(&format(&refs)).unwrap(), refs);
+    }
+
+    #[test]
+    fn damaged_refs_are_refused_with_the_line() {
+        let good = String::from_utf8(format(
+            &[("a".parse().unwrap(), CommitId::new(Digest::of(b"x")))].into(),
+        ))
+        .unwrap();
+        for bad in [
+            good.trim_end().to_owned(),
+            good.replace(" a", " ../a"),
+            format!("{good}{good}"),
+            "x\n".to_owned(),
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(
+            parse(format!("{good}zz b\n").as_bytes())
+                .unwrap_err()
+                .starts_with("line 2")
+        );
+    }
+}

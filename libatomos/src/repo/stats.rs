@@ -1,0 +1,167 @@
+//! Counting: what is in a repository, and what deduplication saves.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::format::Node;
+use crate::names::RefName;
+
+use super::{ObjectKind, Repo, RepoError};
+
+/// What one ref's tree holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RefStats {
+    /// The ref.
+    pub name: RefName,
+    /// The commit it names.
+    pub commit: CommitId,
+    /// Regular files in the tree.
+    pub files: u64,
+    /// Bytes in them, each file counted.
+    pub logical_bytes: u64,
+    /// Blobs in the tree, equal files counted once.
+    pub blobs: u64,
+    /// Bytes in those blobs.
+    pub unique_bytes: u64,
+    /// Bytes in blobs that no other ref's tree has.
+    pub exclusive_bytes: u64,
+}
+
+/// What a repository holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RepoStats {
+    /// Commits.
+    pub commits: u64,
+    /// Dirtrees.
+    pub dirtrees: u64,
+    /// Bytes in dirtrees.
+    pub dirtree_bytes: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Bytes in blobs.
+    pub blob_bytes: u64,
+    /// Inode variants beside the blobs' own.
+    pub variants: u64,
+    /// Bytes in them, as `ls` shows; a file system that shares blocks takes none.
+    pub variant_bytes: u64,
+    /// Space that all objects take on disk, as `du` shows.
+    pub disk_bytes: u64,
+    /// Bytes in the trees of all refs, each file of each tree counted.
+    pub logical_bytes: u64,
+    /// Each ref.
+    pub refs: Vec<RefStats>,
+}
+
+impl RepoStats {
+    /// Returns how many bytes of trees one byte of blobs stands for.
+    #[must_use]
+    pub fn deduplication(&self) -> f64 {
+        let stored = self.blob_bytes + self.variant_bytes;
+        if stored == 0 {
+            1.0
+        } else {
+            self.logical_bytes as f64 / stored as f64
+        }
+    }
+}
+
+#[derive(Default)]
+struct TreeCount {
+    files: u64,
+    logical: u64,
+    blobs: HashMap<BlobId, u64>,
+}
+
+impl Repo {
+    /// Counts objects, and the trees of all refs.
+    pub fn stats(&self, cancel: &Cancel) -> Result<RepoStats, RepoError> {
+        let mut stats = RepoStats {
+            commits: 0,
+            dirtrees: 0,
+            dirtree_bytes: 0,
+            blobs: 0,
+            blob_bytes: 0,
+            variants: 0,
+            variant_bytes: 0,
+            disk_bytes: 0,
+            logical_bytes: 0,
+            refs: Vec::new(),
+        };
+        for kind in ObjectKind::ALL {
+            self.visit_objects(kind, |dir, name, parsed| {
+                cancel.check()?;
+                let Some((_, variant)) = parsed else { return Ok(()) };
+                let stat = dir.stat(name)?;
+                stats.disk_bytes += stat.allocated;
+                match (kind, variant) {
+                    (ObjectKind::Commit, _) => stats.commits += 1,
+                    (ObjectKind::DirTree, _) => {
+                        stats.dirtrees += 1;
+                        stats.dirtree_bytes += stat.size;
+                    }
+                    (ObjectKind::Blob, None) => {
+                        stats.blobs += 1;
+                        stats.blob_bytes += stat.size;
+                    }
+                    (ObjectKind::Blob, Some(_)) => {
+                        stats.variants += 1;
+                        stats.variant_bytes += stat.size;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        let mut counts = Vec::new();
+        let mut holders: HashMap<BlobId, u32> = HashMap::new();
+        for (name, commit) in self.refs()? {
+            let mut count = TreeCount::default();
+            self.count_tree(&self.load_commit(&commit)?.root, &mut count, cancel)?;
+            for blob in count.blobs.keys() {
+                *holders.entry(*blob).or_default() += 1;
+            }
+            counts.push((name, commit, count));
+        }
+        for (name, commit, count) in counts {
+            stats.logical_bytes += count.logical;
+            stats.refs.push(RefStats {
+                name,
+                commit,
+                files: count.files,
+                logical_bytes: count.logical,
+                blobs: count.blobs.len() as u64,
+                unique_bytes: count.blobs.values().sum(),
+                exclusive_bytes: count
+                    .blobs
+                    .iter()
+                    .filter(|(blob, _)| holders.get(blob) == Some(&1))
+                    .map(|(_, size)| size)
+                    .sum(),
+            });
+        }
+        Ok(stats)
+    }
+
+    fn count_tree(&self, root: &DirTreeId, count: &mut TreeCount, cancel: &Cancel) -> Result<(), RepoError> {
+        let mut stack = vec![*root];
+        while let Some(tree) = stack.pop() {
+            cancel.check()?;
+            for entry in self.load_dirtree(&tree)?.entries() {
+                match &entry.node {
+                    Node::Dir { tree } => stack.push(*tree),
+                    Node::File { blob, size, .. } => {
+                        count.files += 1;
+                        count.logical += size;
+                        count.blobs.insert(*blob, *size);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,641 @@
+//! Adding objects and moving refs, so that a crash at any moment leaves the old state or the new.
+//!
+//! Objects are written into a staging directory of the transaction's own, sharded as the store is. Committing makes
+//! them durable, gives them their names, makes the names durable, and only then replaces `refs`, which is the visible
+//! step. Nothing is ever linked into the store before its bytes are down: a name made early has been seen to survive a
+//! power cut as a file of no bytes. One `syncfs` per step costs milliseconds where an `fsync` per object costs minutes.
+//!
+//! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::Mode;
+
+use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
+use crate::format::{Commit, DirTree, Metadata};
+use crate::fs::{Dir, FileLock, FsError, hash_file, read_up_to};
+
+use super::layout::TMP;
+use super::object::{encode_error, inode_matches, inode_metadata};
+use super::{ObjectKind, RefUpdate, Repo, RepoError, RepoMode, object_path, parse_object_name, variant_path};
+
+/// What storing an object did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreOutcome {
+    /// The bytes are new.
+    Added,
+    /// The bytes were there, and an inode variant with other metadata is new.
+    AddedVariant,
+    /// Nothing had to be written.
+    AlreadyPresent,
+}
+
+/// A stored blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// Its name.
+    pub id: BlobId,
+    /// Its bytes.
+    pub size: u64,
+    /// What storing it did.
+    pub outcome: StoreOutcome,
+}
+
+/// What a committed transaction wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TransactionStats {
+    /// New blobs.
+    pub blobs_added: u64,
+    /// Bytes in the new blobs.
+    pub bytes_added: u64,
+    /// New inode variants of blobs that were there.
+    pub variants_added: u64,
+    /// Bytes written for new inode variants; none where the file system shares blocks.
+    pub variant_bytes_added: u64,
+    /// New dirtrees.
+    pub dirtrees_added: u64,
+    /// New commits.
+    pub commits_added: u64,
+    /// Objects taken over from an interrupted run.
+    pub resumed: u64,
+}
+
+/// A running transaction. Holds the repository's shared lock. Dropping it leaves the store as it was.
+#[derive(Debug)]
+pub struct Transaction<'r> {
+    repo: &'r Repo,
+    _shared: FileLock,
+    staging: Staging,
+    claims: Vec<Mutex<Claims>>,
+    refs: Mutex<Vec<RefUpdate>>,
+    counters: Counters,
+}
+
+/// What this transaction has decided about names, by object and the 128 bits of an inode variant.
+type Claims = HashMap<(Digest, [u8; 16]), Claim>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// It lies in the staging directory under this name.
+    Staged,
+    /// It lies in the store, or in the staging directory as the blob's base.
+    Elsewhere,
+}
+
+/// Stands for an object's base name, which has no variant's bits.
+const BASE: [u8; 16] = [0; 16];
+
+#[derive(Debug)]
+struct Staging {
+    parent: Dir,
+    name: String,
+    dir: Dir,
+    _owner: FileLock,
+    adopted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+    variants: AtomicU64,
+    variant_bytes: AtomicU64,
+    dirtrees: AtomicU64,
+    commits: AtomicU64,
+    resumed: AtomicU64,
+}
+
+/// Files up to this size are read once, into memory, and written from there; larger ones are hashed as they stream.
+const WHOLE: usize = 1024 * 1024;
+
+/// A power of two that keeps threads out of each other's way.
+const CLAIM_SHARDS: usize = 64;
+
+/// A buffer that a thread reuses from file to file.
+#[derive(Debug)]
+pub(crate) struct Scratch(Vec<u8>);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; WHOLE])
+    }
+}
+
+impl Repo {
+    /// Starts a transaction. Waits for a pruner to finish.
+    pub fn begin(&self) -> Result<Transaction<'_>, RepoError> {
+        self.check_writable()?;
+        let shared = self.lock_shared()?;
+        let staging = Staging::open(self)?;
+        Ok(Transaction {
+            repo: self,
+            _shared: shared,
+            staging,
+            claims: (0..CLAIM_SHARDS).map(|_| Mutex::default()).collect(),
+            refs: Mutex::default(),
+            counters: Counters::default(),
+        })
+    }
+}
+
+impl Staging {
+    /// Takes over a directory whose owner is gone, or makes a new one. The directory's own lock says who lives.
+    fn open(repo: &Repo) -> Result<Self, RepoError> {
+        let parent = repo.dir().ensure_dir(TMP, 0o700)?;
+        for entry in parent.entries()? {
+            let Some(name) = entry.name.to_str().filter(|name| name.starts_with("txn-")) else {
+                continue;
+            };
+            let Some(dir) = parent.open_dir_optional(name)? else {
+                continue;
+            };
+            if let Some(owner) = FileLock::try_acquire_dir(&dir)?
+                && parent.exists(name)?
+            {
+                return Self::prepare(parent, name.to_owned(), dir, owner, true);
+            }
+        }
+        loop {
+            let name = format!("txn-{}", super::init::random_hex(8)?);
+            parent.create_dir(&name, 0o700)?;
+            let dir = parent.open_dir(&name)?;
+            // Somebody may take over the directory between these two lines; then it is theirs.
+            if let Some(owner) = FileLock::try_acquire_dir(&dir)? {
+                return Self::prepare(parent, name, dir, owner, false);
+            }
+        }
+    }
+
+    fn prepare(
+        parent: Dir,
+        name: String,
+        dir: Dir,
+        owner: FileLock,
+        adopted: bool,
+    ) -> Result<Self, RepoError> {
+        for kind in ObjectKind::ALL {
+            dir.ensure_dir(kind.dir(), 0o700)?;
+        }
+        Ok(Self {
+            parent,
+            name,
+            dir,
+            _owner: owner,
+            adopted,
+        })
+    }
+
+    /// Makes the file `name` (`<kind>/ab/…`), and its shard if it is missing.
+    fn create(&self, name: &str, mode: u32) -> Result<File, FsError> {
+        match self.dir.create_file(name, mode) {
+            Err(error) if error.is_not_found() => {
+                let shard = Path::new(name).parent().expect("a staged name has a shard");
+                self.dir.ensure_dir_all(shard, 0o755)?;
+                self.dir.create_file(name, mode)
+            }
+            other => other,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The sets are consistent between any two statements, so a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'r> Transaction<'r> {
+    /// Returns the repository.
+    #[must_use]
+    pub fn repo(&self) -> &'r Repo {
+        self.repo
+    }
+
+    /// Stores the bytes of `file`, from its start, with `metadata` on the inode where the mode keeps it. `path` is
+    /// for messages.
+    pub fn store_file(&self, file: &File, path: &Path, metadata: &Metadata) -> Result<StoredBlob, RepoError> {
+        let size = file
+            .metadata()
+            .map_err(|error| FsError::new("look at", path, error))?
+            .len();
+        let mut scratch = Scratch::new();
+        let hashed = hash_into(file, size, path, &mut scratch)?;
+        self.store_hashed(file, path, metadata, &hashed, &scratch)
+    }
+
+    pub(crate) fn store_hashed(
+        &self,
+        file: &File,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+    ) -> Result<StoredBlob, RepoError> {
+        self.store(metadata, hashed, |target| {
+            if hashed.in_scratch {
+                return write_whole(target, &scratch.0[..hashed.size as usize]);
+            }
+            copy_verified(file, target, path, hashed)
+        })
+    }
+
+    /// Stores `bytes` as a blob.
+    pub fn store_bytes(&self, bytes: &[u8], metadata: &Metadata) -> Result<StoredBlob, RepoError> {
+        let hashed = Hashed {
+            blob: BlobId::new(Digest::of(bytes)),
+            size: bytes.len() as u64,
+            in_scratch: true,
+        };
+        self.store(metadata, &hashed, |target| write_whole(target, bytes))
+    }
+
+    fn store(
+        &self,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        write: impl Fn(&File) -> Result<(), RepoError>,
+    ) -> Result<StoredBlob, RepoError> {
+        let stored = |outcome| StoredBlob {
+            id: hashed.blob,
+            size: hashed.size,
+            outcome,
+        };
+        let Some(place) = self.claim(hashed, metadata)? else {
+            return Ok(stored(StoreOutcome::AlreadyPresent));
+        };
+        let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
+        let resumed =
+            self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
+        if !resumed {
+            let file = self.staging.create(&name, 0o600)?;
+            write(&file)?;
+            self.set_inode(&file, metadata, Path::new(&name))?;
+        }
+        self.counters
+            .resumed
+            .fetch_add(u64::from(resumed), Ordering::Relaxed);
+        let (count, bytes, outcome) = if place.variant {
+            (
+                &self.counters.variants,
+                &self.counters.variant_bytes,
+                StoreOutcome::AddedVariant,
+            )
+        } else {
+            (&self.counters.blobs, &self.counters.bytes, StoreOutcome::Added)
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add(hashed.size, Ordering::Relaxed);
+        Ok(stored(outcome))
+    }
+
+    /// Decides under which name the blob has to be written, or that it need not be. Two threads that store the same
+    /// blob are told apart here: the first one writes.
+    fn claim(&self, hashed: &Hashed, metadata: &Metadata) -> Result<Option<Place>, RepoError> {
+        let blob = &hashed.blob;
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        let base = object_path(blob.digest());
+        let mut claims = self.claims_of(blob.digest());
+        let present = objects.stat_optional(&base)?;
+        if let Some(stat) = &present
+            && stat.size != hashed.size
+        {
+            let reason = format!("it has {} bytes instead of {}", stat.size, hashed.size);
+            return Err(RepoError::ObjectDamaged {
+                kind: ObjectKind::Blob,
+                digest: *blob.digest(),
+                reason,
+            });
+        }
+        if self.repo.mode() == RepoMode::BareUser {
+            let new = present.is_none() && claims.insert((*blob.digest(), BASE), Claim::Staged).is_none();
+            return Ok(new.then_some(Place {
+                path: base,
+                variant: false,
+            }));
+        }
+        if let Some(stat) = &present
+            && inode_matches(objects, &base, stat, metadata)?
+        {
+            return Ok(None);
+        }
+        let variant = metadata
+            .variant_name()
+            .map_err(|source| encode_error("inode metadata", source))?;
+        let bits = super::traverse::variant_bits(metadata)?;
+        if claims.contains_key(&(*blob.digest(), bits)) {
+            return Ok(None);
+        }
+        // The first variant of a new blob becomes its base.
+        if present.is_none() && claims.insert((*blob.digest(), BASE), Claim::Staged).is_none() {
+            claims.insert((*blob.digest(), bits), Claim::Elsewhere);
+            return Ok(Some(Place {
+                path: base,
+                variant: false,
+            }));
+        }
+        let path = variant_path(blob.digest(), &variant);
+        if let Some(stat) = objects.stat_optional(&path)?
+            && inode_matches(objects, &path, &stat, metadata)?
+        {
+            claims.insert((*blob.digest(), bits), Claim::Elsewhere);
+            return Ok(None);
+        }
+        claims.insert((*blob.digest(), bits), Claim::Staged);
+        Ok(Some(Place { path, variant: true }))
+    }
+
+    fn claims_of(&self, digest: &Digest) -> MutexGuard<'_, Claims> {
+        lock(&self.claims[usize::from(digest.as_bytes()[0]) % CLAIM_SHARDS])
+    }
+
+    fn set_inode(&self, file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+        if self.repo.mode() == RepoMode::BareUser {
+            return rustix::fs::fchmod(file, Mode::from_raw_mode(0o644))
+                .map_err(|errno| FsError::new("set the mode of", path, errno));
+        }
+        crate::checkout::apply_to_file(file, metadata, path)
+    }
+
+    /// Returns whether an interrupted run left this object whole; removes it where it did not.
+    fn reuse_staged(
+        &self,
+        name: &str,
+        metadata: Option<&Metadata>,
+        digest: &Digest,
+    ) -> Result<bool, RepoError> {
+        let dir = &self.staging.dir;
+        let Some(file) = dir.open_file_optional(name)? else {
+            return Ok(false);
+        };
+        let (found, _) = hash_file(&file).map_err(|error| FsError::new("read", name, error))?;
+        let inode_is_right = match metadata {
+            Some(metadata) if self.repo.mode() == RepoMode::Bare => {
+                inode_matches(dir, name, &dir.stat(name)?, metadata)?
+            }
+            _ => true,
+        };
+        if found.digest() == digest && inode_is_right {
+            return Ok(true);
+        }
+        dir.remove_file(name)?;
+        Ok(false)
+    }
+
+    /// Stores a dirtree. What it refers to must be stored by the same transaction or be there.
+    pub fn store_dirtree(&self, tree: &DirTree) -> Result<DirTreeId, RepoError> {
+        let (id, bytes) = tree
+            .encode()
+            .map_err(|source| encode_error("a directory", source))?;
+        if self.store_encoded(ObjectKind::DirTree, id.digest(), &bytes)? {
+            self.counters.dirtrees.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(id)
+    }
+
+    /// Stores a commit, whose root must be stored by the same transaction or be there.
+    pub fn store_commit(&self, commit: &Commit) -> Result<CommitId, RepoError> {
+        let (id, bytes) = commit
+            .encode()
+            .map_err(|source| encode_error("a commit", source))?;
+        if self.store_encoded(ObjectKind::Commit, id.digest(), &bytes)? {
+            self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(id)
+    }
+
+    fn store_encoded(&self, kind: ObjectKind, digest: &Digest, bytes: &[u8]) -> Result<bool, RepoError> {
+        let path = object_path(digest);
+        if self.repo.kind_dir(kind).exists(&path)? {
+            return Ok(false);
+        }
+        let name = format!("{}/{path}", kind.dir());
+        if self
+            .claims_of(digest)
+            .insert((*digest, BASE), Claim::Staged)
+            .is_some()
+        {
+            return Ok(false);
+        }
+        if !(self.staging.adopted && self.reuse_staged(&name, None, digest)?) {
+            let mut file = self.staging.create(&name, 0o644)?;
+            file.write_all(bytes)
+                .map_err(|error| FsError::new("write", &name, error))?;
+        }
+        Ok(true)
+    }
+
+    /// Moves a ref when the transaction commits.
+    pub fn set_ref(&self, update: RefUpdate) {
+        lock(&self.refs).push(update);
+    }
+
+    /// Makes everything durable, and then visible: objects, `syncfs`, their names, `syncfs`, refs, `syncfs`.
+    pub fn commit(self) -> Result<TransactionStats, RepoError> {
+        crate::failpoint::hit("store.staged")?;
+        if self.staging.adopted {
+            self.drop_unclaimed()?;
+        }
+        self.staging.dir.sync_fs()?;
+        crate::failpoint::hit("store.synced")?;
+        for kind in ObjectKind::ALL {
+            self.publish(kind)?;
+            crate::failpoint::hit("store.renamed")?;
+        }
+        // Even when nothing was written: an object that was found here may be another process's, renamed a moment
+        // ago, and its name must be down before a ref leads to it.
+        self.repo.dir().sync_fs()?;
+        crate::failpoint::hit("store.durable")?;
+        let updates = std::mem::take(&mut *lock(&self.refs));
+        if !updates.is_empty() {
+            self.repo.update_refs(&updates)?;
+        }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let stats = TransactionStats {
+            blobs_added: count(&self.counters.blobs),
+            bytes_added: count(&self.counters.bytes),
+            variants_added: count(&self.counters.variants),
+            variant_bytes_added: count(&self.counters.variant_bytes),
+            dirtrees_added: count(&self.counters.dirtrees),
+            commits_added: count(&self.counters.commits),
+            resumed: count(&self.counters.resumed),
+        };
+        self.staging.parent.remove_tree(&self.staging.name)?;
+        Ok(stats)
+    }
+
+    /// Removes what an interrupted run staged and this one did not ask for.
+    fn drop_unclaimed(&self) -> Result<(), RepoError> {
+        for kind in ObjectKind::ALL {
+            let staged = self.staging.dir.open_dir(kind.dir())?;
+            for shard in staged.entries()? {
+                let dir = staged.open_dir(&shard.name)?;
+                for entry in dir.entries()? {
+                    let parsed = match (shard.name.to_str(), entry.name.to_str()) {
+                        (Some(shard), Some(name)) => parse_object_name(shard, name),
+                        _ => None,
+                    };
+                    let claimed = parsed.is_some_and(|(digest, variant)| {
+                        let bits = variant.map_or(BASE, |name| super::traverse::parse_variant_bits(&name));
+                        self.claims_of(&digest).get(&(digest, bits)) == Some(&Claim::Staged)
+                    });
+                    if !claimed {
+                        dir.remove_tree(&entry.name)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives staged objects their names. A shard that the store does not have yet moves whole.
+    fn publish(&self, kind: ObjectKind) -> Result<(), RepoError> {
+        let staged = self.staging.dir.open_dir(kind.dir())?;
+        let store = self.repo.kind_dir(kind);
+        for shard in staged.entries()? {
+            match staged.rename_new(&shard.name, store, &shard.name) {
+                Ok(()) => continue,
+                Err(error) if error.is_already_exists() => {}
+                Err(error) => return Err(error.into()),
+            }
+            let (from, to) = (staged.open_dir(&shard.name)?, store.open_dir(&shard.name)?);
+            for entry in from.entries()? {
+                match from.rename_new(&entry.name, &to, &entry.name) {
+                    Ok(()) => {}
+                    // Another process was faster.
+                    Err(error) if error.is_already_exists() => {
+                        self.publish_beside(kind, &shard.name.to_string_lossy(), &from, &to, &entry.name)?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The name is taken. That is the same object; but the inode under a blob's base name may have other metadata,
+    /// and then ours becomes a variant.
+    fn publish_beside(
+        &self,
+        kind: ObjectKind,
+        shard: &str,
+        from: &Dir,
+        to: &Dir,
+        name: &std::ffi::OsStr,
+    ) -> Result<(), RepoError> {
+        let parsed = name.to_str().and_then(|name| parse_object_name(shard, name));
+        if let (ObjectKind::Blob, RepoMode::Bare, Some((_, None))) = (kind, self.repo.mode(), &parsed) {
+            let stat = from.stat(name)?;
+            let ours = inode_metadata(from, name, &stat)?;
+            let theirs = to.stat(name)?;
+            if inode_metadata(to, name, &theirs)? != ours {
+                let variant = ours
+                    .variant_name()
+                    .map_err(|source| encode_error("inode metadata", source))?;
+                match from.rename_new(name, to, format!("{}.{variant}", name.to_string_lossy())) {
+                    Err(error) if error.is_already_exists() => {}
+                    other => return Ok(other?),
+                }
+            }
+        }
+        Ok(from.remove_file(name)?)
+    }
+}
+
+struct Place {
+    path: String,
+    variant: bool,
+}
+
+/// A file's digest and size, and whether its bytes are in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hashed {
+    pub(crate) blob: BlobId,
+    pub(crate) size: u64,
+    in_scratch: bool,
+}
+
+/// Returns the digest of the file's bytes, which stay in `scratch` where they fit.
+pub(crate) fn hash_into(
+    file: &File,
+    size: u64,
+    path: &Path,
+    scratch: &mut Scratch,
+) -> Result<Hashed, RepoError> {
+    let fail = |error| FsError::new("read", path, error);
+    // A file that grew meanwhile does not fit any more, and is streamed from its start.
+    if size < WHOLE as u64 {
+        let len = read_up_to(file, &mut scratch.0).map_err(fail)?;
+        if len < WHOLE {
+            let blob = BlobId::new(Digest::of(&scratch.0[..len]));
+            return Ok(Hashed {
+                blob,
+                size: len as u64,
+                in_scratch: true,
+            });
+        }
+        (&mut &*file).seek(SeekFrom::Start(0)).map_err(fail)?;
+    }
+    let (blob, size) = hash_file(file).map_err(fail)?;
+    Ok(Hashed {
+        blob,
+        size,
+        in_scratch: false,
+    })
+}
+
+fn write_whole(mut target: &File, bytes: &[u8]) -> Result<(), RepoError> {
+    target
+        .write_all(bytes)
+        .map_err(|error| FsError::new("write", "the staged object", error).into())
+}
+
+/// Copies a large file, and checks that what was written is what was hashed: the source may be written meanwhile.
+fn copy_verified(source: &File, target: &File, path: &Path, hashed: &Hashed) -> Result<(), RepoError> {
+    let fail = |error| RepoError::from(FsError::new("copy", path, error));
+    (&mut &*source).seek(SeekFrom::Start(0)).map_err(fail)?;
+    let written = if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+        hash_file(target).map_err(fail)?
+    } else {
+        copy_hashing(source, target).map_err(fail)?
+    };
+    if written != (hashed.blob, hashed.size) {
+        return Err(fail(std::io::Error::other(
+            "the file was changed while it was being read",
+        )));
+    }
+    Ok(())
+}
+
+/// Copies, hashing; a block of zeros becomes a hole, so a sparse file stays one.
+fn copy_hashing(source: &File, mut target: &File) -> std::io::Result<(BlobId, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; crate::fs::CHUNK];
+    let mut size = 0u64;
+    let sparse = is_sparse(source)?;
+    loop {
+        let len = read_up_to(source, &mut buffer)?;
+        hasher.update(&buffer[..len]);
+        size += len as u64;
+        if sparse && buffer[..len].iter().all(|byte| *byte == 0) {
+            target.seek(SeekFrom::Current(len as i64))?;
+        } else {
+            target.write_all(&buffer[..len])?;
+        }
+        if len < buffer.len() {
+            target.set_len(size)?;
+            return Ok((BlobId::new(hasher.finalize().into()), size));
+        }
+    }
+}
+
+fn is_sparse(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = file.metadata()?;
+    Ok(metadata.blocks() * 512 < metadata.len())
+}

@@ -1,0 +1,124 @@
+//! Walking what objects refer to.
+
+use std::collections::HashSet;
+
+use crate::cancel::Cancel;
+use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::format::{DirTree, Node, limits};
+
+use super::{ObjectKind, Repo, RepoError};
+
+/// Something that dirtrees can be read from: a repository, or trees held in memory.
+pub trait TreeSource: Sync {
+    /// Returns the dirtree called `id`.
+    fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError>;
+}
+
+impl TreeSource for Repo {
+    fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError> {
+        self.load_dirtree(id)
+    }
+}
+
+/// Every object that some roots lead to.
+#[derive(Debug, Default, Clone)]
+pub struct Reachable {
+    /// Commits that exist. A parent that was pruned is no error, and is not among them.
+    pub commits: HashSet<CommitId>,
+    /// Dirtrees.
+    pub dirtrees: HashSet<DirTreeId>,
+    /// Blobs.
+    pub blobs: HashSet<BlobId>,
+    /// The inode variants that files of the trees need, by blob and the 128 bits of their name.
+    pub variants: HashSet<(BlobId, [u8; 16])>,
+}
+
+/// Whether a walk from a commit goes on to its parents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ancestry {
+    Follow,
+    Stop,
+}
+
+impl Reachable {
+    pub(crate) fn add_commit(
+        &mut self,
+        repo: &Repo,
+        id: &CommitId,
+        ancestry: Ancestry,
+        cancel: &Cancel,
+    ) -> Result<(), RepoError> {
+        let mut next = Some(*id);
+        let mut first = true;
+        while let Some(id) = next {
+            cancel.check()?;
+            if !first && (self.commits.contains(&id) || !repo.has_object(ObjectKind::Commit, id.digest())?) {
+                break;
+            }
+            first = false;
+            let commit = repo.load_commit(&id)?;
+            self.commits.insert(id);
+            self.add_tree(repo, &commit.root, cancel)?;
+            next = if ancestry == Ancestry::Follow {
+                commit.parent
+            } else {
+                None
+            };
+        }
+        Ok(())
+    }
+
+    /// An explicit stack: the depth of a tree is the tree's owner's choice.
+    pub(crate) fn add_tree(
+        &mut self,
+        source: &dyn TreeSource,
+        root: &DirTreeId,
+        cancel: &Cancel,
+    ) -> Result<(), RepoError> {
+        let mut stack = vec![*root];
+        while let Some(id) = stack.pop() {
+            if !self.dirtrees.insert(id) {
+                continue;
+            }
+            cancel.check()?;
+            for entry in source.dirtree(&id)?.entries() {
+                match &entry.node {
+                    Node::Dir { tree } => stack.push(*tree),
+                    Node::File { blob, .. } => {
+                        self.blobs.insert(*blob);
+                        self.variants.insert((*blob, variant_bits(&entry.metadata)?));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The 128 bits that an inode variant's name spells.
+pub(crate) fn variant_bits(metadata: &crate::format::Metadata) -> Result<[u8; 16], RepoError> {
+    let name = metadata
+        .variant_name()
+        .map_err(|source| super::object::encode_error("inode metadata", source))?;
+    Ok(parse_variant_bits(&name))
+}
+
+/// Reads a variant's name, 32 hexadecimal digits, as its 128 bits.
+pub(crate) fn parse_variant_bits(name: &str) -> [u8; 16] {
+    u128::from_str_radix(name, 16)
+        .expect("32 hexadecimal digits are 128 bits")
+        .to_le_bytes()
+}
+
+/// Refuses a tree deeper than any path that the kernel accepts.
+pub(crate) fn check_depth(depth: usize, path: &str) -> Result<(), RepoError> {
+    if depth > limits::MAX_DEPTH {
+        return Err(RepoError::PathInTree {
+            rev: "the tree".to_owned(),
+            path: path.chars().take(200).collect(),
+            reason: "it is nested more than 2048 directories deep",
+        });
+    }
+    Ok(())
+}
