@@ -1,6 +1,7 @@
 //! Keeps operating system trees in a content-addressed store and switches a machine between them atomically.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod boot;
 pub mod cancel;
 pub mod checkout;
 pub mod commit;
