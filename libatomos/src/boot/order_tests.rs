@@ -120,7 +120,9 @@ fn systemd_agrees_on_versions() {
 
 #[test]
 fn sort_agrees_on_file_versions() {
-    for (a, b) in sample(400) {
+    // Releases of coreutils differ on names with a leading dot, which no loader shows.
+    let visible = |(a, b): &(String, String)| !a.starts_with('.') && !b.starts_with('.');
+    for (a, b) in sample(400).into_iter().filter(visible) {
         let output = Command::new("sh")
             .env("LC_ALL", "C")
             .args(["-c", r#"printf '%s\n' "$1" "$2" | sort -V"#, "sh", &a, &b])

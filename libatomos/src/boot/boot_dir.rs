@@ -1,0 +1,216 @@
+//! `/boot`: what is in it, and what its file system can promise.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use crate::fs::{Dir, FileKind, FsError};
+use crate::names::StaterootName;
+
+use super::BootError;
+use super::bls::{BlsEntry, BlsError, MAX_ENTRY};
+use super::bootcsum::{BootCsum, kernel_dir_name};
+use super::name::EntryName;
+
+/// Where kernels are, below `/boot`.
+pub(super) const KERNELS: &str = "atomos";
+
+/// Where entries are, below `/boot`.
+pub(super) const ENTRIES: &str = "loader/entries";
+
+/// The key that says which sysroot an entry belongs to, where several share one boot partition.
+pub(super) const OWNER_KEY: &str = "x-atomos-sysroot";
+
+/// Entries that are looked at. No loader shows a thousand.
+const MAX_ENTRIES: usize = 4096;
+
+/// What the file system of `/boot` can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootFsKind {
+    /// It renames atomically.
+    Posix,
+    /// FAT, which every UEFI firmware reads: no journal, and a rename that is cut short can leave two names on one
+    /// chain of clusters. Files are written under their final names and finished by one byte.
+    Vfat,
+}
+
+/// What the boot directory does not say of itself.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct BootOptions {
+    /// Where the loader finds `/boot` on its file system: empty where it is a file system of its own, else `/boot`.
+    /// Found by [`BootDir::open_in`].
+    pub path_prefix: String,
+    /// The sysroot's identity, where the boot partition may be shared with another. Entries that carry another
+    /// identity are not ours.
+    pub owner: Option<String>,
+    /// Takes the file system for this kind, whatever it is.
+    pub fs_kind: Option<BootFsKind>,
+}
+
+/// An open `/boot`.
+#[derive(Debug)]
+pub struct BootDir {
+    pub(super) dir: Dir,
+    kind: BootFsKind,
+    is_mount: bool,
+    options: BootOptions,
+}
+
+/// A file in `loader/entries` that a loader would look at, or one of our leftovers.
+#[derive(Debug, Clone)]
+pub struct FoundEntry {
+    /// The file name.
+    pub file_name: String,
+    /// The file name taken apart, where it is one of ours.
+    pub name: Option<EntryName>,
+    /// What it says, where that can be read.
+    pub entry: Result<BlsEntry, BlsError>,
+}
+
+impl FoundEntry {
+    /// Returns the directory below `/boot/atomos` that its kernel is in.
+    #[must_use]
+    pub fn kernel_dir(&self) -> Option<&str> {
+        let entry = self.entry.as_ref().ok()?;
+        let mut parts = entry.linux()?.rsplit('/');
+        let (_file, dir, parent) = (parts.next()?, parts.next()?, parts.next()?);
+        (parent == KERNELS).then_some(dir)
+    }
+}
+
+impl BootDir {
+    /// Takes an open boot directory.
+    pub fn new(dir: Dir, options: BootOptions) -> Result<Self, BootError> {
+        let stat = rustix::fs::fstatfs(&dir)
+            .map_err(|errno| FsError::new("find the file system of", dir.path(), errno))?;
+        // MSDOS_SUPER_MAGIC, which vfat has too. The field's type differs between architectures.
+        #[allow(clippy::unnecessary_cast)]
+        let is_fat = stat.f_type as u64 & 0xffff_ffff == 0x4d44;
+        let kind = options.fs_kind.unwrap_or(if is_fat {
+            BootFsKind::Vfat
+        } else {
+            BootFsKind::Posix
+        });
+        Ok(Self {
+            dir,
+            kind,
+            is_mount: options.path_prefix.is_empty(),
+            options,
+        })
+    }
+
+    /// Opens `boot` in the physical root of a sysroot, and makes it if it is missing. Loaders are told paths from the
+    /// root of the file system that it is on.
+    pub fn open_in(root: &Dir, mut options: BootOptions) -> Result<Self, BootError> {
+        let dir = root.ensure_dir("boot", 0o755)?;
+        let is_mount = dir.stat_self()?.dev != root.stat_self()?.dev;
+        options.path_prefix = if is_mount {
+            String::new()
+        } else {
+            "/boot".to_owned()
+        };
+        Self::new(dir, options)
+    }
+
+    /// Returns the directory.
+    #[must_use]
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Returns what its file system can do.
+    #[must_use]
+    pub fn kind(&self) -> BootFsKind {
+        self.kind
+    }
+
+    /// Returns whether it is a file system of its own.
+    #[must_use]
+    pub fn is_mount(&self) -> bool {
+        self.is_mount
+    }
+
+    pub(super) fn owner(&self) -> Option<&str> {
+        self.options.owner.as_deref()
+    }
+
+    /// Returns the path of a kernel file as the loader must be told it.
+    #[must_use]
+    pub fn loader_path(&self, stateroot: &StaterootName, csum: BootCsum, name: &str) -> String {
+        format!("{}/{KERNELS}/{stateroot}-{csum}/{name}", self.options.path_prefix)
+    }
+
+    pub(super) fn kernels(&self) -> Result<Option<Dir>, FsError> {
+        self.dir.open_dir_optional(KERNELS)
+    }
+
+    pub(super) fn ensure_kernels(&self) -> Result<Dir, FsError> {
+        self.dir.ensure_dir(KERNELS, 0o755)
+    }
+
+    pub(super) fn kernel_dir(
+        &self,
+        stateroot: &StaterootName,
+        csum: BootCsum,
+    ) -> Result<Option<Dir>, FsError> {
+        self.dir
+            .open_dir_optional(Path::new(KERNELS).join(kernel_dir_name(stateroot, csum)))
+    }
+
+    pub(super) fn entries(&self) -> Result<Option<Dir>, FsError> {
+        self.dir.open_dir_optional(ENTRIES)
+    }
+
+    pub(super) fn ensure_entries(&self) -> Result<Dir, FsError> {
+        self.dir.ensure_dir_all(ENTRIES, 0o755)
+    }
+
+    /// Returns every `.conf` file in `loader/entries`, sorted by name, ours and others'.
+    pub fn list_entries(&self) -> Result<Vec<FoundEntry>, BootError> {
+        let Some(dir) = self.entries()? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for entry in dir.entries()?.into_iter().take(MAX_ENTRIES) {
+            let Some(file_name) = loader_name(&entry.name, entry.kind) else {
+                continue;
+            };
+            // A file that is larger than any entry is as good as one that cannot be understood.
+            let parsed = match dir.read_optional(file_name, MAX_ENTRY) {
+                Ok(None) => continue,
+                Ok(Some(bytes)) => BlsEntry::parse(&bytes),
+                Err(error) if error.source.kind() == std::io::ErrorKind::Other => Err(BlsError::TooLarge),
+                Err(error) => return Err(error.into()),
+            };
+            let foreign = match (&parsed, self.owner()) {
+                (Ok(entry), Some(owner)) => entry.get(OWNER_KEY).is_some_and(|found| found != owner),
+                _ => false,
+            };
+            found.push(FoundEntry {
+                name: file_name.parse().ok().filter(|_| !foreign),
+                file_name: file_name.to_owned(),
+                entry: parsed,
+            });
+        }
+        Ok(found)
+    }
+}
+
+/// Both loaders look at files ending in `.conf` that do not begin with a dot.
+fn loader_name(name: &OsStr, kind: FileKind) -> Option<&str> {
+    let name = name.to_str()?;
+    let wanted = matches!(kind, FileKind::File | FileKind::Unknown)
+        && name.ends_with(".conf")
+        && !name.starts_with('.');
+    wanted.then_some(name)
+}
+
+/// The name that a directory of kernel files has until it is whole.
+pub(super) fn temporary_kernel_name(name: &OsStr) -> OsString {
+    let mut temporary = OsString::from(TEMPORARY_PREFIX);
+    temporary.push(name);
+    temporary
+}
+
+/// What the names of unfinished directories begin with.
+pub(super) const TEMPORARY_PREFIX: &str = ".new-";
