@@ -11,6 +11,7 @@ pub mod failpoint;
 pub mod format;
 pub mod fs;
 pub mod names;
+pub mod os_var;
 mod parallel;
 pub mod progress;
 pub mod repo;
