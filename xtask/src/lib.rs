@@ -7,5 +7,6 @@
     reason = "these are commands: they talk"
 )]
 
+pub mod checks;
 pub mod debian;
 pub mod process;

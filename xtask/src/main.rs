@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use xtask::checks;
 use xtask::debian::{self, Availability};
 
 /// The project's own tasks.
@@ -22,6 +23,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Install what tests need (as root), then check format, lints, licences, tests and documentation
+    Test,
     /// Make the two Debian trees that the other tasks work on, unless they are there
     Trees {
         /// Directory that keeps them
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
+        Task::Test => checks::run_all(),
         Task::Trees { trees } => {
             let mut options = debian::Options::default();
             options.trees = trees;
