@@ -83,7 +83,8 @@ fn boot_in_initramfs(target: &str) -> Result<()> {
 
 /// Never returns but with an error: the first process becomes the deployment's init.
 fn boot_as_init() -> Result<std::convert::Infallible> {
-    let line = sysroot::read_cmdline(open_cmdline_without_proc()?)?;
+    let cmdline = File::open("/proc/cmdline").or_else(|_| open_cmdline_without_proc())?;
+    let line = sysroot::read_cmdline(cmdline)?;
     let Some(requested) = requested(&line)? else {
         return Err(Error::new(
             "no atomos= on the kernel command line says what to boot",
@@ -186,4 +187,19 @@ fn find(physical: &str, requested: &BootTarget) -> Result<Booted> {
         device,
         inode,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_read_without_a_mounted_proc() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root may mount procfs");
+            return;
+        }
+        let line = sysroot::read_cmdline(open_cmdline_without_proc().unwrap()).unwrap();
+        assert_eq!(line, std::fs::read("/proc/cmdline").unwrap());
+    }
 }

@@ -10,3 +10,4 @@
 pub mod checks;
 pub mod debian;
 pub mod process;
+pub mod vm;

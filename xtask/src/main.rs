@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::checks;
 use xtask::debian::{self, Availability};
+use xtask::vm;
 
 /// The project's own tasks.
 #[derive(Debug, Parser)]
@@ -23,8 +24,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+<<<<<<< Updated upstream
     /// Install what tests need (as root), then check format, lints, licences, tests and documentation
     Test,
+=======
+    /// Boot virtual machines that atomos deployed
+    VmTest(vm::TestArgs),
+>>>>>>> Stashed changes
     /// Make the two Debian trees that the other tasks work on, unless they are there
     Trees {
         /// Directory that keeps them
@@ -45,7 +51,11 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
+<<<<<<< Updated upstream
         Task::Test => checks::run_all(),
+=======
+        Task::VmTest(args) => vm::test(&args),
+>>>>>>> Stashed changes
         Task::Trees { trees } => {
             let mut options = debian::Options::default();
             options.trees = trees;
