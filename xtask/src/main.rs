@@ -24,13 +24,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-<<<<<<< Updated upstream
     /// Install what tests need (as root), then check format, lints, licences, tests and documentation
     Test,
-=======
     /// Boot virtual machines that atomos deployed
     VmTest(vm::TestArgs),
->>>>>>> Stashed changes
     /// Make the two Debian trees that the other tasks work on, unless they are there
     Trees {
         /// Directory that keeps them
@@ -51,11 +48,8 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-<<<<<<< Updated upstream
         Task::Test => checks::run_all(),
-=======
         Task::VmTest(args) => vm::test(&args),
->>>>>>> Stashed changes
         Task::Trees { trees } => {
             let mut options = debian::Options::default();
             options.trees = trees;
