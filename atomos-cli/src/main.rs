@@ -1,3 +1,38 @@
 //! The command line of atomos.
+//!
+//! `main` parses, installs the signal handlers, runs one verb and turns its outcome into an exit code; nothing else.
+//! A verb (`commands/`) fills an options struct of the library, calls it once, and gives what it returns to a renderer
+//! (`output/`). The result goes to stdout, narration to stderr (`ui`), progress to the terminal or to a descriptor
+//! (`progress`), failures through `report`. Nothing here knows the store's format or order of writes.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod commands;
+mod context;
+mod exit_code;
+mod output;
+mod progress;
+mod report;
+mod signals;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::context::Context;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = ui::Ui::new(&cli.globals);
+    let code = match Context::new(cli.globals, ui).and_then(|context| {
+        let outcome = cli.command.run(&context);
+        context.finish();
+        outcome
+    }) {
+        Ok(outcome) => outcome.code(),
+        Err(error) => report::report(&ui, &error),
+    };
+    ExitCode::from(code)
+}

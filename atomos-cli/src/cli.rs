@@ -1,0 +1,108 @@
+//! The top level of the command line: global options and the list of verbs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, ValueEnum};
+
+use crate::commands::Command;
+use crate::exit_code;
+
+/// Keep operating system trees in a content-addressed store, and move a machine between them atomically
+///
+/// A repository holds commits: snapshots of whole operating system trees, in which equal files are kept once. What is
+/// interrupted, at any moment, leaves the old state or the new one, and never a mixture.
+///
+/// The result of a command is on stdout, everything else on stderr.
+#[derive(Debug, Parser)]
+#[command(name = "atomos", version, max_term_width = 100)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+#[command(after_long_help = exit_code::HELP)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every verb has.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// The repository [default: atomos/repo in the sysroot]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ATOMOS_REPO",
+        hide_env_values = true
+    )]
+    pub repo: Option<PathBuf>,
+
+    /// The root of the machine's file system that deployments live in
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ATOMOS_SYSROOT",
+        hide_env_values = true,
+        default_value = "/"
+    )]
+    pub sysroot: PathBuf,
+
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say more on stderr
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    /// Use colours; NO_COLOR in the environment means never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub color: ColorWhen,
+
+    /// Write progress as JSON lines to this file descriptor, which is open already
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(2..))]
+    pub progress_fd: Option<i32>,
+
+    /// How long to wait for a lock that another process holds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30)]
+    pub lock_timeout: u64,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

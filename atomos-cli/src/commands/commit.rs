@@ -1,0 +1,195 @@
+//! `atomos commit`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use libatomos::commit::{CommitOptions, CommitOutcome, CommitReport, MtimePolicy, Parent, commit};
+use libatomos::fs::Dir;
+use libatomos::names::RefName;
+use libatomos::repo::Repo;
+
+use super::RunResult;
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{json, text};
+use crate::report::CliError;
+
+/// Commit a directory
+///
+/// Stores the directory's files that the repository does not have yet, makes a commit of the whole, and moves the ref to
+/// it. Prints the commit's digest, alone, on stdout. Until the ref moves nothing of it can be seen; an interrupted run is
+/// taken up by the next one.
+///
+/// The digest of the tree (REV^{tree}) depends on names, contents, owners, modes, times and extended attributes, and on
+/// nothing else. SOURCE_DATE_EPOCH in the environment, in seconds since 1970, sets the commit's time and the latest time
+/// that a file keeps, so that the same tree with the same parent and message is the same commit everywhere.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos commit -b debian/13 -s 'Debian 13.1' --version 13.1 ./rootfs
+  atomos commit -b debian/13 --skip-if-unchanged --unchanged-exit-77 ./rootfs
+  atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it")]
+pub struct CommitArgs {
+    /// The ref to move to the new commit; it is made if it is missing
+    #[arg(short = 'b', long = "ref", value_name = "REF")]
+    reference: Option<RefName>,
+
+    /// One line about the commit
+    #[arg(short, long, value_name = "S", default_value = "", hide_default_value = true)]
+    subject: String,
+
+    /// More lines about the commit
+    #[arg(long, value_name = "B", default_value = "", hide_default_value = true)]
+    body: String,
+
+    /// The version of the operating system in the tree
+    #[arg(long, value_name = "V", default_value = "", hide_default_value = true)]
+    version: String,
+
+    /// The commit that this one follows, or none [default: what the ref names]
+    #[arg(long, value_name = "REV|none")]
+    parent: Option<String>,
+
+    /// Which modification times to record
+    #[arg(long, value_name = "POLICY", default_value = "keep")]
+    mtime: Mtime,
+
+    /// Record this owner for everything
+    #[arg(long, value_name = "UID:GID", value_parser = parse_owner)]
+    owner: Option<(u32, u32)>,
+
+    /// Leave sockets out instead of failing
+    #[arg(long)]
+    skip_special: bool,
+
+    /// Make no commit when the tree is the parent's; print the parent's digest
+    #[arg(long)]
+    skip_if_unchanged: bool,
+
+    /// With --skip-if-unchanged, exit with 77 when no commit was made
+    #[arg(long, requires = "skip_if_unchanged")]
+    unchanged_exit_77: bool,
+
+    /// The directory to commit
+    #[arg(value_name = "DIR")]
+    source: PathBuf,
+}
+
+/// Which modification times to record.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mtime {
+    /// The files' own
+    Keep,
+    /// Those of the parent commit, for files in which nothing else changed
+    Parent,
+    /// 1970, for everything
+    Zero,
+}
+
+impl From<Mtime> for MtimePolicy {
+    fn from(mtime: Mtime) -> Self {
+        match mtime {
+            Mtime::Keep => Self::Keep,
+            Mtime::Parent => Self::Parent,
+            Mtime::Zero => Self::Zero,
+        }
+    }
+}
+
+fn parse_owner(text: &str) -> Result<(u32, u32), String> {
+    text.split_once(':')
+        .and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)))
+        .ok_or_else(|| "an owner is two numbers, as 0:0".to_owned())
+}
+
+/// Returns `SOURCE_DATE_EPOCH` (<https://reproducible-builds.org/specs/source-date-epoch/>). Bytes that are no number must not pass for
+/// an unset variable: the commit would silently be another one.
+fn source_date_epoch() -> Result<Option<i64>, CliError> {
+    let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") else {
+        return Ok(None);
+    };
+    match value.to_str().and_then(|value| value.parse().ok()) {
+        Some(epoch) => Ok(Some(epoch)),
+        None => Err(CliError::usage(format!(
+            "SOURCE_DATE_EPOCH is {value:?}, and not a number of seconds since 1970"
+        ))
+        .with_hint("unset it, or set it: SOURCE_DATE_EPOCH=$(date +%s)")),
+    }
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: CommitArgs) -> RunResult {
+    let epoch = source_date_epoch()?;
+    let repo = context.open_repo()?;
+    let source = Dir::open_ambient(&args.source)?;
+    let mut options = CommitOptions::default();
+    options.parent = parent(&repo, &args)?;
+    options.reference = args.reference;
+    options.subject = args.subject;
+    options.body = args.body;
+    options.version = args.version;
+    options.time = epoch;
+    options.epoch = epoch;
+    options.mtime = args.mtime.into();
+    options.owner = args.owner;
+    options.scan.skip_special = args.skip_special;
+    options.skip_if_unchanged = args.skip_if_unchanged;
+    let report = commit(&repo, source, &options, context.progress(), context.cancel())?;
+    render(context, &report)?;
+    Ok(
+        if report.outcome == CommitOutcome::Unchanged && args.unchanged_exit_77 {
+            Outcome::NothingToDo
+        } else {
+            Outcome::Done
+        },
+    )
+}
+
+fn parent(repo: &Repo, args: &CommitArgs) -> Result<Parent, CliError> {
+    Ok(match args.parent.as_deref() {
+        None => Parent::Ref,
+        Some("none") => Parent::None,
+        Some(rev) => Parent::Commit(repo.resolve_commit(rev)?),
+    })
+}
+
+fn render(context: &Context, report: &CommitReport) -> Result<(), CliError> {
+    let ui = context.ui();
+    for path in &report.skipped {
+        ui.warning(format_args!("left out {}", text::escape_path(path)));
+    }
+    let tree = format!(
+        "{}, {}",
+        text::count(report.files, "file", "files"),
+        text::size(report.bytes)
+    );
+    match report.outcome {
+        CommitOutcome::Unchanged => ui.status(format_args!(
+            "Unchanged: the tree ({tree}) is that of {}",
+            report.commit.short()
+        )),
+        CommitOutcome::Created => {
+            let stats = &report.stats;
+            let mut line = format!(
+                "Committed {}: {tree}; {}, {}",
+                report.commit.short(),
+                text::count(stats.blobs_added, "new blob", "new blobs"),
+                text::size(stats.bytes_added)
+            );
+            if stats.resumed > 0 {
+                line += &format!(
+                    "; {} taken over from an interrupted run",
+                    text::grouped(stats.resumed)
+                );
+            }
+            ui.status(line);
+        }
+    }
+    ui.result(|out| {
+        if context.json() {
+            json::write(out, report)
+        } else {
+            writeln!(out, "{}", report.commit)
+        }
+    })
+}

@@ -1,0 +1,264 @@
+//! Failures: the error, why it happened, and the next command to try.
+
+use std::error::Error;
+use std::io;
+
+use libatomos::checkout::CheckoutError;
+use libatomos::commit::CommitError;
+use libatomos::error::ErrorKind;
+use libatomos::fs::{FsError, LockError};
+use libatomos::names::InvalidName;
+use libatomos::repo::RepoError;
+
+use crate::exit_code::{Failure, Outcome};
+use crate::output::text::escape_text;
+use crate::ui::{Label, Ui};
+
+/// Why the program cannot do what it was asked.
+#[derive(Debug)]
+pub struct CliError {
+    cause: Cause,
+    failure: Failure,
+    hint: Option<String>,
+}
+
+#[derive(Debug)]
+enum Cause {
+    Repo(RepoError),
+    Other(Box<dyn Error>),
+    /// Whoever reads stdout does not want more.
+    BrokenPipe,
+}
+
+/// A failure of the program's own.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Own {
+    what: String,
+    #[source]
+    source: Option<io::Error>,
+}
+
+impl CliError {
+    fn new(kind: ErrorKind, error: impl Error + 'static, hint: Option<String>) -> Self {
+        Self {
+            cause: Cause::Other(Box::new(error)),
+            failure: Failure::Kind(kind),
+            hint,
+        }
+    }
+
+    fn own(what: impl Into<String>, source: Option<io::Error>, failure: Failure) -> Self {
+        let what = what.into();
+        Self {
+            cause: Cause::Other(Box::new(Own { what, source })),
+            failure,
+            hint: None,
+        }
+    }
+
+    /// Says that the command line cannot be followed.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::own(what, None, Failure::Usage)
+    }
+
+    /// Says that a system call failed; `what` is the whole first line.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+            _ => ErrorKind::Io,
+        };
+        Self::own(what, Some(source), Failure::Kind(kind))
+    }
+
+    /// Says that the result could not be written.
+    pub fn stdout(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self {
+                cause: Cause::BrokenPipe,
+                failure: Failure::Kind(ErrorKind::Io),
+                hint: None,
+            };
+        }
+        Self::io("cannot write to stdout", error)
+    }
+
+    /// Sets the hint, which names a command or a file.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Returns the repository's error, if it is one.
+    pub fn library(&self) -> Option<&RepoError> {
+        match &self.cause {
+            Cause::Repo(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<RepoError> for CliError {
+    fn from(error: RepoError) -> Self {
+        Self {
+            failure: Failure::Kind(error.kind()),
+            hint: hint_for_repo(&error),
+            cause: Cause::Repo(error),
+        }
+    }
+}
+
+impl From<CommitError> for CliError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Repo(error) => error.into(),
+            CommitError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_commit(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<CheckoutError> for CliError {
+    fn from(error: CheckoutError) -> Self {
+        match error {
+            CheckoutError::Repo(error) => error.into(),
+            CheckoutError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_checkout(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<FsError> for CliError {
+    fn from(error: FsError) -> Self {
+        let hint = hint_for_fs(&error);
+        Self::new(error.kind(), error, hint)
+    }
+}
+
+impl From<InvalidName> for CliError {
+    fn from(error: InvalidName) -> Self {
+        Self::new(ErrorKind::Invalid, error, None)
+    }
+}
+
+fn hint_for_repo(error: &RepoError) -> Option<String> {
+    Some(match error {
+        RepoError::NotARepository { path, .. } => {
+            format!(
+                "`atomos init --repo {}` makes a repository in an empty directory",
+                shown(path)
+            )
+        }
+        RepoError::Occupied { .. } => {
+            "choose an empty directory with --repo DIR, or another --mode".to_owned()
+        }
+        RepoError::Config { path, .. } => format!("look at {}", shown(path)),
+        RepoError::UnsupportedRepository { .. } => {
+            "use the version of atomos that wrote it, or a newer one".to_owned()
+        }
+        RepoError::RefNotFound { repo, .. } | RepoError::RevNotFound { repo, .. } => {
+            format!("`atomos refs --repo {}` lists the refs", shown(repo))
+        }
+        RepoError::AmbiguousPrefix { .. } => "give more digits of the digest".to_owned(),
+        RepoError::NoParent { commit } => format!("`atomos log {}` shows the history", commit.short()),
+        RepoError::PathInTree { rev, .. } => format!("`atomos ls -R {rev}` lists the tree"),
+        RepoError::RefMoved { name, .. } => {
+            format!("look at it with `atomos log {name}`, then run the command again, or use --force")
+        }
+        RepoError::RefCollision { other, .. } => {
+            format!("choose another name, or remove the other ref with `atomos refs --delete {other}`")
+        }
+        RepoError::ObjectMissing { .. } | RepoError::ObjectDamaged { .. } => {
+            "`atomos fsck` tells which refs and paths it belongs to".to_owned()
+        }
+        RepoError::WrongMode { needed, .. } => {
+            format!("`atomos init --mode {needed}` makes such a repository")
+        }
+        RepoError::Lock(error) => return hint_for_lock(error),
+        RepoError::Cancelled(_) => "run the command again: it takes up what was done".to_owned(),
+        RepoError::Fs(error) => return hint_for_fs(error),
+        _ => return None,
+    })
+}
+
+fn hint_for_lock(error: &LockError) -> Option<String> {
+    match error {
+        LockError::Fs(error) => hint_for_fs(error),
+        _ => Some("wait until it is done, or wait longer with --lock-timeout SECONDS".to_owned()),
+    }
+}
+
+fn hint_for_commit(error: &CommitError) -> Option<String> {
+    Some(match error {
+        CommitError::SpecialFile { .. } => {
+            "remove it, or leave such files out with --skip-special".to_owned()
+        }
+        CommitError::SourceChanged { .. } => {
+            "stop what writes to the tree, then run the command again".to_owned()
+        }
+        CommitError::OsTree { .. } => "commit it as it is, without --os".to_owned(),
+        _ => return None,
+    })
+}
+
+fn hint_for_checkout(error: &CheckoutError) -> Option<String> {
+    Some(match error {
+        CheckoutError::DestinationExists { path } => {
+            format!(
+                "choose another destination, or remove it first: rm -r {}",
+                shown(path)
+            )
+        }
+        CheckoutError::NoName { .. } => "name a directory that does not exist yet".to_owned(),
+        CheckoutError::LinkMode { .. } => "use --link auto, or --link copy".to_owned(),
+        _ => return None,
+    })
+}
+
+fn hint_for_fs(error: &FsError) -> Option<String> {
+    match error.kind() {
+        ErrorKind::NoSpace => {
+            Some("`atomos prune` removes what no ref leads to; then run the command again".to_owned())
+        }
+        ErrorKind::Denied if error.source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Some("the file system is mounted read-only; `findmnt -T PATH` says which".to_owned())
+        }
+        ErrorKind::Denied if !rustix::process::geteuid().is_root() => {
+            Some("run it as root, or use a repository of your own: `atomos init --mode bare-user`".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn shown(path: &std::path::Path) -> String {
+    crate::output::text::escape_path(path)
+}
+
+/// Prints the failure and returns the exit code.
+pub fn report(ui: &Ui, error: &CliError) -> u8 {
+    let first: &dyn Error = match &error.cause {
+        // The reader has seen what it wanted.
+        Cause::BrokenPipe => return Outcome::Done.code(),
+        Cause::Repo(error) => error,
+        Cause::Other(error) => &**error,
+    };
+    ui.labelled(Label::Error, escape_text(&first.to_string()));
+    let mut cause = first.source();
+    while let Some(error) = cause {
+        ui.line(format_args!("  caused by: {}", escape_text(&error.to_string())));
+        cause = error.source();
+    }
+    if let Some(hint) = &error.hint {
+        ui.labelled(Label::Hint, escape_text(hint));
+    }
+    error.failure.code()
+}
