@@ -140,6 +140,12 @@ impl BootDir {
         format!("{}/{KERNELS}/{stateroot}-{csum}/{name}", self.options.path_prefix)
     }
 
+    /// Returns a loader's path as seen from `/boot`.
+    pub(super) fn strip_prefix<'a>(&self, path: &'a str) -> &'a str {
+        path.strip_prefix(self.options.path_prefix.as_str())
+            .unwrap_or(path)
+    }
+
     pub(super) fn kernels(&self) -> Result<Option<Dir>, FsError> {
         self.dir.open_dir_optional(KERNELS)
     }
