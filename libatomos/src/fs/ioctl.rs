@@ -1,1 +1,191 @@
 //! System calls that rustix does not wrap. The only module that may hold `unsafe` code.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// `FIFREEZE` and `FITHAW` of `linux/fs.h`: `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)`, on every architecture
+/// that Rust's standard library knows but those whose directions are encoded otherwise, for which libc has no
+/// constants either; there the kernel answers `ENOTTY` and the caller falls back.
+const FIFREEZE: libc::c_ulong = 0xc004_5877;
+const FITHAW: libc::c_ulong = 0xc004_5878;
+
+/// How long the watchdog waits for the freezing process. A freeze of a synced file system takes milliseconds.
+const WATCHDOG_MILLISECONDS: libc::c_int = 30_000;
+
+/// Freezes the file system that `dir` is on and thaws it again at once. The kernel writes everything, its journal
+/// included, to the places where a reader looks who does not replay the journal, as boot loaders do not.
+///
+/// A process that dies between the two would leave the file system frozen, and every writer to it waiting, until the
+/// next boot. So a second process watches: it thaws when this one is gone, or after 30 seconds. It is forked, not
+/// started from a file, makes system calls only, ignores signals, and is gone when this function returns.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system cannot be frozen, `EPERM` where the caller may not, `EBUSY` where it is frozen
+/// already; nothing was changed then. Any other error of the freeze is of the same kind.
+pub fn freeze_and_thaw(dir: impl AsFd) -> io::Result<()> {
+    freeze_and_thaw_around(dir.as_fd(), || ())
+}
+
+fn freeze_and_thaw_around(dir: BorrowedFd<'_>, while_frozen: impl FnOnce()) -> io::Result<()> {
+    let (here, there) = socket_pair()?;
+    // SAFETY: the child makes system calls only, which is all that may be done after a fork of a process that may have
+    // other threads, and ends in `_exit`.
+    let child = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => watch(dir.as_raw_fd(), here.as_raw_fd(), there.as_raw_fd()),
+        child => child,
+    };
+    drop(there);
+    // The watchdog says when it is deaf to signals: a Ctrl-C reaches it as well as this process.
+    let mut ready = [0u8];
+    let result = match rustix::io::retry_on_intr(|| rustix::io::read(&here, &mut ready)) {
+        Ok(1) => freeze(dir).and_then(|()| {
+            while_frozen();
+            thaw(dir)
+        }),
+        Ok(_) => Err(io::Error::from(Errno::CHILD)),
+        Err(errno) => Err(errno.into()),
+    };
+    // The end of the file is what the watchdog waits for.
+    drop(here);
+    loop {
+        // SAFETY: `child` is a child of this process, and no status is asked for. If the embedding program reaps all
+        // children itself, the call fails with `ECHILD`, which is as good.
+        let reaped = unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        if reaped != -1 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return result;
+        }
+    }
+}
+
+fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds: [RawFd; 2] = [-1; 2];
+    // SAFETY: the kernel writes two descriptors to the array, which has room for two.
+    let result = unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            fds.as_mut_ptr(),
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both are open, and nobody else has them.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+fn freeze(dir: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the argument is ignored by the kernel.
+    match unsafe { libc::ioctl(dir.as_raw_fd(), FIFREEZE as _, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn thaw(dir: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the argument is ignored by the kernel.
+    match unsafe { libc::ioctl(dir.as_raw_fd(), FITHAW as _, 0) } {
+        -1 => match io::Error::last_os_error() {
+            // The watchdog lost its patience, and thawed.
+            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            error => Err(error),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// What the watchdog does. No allocation, no lock, no panic: another thread of the parent may have held any lock when
+/// it was copied.
+fn watch(dir: RawFd, theirs: RawFd, ours: RawFd) -> ! {
+    // SAFETY: system calls on descriptors that this process inherited, and on memory of its own stack.
+    unsafe {
+        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
+        libc::close(theirs);
+        let ready = [1u8];
+        libc::send(ours, ready.as_ptr().cast(), 1, libc::MSG_NOSIGNAL);
+        let mut poll = libc::pollfd {
+            fd: ours,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        libc::poll(&raw mut poll, 1, WATCHDOG_MILLISECONDS);
+        // Where it is thawed already, this is refused and does nothing.
+        libc::ioctl(dir, FITHAW as _, 0);
+        libc::_exit(0);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // Tests arrange by path, and talk to themselves through the environment.
+mod tests {
+    use super::*;
+    use crate::fs::Dir;
+    use crate::fs::loop_mount::LoopMount;
+    use std::process::Command;
+    use std::time::Duration;
+
+    const MOUNT: &str = "ATOMOS_TEST_FROZEN";
+
+    #[test]
+    fn a_frozen_file_system_is_thawed_again() {
+        let Some(mount) = LoopMount::ext4(8 << 20) else {
+            return;
+        };
+        let dir = Dir::open_ambient(mount.path()).unwrap();
+        for _ in 0..3 {
+            freeze_and_thaw(&dir).unwrap();
+            std::fs::write(mount.path().join("file"), "written after").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_frozen_says_so() {
+        let dir = Dir::open_ambient("/proc").unwrap();
+        freeze_and_thaw(&dir).unwrap_err();
+    }
+
+    #[test]
+    #[ignore = "run by the test below, in a process of its own that dies"]
+    fn die_while_it_is_frozen() {
+        let Some(mount) = std::env::var_os(MOUNT) else {
+            return println!("skipped: it is not run by the test below");
+        };
+        let dir = Dir::open_ambient(mount).unwrap();
+        let _ = freeze_and_thaw_around(dir.as_fd(), || {
+            // SAFETY: ends this process, as `kill -9` would.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        });
+    }
+
+    #[test]
+    fn the_watchdog_thaws_when_the_process_is_killed() {
+        let Some(mount) = LoopMount::ext4(8 << 20) else {
+            return;
+        };
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "fs::ioctl::tests::die_while_it_is_frozen", "--ignored"])
+            .env(MOUNT, mount.path())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(!status.success());
+        let path = mount.path().join("file");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(std::fs::write(path, "written after")));
+        match receiver.recv_timeout(Duration::from_secs(10)) {
+            Ok(written) => written.unwrap(),
+            Err(_) => {
+                let dir = Dir::open_ambient(mount.path()).unwrap();
+                thaw(dir.as_fd()).unwrap();
+                panic!("the file system stayed frozen");
+            }
+        }
+    }
+}

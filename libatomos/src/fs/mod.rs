@@ -9,6 +9,8 @@ mod dir;
 mod error;
 pub mod ioctl;
 mod lock;
+#[cfg(test)]
+pub(crate) mod loop_mount;
 mod stat;
 mod tree;
 mod xattr;
