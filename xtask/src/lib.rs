@@ -9,5 +9,8 @@
 
 pub mod checks;
 pub mod debian;
+pub mod demo;
+pub mod facts;
 pub mod process;
 pub mod vm;
+pub mod workspace;

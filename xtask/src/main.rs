@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::checks;
 use xtask::debian::{self, Availability};
+use xtask::demo;
 use xtask::vm;
 
 /// The project's own tasks.
@@ -26,13 +27,15 @@ struct Cli {
 enum Task {
     /// Install what tests need (as root), then check format, lints, licences, tests and documentation
     Test,
+    /// Play the main job on real operating system trees, and hold it to its promises
+    Demo(demo::DemoArgs),
     /// Boot virtual machines that atomos deployed
     VmTest(vm::TestArgs),
     /// Make the two Debian trees that the other tasks work on, unless they are there
     Trees {
-        /// Directory that keeps them
-        #[arg(long, value_name = "DIR", default_value = "target/xtask/trees")]
-        trees: PathBuf,
+        /// Directory that keeps them [default: target/xtask/trees]
+        #[arg(long, value_name = "DIR")]
+        trees: Option<PathBuf>,
     },
 }
 
@@ -49,10 +52,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Test => checks::run_all(),
+        Task::Demo(args) => demo::demo(&args),
         Task::VmTest(args) => vm::test(&args),
         Task::Trees { trees } => {
-            let mut options = debian::Options::default();
-            options.trees = trees;
+            let options = debian::Options::kept_in(trees.as_deref());
             let archive = match debian::find_archive(&options.release)? {
                 Availability::Answers(archive) => archive,
                 Availability::Unavailable(why) => bail!("{why}"),

@@ -9,8 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::cargo;
 use crate::process::capture;
+use crate::workspace::cargo;
 
 /// Fails unless the licence of every package in the lock file, on every platform, is allowed.
 pub(super) fn check(root: &Path) -> Result<()> {

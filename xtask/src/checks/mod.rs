@@ -6,14 +6,13 @@
 mod licences;
 mod packages;
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::process::{has_program, run};
+use crate::workspace::{self, cargo};
 
 /// Programs of a workspace of their own, which use the library as others would.
 const EMBEDDERS: [&str; 1] = ["examples/updater-daemon"];
@@ -31,7 +30,7 @@ enum Outcome {
 /// # Errors
 /// At the first step that fails.
 pub fn run_all() -> Result<()> {
-    let root = workspace_root();
+    let root = workspace::root();
     let mut steps = Steps::default();
     steps.step("debian packages", packages::ensure_installed)?;
     steps.step("format", || {
@@ -69,24 +68,6 @@ pub fn run_all() -> Result<()> {
 
 fn passed(result: Result<()>) -> Result<Outcome> {
     result.map(|()| Outcome::Passed)
-}
-
-/// The directory of the workspace's `Cargo.toml`.
-#[must_use]
-pub fn workspace_root() -> PathBuf {
-    // Known when this crate was compiled, so that the tasks work from every directory below.
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("the crate is a directory of the workspace")
-        .to_owned()
-}
-
-/// The cargo that runs this task.
-pub fn cargo(directory: &Path, words: &[&str]) -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Command::new(program);
-    command.args(words).current_dir(directory);
-    command
 }
 
 /// Advisories need a network and a database, so they are looked at only where the tool is; what can be known offline

@@ -22,6 +22,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::workspace;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
@@ -43,8 +44,20 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            trees: PathBuf::from("target/xtask/trees"),
+            trees: workspace::root().join("target/xtask/trees"),
             release: "trixie".to_owned(),
+        }
+    }
+}
+
+impl Options {
+    /// The default, but kept in another directory if one is given.
+    #[must_use]
+    pub fn kept_in(directory: Option<&Path>) -> Self {
+        let default = Self::default();
+        Self {
+            trees: directory.map_or(default.trees, Path::to_owned),
+            ..default
         }
     }
 }
