@@ -7,6 +7,7 @@ pub mod checkout;
 pub mod commit;
 pub mod digest;
 pub mod error;
+pub mod etc_merge;
 pub mod failpoint;
 pub mod format;
 pub mod fs;
