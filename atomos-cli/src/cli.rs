@@ -55,6 +55,16 @@ pub struct Globals {
     )]
     pub sysroot: PathBuf,
 
+    /// The directory that is running as / (for tests)
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ATOMOS_HOST_ROOT",
+        hide = true
+    )]
+    pub host_root: Option<PathBuf>,
+
     /// Print the result as JSON
     #[arg(long, global = true)]
     pub json: bool,

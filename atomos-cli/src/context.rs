@@ -1,11 +1,14 @@
 //! What a verb works with: the global options, the repository, the person it talks to.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libatomos::cancel::Cancel;
+use libatomos::fs::make_writable_in_private;
 use libatomos::progress::Progress;
 use libatomos::repo::{Repo, RepoError};
+use libatomos::sysroot::{BOOTED, Sysroot, SysrootOptions};
 
 use crate::cli::Globals;
 use crate::progress::Renderer;
@@ -22,6 +25,8 @@ pub struct Context {
     ui: Ui,
     cancel: Cancel,
     progress: Renderer,
+    /// Whether this process has mounts of its own.
+    writable: Cell<bool>,
 }
 
 impl Context {
@@ -34,6 +39,7 @@ impl Context {
             ui,
             cancel,
             progress,
+            writable: Cell::new(false),
         })
     }
 
@@ -67,6 +73,7 @@ impl Context {
         match self.named_repo() {
             Some(path) => self.open_repo_at(path),
             None => {
+                self.make_writable()?;
                 let path = self.sysroot_repo();
                 self.open_repo_at(&path).map_err(|error| match error.library() {
                     Some(RepoError::NotARepository { .. }) => error.with_hint(
@@ -88,6 +95,41 @@ impl Context {
     /// Returns where the sysroot's repository lies.
     pub fn sysroot_repo(&self) -> PathBuf {
         self.globals.sysroot.join(SYSROOT_REPO)
+    }
+
+    /// Returns the path of the sysroot.
+    pub fn sysroot_path(&self) -> &Path {
+        &self.globals.sysroot
+    }
+
+    /// Returns how a sysroot is to be opened.
+    pub fn sysroot_options(&self) -> SysrootOptions {
+        let mut options = SysrootOptions::default();
+        options.lock_timeout = Duration::from_secs(self.globals.lock_timeout);
+        if let Some(root) = &self.globals.host_root {
+            options.host_root.clone_from(root);
+        }
+        options
+    }
+
+    /// Opens the sysroot to look at it.
+    pub fn open_sysroot(&self) -> Result<Sysroot, CliError> {
+        Ok(Sysroot::open(&self.globals.sysroot, &self.sysroot_options())?)
+    }
+
+    /// Opens the sysroot to change it.
+    pub fn open_sysroot_to_write(&self) -> Result<Sysroot, CliError> {
+        self.make_writable()?;
+        self.open_sysroot()
+    }
+
+    /// A booted system has its physical root read-only; this process gets mounts of its own, in which it is not.
+    fn make_writable(&self) -> Result<(), CliError> {
+        let booted = self.globals.sysroot == Path::new("/") && Path::new("/").join(BOOTED).exists();
+        if booted && rustix::process::geteuid().is_root() && !self.writable.replace(true) {
+            make_writable_in_private(&[Path::new("/sysroot"), Path::new("/boot")])?;
+        }
+        Ok(())
     }
 
     /// Takes what was drawn off the terminal.

@@ -3,12 +3,14 @@
 use std::error::Error;
 use std::io;
 
+use libatomos::boot::BootError;
 use libatomos::checkout::CheckoutError;
 use libatomos::commit::CommitError;
 use libatomos::error::ErrorKind;
 use libatomos::fs::{FsError, LockError};
 use libatomos::names::InvalidName;
 use libatomos::repo::RepoError;
+use libatomos::sysroot::SysrootError;
 
 use crate::exit_code::{Failure, Outcome};
 use crate::output::text::escape_text;
@@ -24,7 +26,7 @@ pub struct CliError {
 
 #[derive(Debug)]
 enum Cause {
-    Repo(RepoError),
+    Repo(Box<RepoError>),
     Other(Box<dyn Error>),
     /// Whoever reads stdout does not want more.
     BrokenPipe,
@@ -106,7 +108,7 @@ impl From<RepoError> for CliError {
         Self {
             failure: Failure::Kind(error.kind()),
             hint: hint_for_repo(&error),
-            cause: Cause::Repo(error),
+            cause: Cause::Repo(Box::new(error)),
         }
     }
 }
@@ -148,6 +150,56 @@ impl From<InvalidName> for CliError {
     fn from(error: InvalidName) -> Self {
         Self::new(ErrorKind::Invalid, error, None)
     }
+}
+
+impl From<SysrootError> for CliError {
+    fn from(error: SysrootError) -> Self {
+        match error {
+            SysrootError::Repo(error) => error.into(),
+            SysrootError::Checkout(error) => error.into(),
+            SysrootError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_sysroot(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
+    Some(match error {
+        SysrootError::NotASysroot { path, .. } => {
+            format!("`atomos sysroot init --sysroot {}` makes one", shown(path))
+        }
+        SysrootError::StaterootNotFound { name, .. } => {
+            format!("`atomos stateroot init {name}` makes it")
+        }
+        SysrootError::StaterootNotNamed { count: 0, .. } => {
+            "`atomos stateroot init default` makes one".to_owned()
+        }
+        SysrootError::StaterootNotNamed { .. } => "name one with --stateroot NAME".to_owned(),
+        SysrootError::DeploymentNotFound { .. }
+        | SysrootError::AmbiguousDeployment { .. }
+        | SysrootError::NothingToRollBackTo => "`atomos status` lists the deployments".to_owned(),
+        SysrootError::InUse { reason, id } if *reason == "pinned" => {
+            format!("`atomos unpin {}` lets it go", id.short())
+        }
+        SysrootError::NotDeployable { commit, .. } => {
+            format!(
+                "`atomos lint {}` says what a deployable tree needs",
+                commit.short()
+            )
+        }
+        SysrootError::NoOrigin { .. } => "`atomos switch REF` makes it follow one".to_owned(),
+        SysrootError::Lock(error) => return hint_for_lock(error),
+        SysrootError::Boot(BootError::NoSpace { .. }) => {
+            "remove a deployment with `atomos undeploy ID`, then run the command again".to_owned()
+        }
+        SysrootError::Boot(_) => "`atomos boot recover` writes /boot again".to_owned(),
+        SysrootError::Kargs(_) => "`atomos kargs` shows the arguments".to_owned(),
+        SysrootError::Cancelled(_) => "nothing was changed; run the command again".to_owned(),
+        _ => return None,
+    })
 }
 
 fn hint_for_repo(error: &RepoError) -> Option<String> {

@@ -16,3 +16,4 @@ pub mod os_var;
 mod parallel;
 pub mod progress;
 pub mod repo;
+pub mod sysroot;

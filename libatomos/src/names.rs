@@ -16,7 +16,7 @@ pub struct InvalidName {
     rule: &'static str,
 }
 
-fn check(kind: &'static str, text: &str, slashes: bool) -> Result<(), InvalidName> {
+pub(crate) fn check(kind: &'static str, text: &str, slashes: bool) -> Result<(), InvalidName> {
     let fail = |rule| {
         Err(InvalidName {
             kind,
@@ -107,7 +107,10 @@ impl fmt::Display for RefName {
     }
 }
 
-/// The name of a stateroot: letters, digits and `. _ - +`.
+/// Bytes in a stateroot's name: with a digest it must fit into a file name and a kernel argument.
+const MAX_STATEROOT: usize = 100;
+
+/// The name of a stateroot: letters, digits and `. _ - +`, 100 bytes at most.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StaterootName(String);
@@ -125,6 +128,14 @@ impl FromStr for StaterootName {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         check("stateroot", text, false)?;
+        if text.len() > MAX_STATEROOT {
+            let rule = "it has more than 100 bytes";
+            return Err(InvalidName {
+                kind: "stateroot",
+                text: text.chars().take(80).collect(),
+                rule,
+            });
+        }
         Ok(Self(text.to_owned()))
     }
 }

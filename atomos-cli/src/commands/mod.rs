@@ -3,13 +3,25 @@
 //! A file holds the verb's arguments, whose doc comments are the help text, and `run`, which fills the library's options,
 //! calls once, and renders the result.
 
+mod boot;
 mod checkout;
+mod cleanup;
 mod commit;
+mod deploy;
 mod fsck;
 mod init;
+mod kargs;
 mod ls;
+mod pin;
 mod refs;
 mod rev_parse;
+mod rollback;
+mod stateroot;
+mod status;
+mod switch;
+mod sysroot;
+mod undeploy;
+mod upgrade;
 
 use clap::Subcommand;
 
@@ -30,6 +42,19 @@ pub enum Command {
     Refs(refs::RefsArgs),
     RevParse(rev_parse::RevParseArgs),
     Fsck(fsck::FsckArgs),
+    Sysroot(sysroot::SysrootArgs),
+    Stateroot(stateroot::StaterootArgs),
+    Deploy(deploy::DeployArgs),
+    Status(status::StatusArgs),
+    Upgrade(upgrade::UpgradeArgs),
+    Switch(switch::SwitchArgs),
+    Rollback(rollback::RollbackArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
+    Undeploy(undeploy::UndeployArgs),
+    Cleanup(cleanup::CleanupArgs),
+    Kargs(kargs::KargsArgs),
+    Boot(boot::BootArgs),
 }
 
 impl Command {
@@ -43,6 +68,19 @@ impl Command {
             Self::Refs(args) => refs::run(context, &args),
             Self::RevParse(args) => rev_parse::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
+            Self::Sysroot(args) => sysroot::run(context, &args),
+            Self::Stateroot(args) => stateroot::run(context, &args),
+            Self::Deploy(args) => deploy::run(context, &args),
+            Self::Status(args) => status::run(context, &args),
+            Self::Upgrade(args) => upgrade::run(context, &args),
+            Self::Switch(args) => switch::run(context, &args),
+            Self::Rollback(args) => rollback::run(context, &args),
+            Self::Pin(args) => pin::run_pin(context, &args),
+            Self::Unpin(args) => pin::run_unpin(context, &args),
+            Self::Undeploy(args) => undeploy::run(context, &args),
+            Self::Cleanup(args) => cleanup::run(context, &args),
+            Self::Kargs(args) => kargs::run(context, &args),
+            Self::Boot(args) => boot::run(context, &args),
         }
     }
 }

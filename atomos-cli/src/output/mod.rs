@@ -1,5 +1,6 @@
 //! Renderers: pure functions from what the library returned to text or JSON.
 
+pub mod deployment;
 pub mod findings;
 pub mod json;
 pub mod list;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use rustix::thread::UnshareFlags;
 
 /// `FIFREEZE` and `FITHAW` of `linux/fs.h`: `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)`, on every architecture
 /// that Rust's standard library knows but those whose directions are encoded otherwise, for which libc has no
@@ -121,6 +122,12 @@ fn watch(dir: RawFd, theirs: RawFd, ours: RawFd) -> ! {
         libc::_exit(0);
     }
 }
+
+/// Gives the calling thread a mount namespace of its own; threads that it starts share it.
+pub(super) fn unshare_mounts() -> rustix::io::Result<()> {
+    // SAFETY: unshare(2) is unsafe for CLONE_FILES, after which a thread may not know a descriptor that another opened.
+    // CLONE_NEWNS leaves the table of descriptors, and memory, as they are.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // Tests arrange by path, and talk to themselves through the environment.

@@ -7,10 +7,11 @@
 mod copy;
 mod dir;
 mod error;
-pub mod ioctl;
+pub(crate) mod ioctl;
 mod lock;
 #[cfg(test)]
 pub(crate) mod loop_mount;
+mod mounts;
 mod stat;
 mod tree;
 mod xattr;
@@ -21,6 +22,7 @@ pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
 pub use error::FsError;
 pub use lock::{FileLock, LockError, LockHolder, LockMode};
+pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

@@ -121,12 +121,10 @@ impl Pull<'_> {
             for (index, entry) in self.source.load_dirtree(&id)?.entries().iter().enumerate() {
                 match &entry.node {
                     Node::Dir { tree } => stack.push(*tree),
-                    Node::File { blob, size, .. } => {
-                        // An object's existence says nothing of what it refers to, so each file is looked up.
-                        if !self.has_file(blob, &entry.metadata)? {
-                            self.plan.files.push((id, index));
-                            self.plan.bytes += size;
-                        }
+                    // An object's existence says nothing of what it refers to, so each file is looked up.
+                    Node::File { blob, size, .. } if !self.has_file(blob, &entry.metadata)? => {
+                        self.plan.files.push((id, index));
+                        self.plan.bytes += size;
                     }
                     _ => {}
                 }

@@ -24,9 +24,8 @@ impl FromStr for RootName {
     type Err = crate::names::InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The rules of a stateroot's name are those of one file name.
-        text.parse::<crate::names::StaterootName>()
-            .map(|name| Self(name.as_str().to_owned()))
+        crate::names::check("root", text, false)?;
+        Ok(Self(text.to_owned()))
     }
 }
 

@@ -1,0 +1,44 @@
+//! `atomos rollback`
+
+use clap::Args;
+
+use super::RunResult;
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::json;
+
+/// Go back to the deployment before
+///
+/// Makes the previous deployment the default, with the /etc that it has; running it twice goes forth again. After an update
+/// that was not booted yet, what is running becomes the default. /var is shared and stays as it is. It takes effect at
+/// the next boot.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos rollback
+  atomos rollback --to 2      to what `atomos status` lists as 2; a version or the start of a digest does too")]
+pub struct RollbackArgs {
+    /// Which deployment to go to
+    #[arg(long, value_name = "ID")]
+    to: Option<String>,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &RollbackArgs) -> RunResult {
+    let sysroot = context.open_sysroot_to_write()?;
+    let report = sysroot.rollback(args.to.as_deref(), context.progress())?;
+    let ui = context.ui();
+    if context.json() {
+        ui.result(|out| json::write(out, &report))?;
+    }
+    if report.changed {
+        ui.status(format_args!(
+            "The next boot takes {} instead of {}",
+            report.default.short(),
+            report.previous.short()
+        ));
+    } else {
+        ui.status(format_args!("{} is the default already", report.default.short()));
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,139 @@
+//! Deployments, as people read them.
+
+use std::io::{self, Write};
+
+use libatomos::sysroot::{DeployPreview, DeployReport, DeploymentStatus, Status};
+
+use super::{json, text};
+use crate::context::Context;
+use crate::report::CliError;
+
+/// Returns the version, or what to say where there is none.
+pub fn version_or<'a>(version: &'a str, otherwise: &'a str) -> &'a str {
+    if version.is_empty() { otherwise } else { version }
+}
+
+/// Prints the deployment's name, or the report as JSON, and narrates what was done.
+pub fn announce(context: &Context, report: &DeployReport) -> Result<(), CliError> {
+    context.ui().result(|out| match context.json() {
+        true => json::write(out, report),
+        false => writeln!(out, "{}", report.deployment),
+    })?;
+    narrate(context, report);
+    Ok(())
+}
+
+/// Says what a deploy did.
+pub fn narrate(context: &Context, report: &DeployReport) {
+    let ui = context.ui();
+    let files = &report.checkout;
+    ui.status(format_args!(
+        "Deployed {} ({}): {} linked, {} copied",
+        text::escape_text(version_or(&report.version, "a version without a name")),
+        report.deployment.short(),
+        text::count(files.hardlinked, "file", "files"),
+        text::grouped(files.copied + files.reflinked),
+    ));
+    if let (Some(etc), Some(from)) = (&report.etc, &report.merge_from) {
+        let counts = &etc.counts;
+        ui.status(format_args!(
+            "Merged /etc of {}: {} kept as changed here, {} merged from both sides, {} in conflict",
+            from.short(),
+            text::grouped(counts.mine),
+            text::grouped(counts.merged + counts.mixed),
+            text::grouped(counts.conflicts),
+        ));
+        if counts.conflicts > 0 {
+            ui.status(
+                "What is here was kept. `atomos etc conflicts` shows them, `atomos etc resolve` ends them.",
+            );
+        }
+    }
+    for id in &report.removed {
+        ui.status(format_args!("Removed {}", id.short()));
+    }
+    ui.status("It takes effect at the next boot.");
+}
+
+/// Writes what a deploy would do.
+pub fn write_preview(out: &mut dyn Write, preview: &DeployPreview) -> io::Result<()> {
+    writeln!(out, "would deploy  {}", preview.deployment)?;
+    writeln!(
+        out,
+        "version       {}",
+        text::escape_text(version_or(&preview.version, "-"))
+    )?;
+    writeln!(out, "kargs         {}", text::escape_text(&preview.kargs))?;
+    if let (Some(plan), Some(from)) = (&preview.etc, &preview.merge_from) {
+        writeln!(out, "etc           merged from {}", from.short())?;
+        for entry in plan.entries() {
+            let conflict = if entry.conflict.is_some() {
+                "  conflict"
+            } else {
+                ""
+            };
+            let verdict = format!("{:?}", entry.verdict).to_lowercase();
+            let path = text::escape_bytes(entry.path.as_bytes());
+            writeln!(out, "  {verdict:<9} /etc/{path}{conflict}")?;
+        }
+    }
+    for id in &preview.removed {
+        writeln!(out, "would remove  {id}")?;
+    }
+    Ok(())
+}
+
+/// Writes the deployments, the default first.
+pub fn write_status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
+    if status.deployments.is_empty() {
+        return writeln!(out, "no deployments");
+    }
+    for (position, deployment) in status.deployments.iter().enumerate() {
+        if position > 0 {
+            writeln!(out)?;
+        }
+        write_deployment(out, deployment)?;
+    }
+    Ok(())
+}
+
+fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::Result<()> {
+    let mark = if deployment.booted { '●' } else { ' ' };
+    let mut roles = vec![deployment.role.to_string()];
+    if deployment.default && deployment.booted {
+        roles.push("default".to_owned());
+    }
+    if deployment.pinned {
+        roles.push("pinned".to_owned());
+    }
+    let name = version_or(&deployment.version, &deployment.title);
+    writeln!(
+        out,
+        "{mark} {} {}  {}  [{}]",
+        deployment.index,
+        deployment.stateroot,
+        text::escape_text(name),
+        roles.join(", ")
+    )?;
+    let mut line = |key: &str, value: &str| writeln!(out, "      {key:<10} {value}");
+    line(
+        "commit",
+        &format!("{}.{}", deployment.commit, deployment.id.serial),
+    )?;
+    if let Some(time) = deployment.time {
+        line("committed", &text::time(time))?;
+    }
+    if let Some(reference) = &deployment.origin.reference {
+        let from = deployment.origin.pull_from.as_ref();
+        let from = from.map_or_else(String::new, |path| format!(" from {}", text::escape_path(path)));
+        line("follows", &format!("{reference}{from}"))?;
+    }
+    line("kargs", &text::escape_text(&deployment.kargs))?;
+    if deployment.etc_conflicts > 0 {
+        line(
+            "etc",
+            &text::count(deployment.etc_conflicts, "conflict", "conflicts"),
+        )?;
+    }
+    Ok(())
+}

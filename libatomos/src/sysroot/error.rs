@@ -1,0 +1,152 @@
+//! What can go wrong with a sysroot.
+
+use std::path::PathBuf;
+
+use crate::boot::{BootError, KargsError};
+use crate::cancel::Cancelled;
+use crate::checkout::CheckoutError;
+use crate::digest::CommitId;
+use crate::error::ErrorKind;
+use crate::etc_merge::EtcMergeError;
+use crate::failpoint::Tripped;
+use crate::fs::{FsError, LockError};
+use crate::names::StaterootName;
+use crate::repo::RepoError;
+
+use super::{DeploymentId, InvalidDeploymentId};
+
+/// A sysroot operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SysrootError {
+    /// The path does not lead to a sysroot.
+    #[error("{} is not an atomos sysroot: {reason}", path.display())]
+    NotASysroot {
+        /// The path.
+        path: PathBuf,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// There is no such stateroot.
+    #[error("there is no stateroot {name} in {}", path.display())]
+    StaterootNotFound {
+        /// The stateroot.
+        name: StaterootName,
+        /// The sysroot.
+        path: PathBuf,
+    },
+    /// There are several stateroots or none, and the operation takes one.
+    #[error("there are {count} stateroots in {}, and none was named", path.display())]
+    StaterootNotNamed {
+        /// How many there are.
+        count: usize,
+        /// The sysroot.
+        path: PathBuf,
+    },
+    /// Nothing matches a deployment that was named.
+    #[error("no deployment is called {selector:?}")]
+    DeploymentNotFound {
+        /// As it was named.
+        selector: String,
+    },
+    /// Several deployments match.
+    #[error("{selector:?} is ambiguous: it matches {}", matches.join(", "))]
+    AmbiguousDeployment {
+        /// As it was named.
+        selector: String,
+        /// What it matches.
+        matches: Vec<String>,
+    },
+    /// There is nothing to go back to.
+    #[error("there is no other deployment to roll back to")]
+    NothingToRollBackTo,
+    /// The booted deployment cannot be removed.
+    #[error("cannot remove {id}: it is {reason}")]
+    InUse {
+        /// The deployment.
+        id: DeploymentId,
+        /// Why it must stay.
+        reason: &'static str,
+    },
+    /// The commit has not the shape of an operating system.
+    #[error("cannot deploy commit {commit}: {reason}")]
+    NotDeployable {
+        /// The commit.
+        commit: CommitId,
+        /// What is missing or in the way.
+        reason: String,
+    },
+    /// The deployment follows no ref.
+    #[error("{id} follows no ref, so there is nothing to upgrade to")]
+    NoOrigin {
+        /// The deployment.
+        id: DeploymentId,
+    },
+    /// A file of the sysroot's own cannot be used.
+    #[error("cannot use {}: {reason}", path.display())]
+    DamagedState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A text is no deployment's name.
+    #[error(transparent)]
+    DeploymentId(#[from] InvalidDeploymentId),
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// Checking out failed.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
+    /// The merge of `/etc` failed.
+    #[error(transparent)]
+    EtcMerge(#[from] EtcMergeError),
+    /// Something in `/boot` failed.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A kernel argument is not acceptable.
+    #[error(transparent)]
+    Kargs(#[from] KargsError),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The lock was not had.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The caller asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// A test stopped the operation here.
+    #[error(transparent)]
+    Failpoint(#[from] Tripped),
+}
+
+impl SysrootError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotASysroot { .. }
+            | Self::StaterootNotFound { .. }
+            | Self::DeploymentNotFound { .. }
+            | Self::NothingToRollBackTo => ErrorKind::NotFound,
+            Self::StaterootNotNamed { .. }
+            | Self::AmbiguousDeployment { .. }
+            | Self::NotDeployable { .. }
+            | Self::NoOrigin { .. }
+            | Self::DeploymentId(_) => ErrorKind::Invalid,
+            Self::InUse { .. } => ErrorKind::Conflict,
+            Self::DamagedState { .. } => ErrorKind::Corrupt,
+            Self::Repo(error) => error.kind(),
+            Self::Checkout(error) => error.kind(),
+            Self::EtcMerge(error) => error.kind(),
+            Self::Boot(error) => error.kind(),
+            Self::Kargs(error) => error.kind(),
+            Self::Fs(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+            Self::Failpoint(_) => ErrorKind::Io,
+        }
+    }
+}

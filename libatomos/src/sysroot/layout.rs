@@ -1,0 +1,51 @@
+//! Where things lie in a sysroot.
+
+use std::path::PathBuf;
+
+use crate::names::StaterootName;
+use crate::repo::RootName;
+
+use super::DeploymentId;
+
+/// Everything of ours on the physical root.
+pub(super) const ATOMOS: &str = "atomos";
+/// The repository, in `ATOMOS`.
+pub(super) const REPO: &str = "repo";
+/// The stateroots, in `ATOMOS`.
+pub(super) const DEPLOY: &str = "deploy";
+/// The lock, in `ATOMOS`.
+pub(super) const LOCK: &str = "lock";
+/// Scratch space of a preview, in `ATOMOS`.
+pub(super) const PREVIEW: &str = "preview";
+/// Where boot entries and kernels go, in the physical root.
+pub(super) const BOOT: &str = "boot";
+
+/// The directory of a stateroot's deployments, in `ATOMOS`.
+pub(super) fn deployments(stateroot: &StaterootName) -> PathBuf {
+    [DEPLOY, stateroot.as_str(), "deploy"].iter().collect()
+}
+
+/// The `/var` of a stateroot, in `ATOMOS`.
+pub(super) fn var(stateroot: &StaterootName) -> PathBuf {
+    [DEPLOY, stateroot.as_str(), "var"].iter().collect()
+}
+
+/// The marker that a deployment is complete, beside it.
+pub(super) fn marker(id: &DeploymentId) -> String {
+    format!("{}.complete", id.dir_name())
+}
+
+/// The conflicts that the merge of `/etc` left, beside the deployment.
+pub(super) fn conflicts(id: &DeploymentId) -> String {
+    format!("{}.conflicts.json", id.dir_name())
+}
+
+/// The start of the names under which deployments keep objects.
+pub(super) const ROOT_PREFIX: &str = "deployment.";
+
+/// What a deployment keeps its objects under.
+pub(super) fn root_name(id: &DeploymentId) -> RootName {
+    format!("{ROOT_PREFIX}{}.{}", id.dir_name(), id.stateroot)
+        .parse()
+        .expect("a stateroot's name is at most 100 of a root name's bytes")
+}

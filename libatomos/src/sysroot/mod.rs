@@ -1,0 +1,189 @@
+//! A machine's deployments.
+//!
+//! ```text
+//! /atomos/repo                                                 the repository
+//! /atomos/deployments.json                                     the truth: order, kernel arguments, pins
+//! /atomos/deploy/<stateroot>/var                               shared by the stateroot's deployments
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>/         a deployment's root
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.origin   what it follows
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.conflicts.json   what its merge of /etc could not decide
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.complete the marker, written last
+//! /boot                                                        derived; see [`crate::boot`]
+//! ```
+//!
+//! Every operation that changes something holds the sysroot's lock, builds where nothing boots from, makes it durable,
+//! replaces the truth, and lets `/boot` follow. `docs/architecture.md` has the picture.
+
+mod booted;
+mod bootloader;
+mod cleanup;
+mod deploy;
+mod error;
+mod etc;
+mod id;
+mod init;
+mod layout;
+mod origin;
+mod os_release;
+mod reorder;
+mod select;
+mod state;
+mod status;
+mod upgrade;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::fs::{Dir, FileLock, LockMode};
+use crate::names::StaterootName;
+use crate::repo::{DEFAULT_LOCK_TIMEOUT, Repo};
+
+pub use booted::{BOOTED, BootedRecord};
+pub use cleanup::{CleanupOptions, CleanupReport};
+pub use deploy::{DeployOptions, DeployPreview, DeployReport, KargsChange};
+pub use error::SysrootError;
+pub use etc::EtcStatus;
+pub use id::{DeploymentId, InvalidDeploymentId};
+pub use origin::Origin;
+pub use reorder::SwitchReport;
+pub use state::{DeploymentState, State};
+pub use status::{DeploymentStatus, Role, Status};
+pub use upgrade::{UpgradeOptions, UpgradeOutcome};
+
+/// How to open a sysroot.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SysrootOptions {
+    /// The directory that is running as `/`. Tests name another.
+    pub host_root: PathBuf,
+    /// How long locks are waited for.
+    pub lock_timeout: Duration,
+}
+
+impl Default for SysrootOptions {
+    fn default() -> Self {
+        Self {
+            host_root: PathBuf::from("/"),
+            lock_timeout: DEFAULT_LOCK_TIMEOUT,
+        }
+    }
+}
+
+/// An open sysroot.
+#[derive(Debug)]
+pub struct Sysroot {
+    path: PathBuf,
+    atomos: Dir,
+    repo: Repo,
+    running: booted::RunningRoot,
+    lock_timeout: Duration,
+}
+
+/// Holds the sysroot's lock. What changes a sysroot takes one as proof.
+#[derive(Debug)]
+pub struct SysrootLock {
+    _lock: FileLock,
+}
+
+impl Sysroot {
+    /// Opens the sysroot at `path`: `/`, or where a machine's root file system is mounted.
+    pub fn open(path: &Path, options: &SysrootOptions) -> Result<Self, SysrootError> {
+        let atomos = match Dir::open_ambient(path.join(layout::ATOMOS)) {
+            Err(error) if error.is_not_found() => {
+                return Err(SysrootError::NotASysroot {
+                    path: path.to_owned(),
+                    reason: "it has no directory atomos",
+                });
+            }
+            other => other?,
+        };
+        let mut repo = Repo::open_at(atomos.open_dir(layout::REPO).map_err(|error| {
+            if error.is_not_found() {
+                SysrootError::NotASysroot {
+                    path: path.to_owned(),
+                    reason: "it has no repository atomos/repo",
+                }
+            } else {
+                error.into()
+            }
+        })?)?;
+        repo.set_lock_timeout(options.lock_timeout);
+        let running = booted::RunningRoot::detect(&options.host_root)?;
+        Ok(Self {
+            path: path.to_owned(),
+            atomos,
+            repo,
+            running,
+            lock_timeout: options.lock_timeout,
+        })
+    }
+
+    /// Returns the sysroot's repository.
+    #[must_use]
+    pub fn repo(&self) -> &Repo {
+        &self.repo
+    }
+
+    /// Returns the path that the sysroot was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the truth.
+    pub fn state(&self) -> Result<State, SysrootError> {
+        State::load(&self.atomos)
+    }
+
+    /// Keeps everybody else from changing the sysroot.
+    pub fn lock(&self) -> Result<SysrootLock, SysrootError> {
+        let lock = FileLock::acquire(
+            &self.atomos,
+            layout::LOCK,
+            "the sysroot",
+            LockMode::Exclusive,
+            self.lock_timeout,
+            |_| (),
+        )?;
+        Ok(SysrootLock { _lock: lock })
+    }
+
+    /// Returns the names of the stateroots, sorted.
+    pub fn stateroots(&self) -> Result<Vec<StaterootName>, SysrootError> {
+        let deploy = self.atomos.open_dir(layout::DEPLOY)?;
+        let names = deploy.entries()?;
+        Ok(names
+            .iter()
+            .filter_map(|entry| entry.name.to_str()?.parse().ok())
+            .collect())
+    }
+
+    /// Returns the root directory of a deployment.
+    pub fn deployment_dir(&self, id: &DeploymentId) -> Result<Dir, SysrootError> {
+        Ok(self.deployments_dir(&id.stateroot)?.open_dir(id.dir_name())?)
+    }
+
+    /// Returns the deployment that is running, if it is one of this sysroot's.
+    pub fn booted(&self) -> Result<Option<DeploymentId>, SysrootError> {
+        for deployment in &self.state()?.deployments {
+            let deployments = self.deployments_dir(&deployment.id.stateroot)?;
+            if let Some(dir) = deployments.open_dir_optional(deployment.id.dir_name())?
+                && self.running.is(&dir)?
+            {
+                return Ok(Some(deployment.id.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the directory that holds a stateroot's deployments and what lies beside them.
+    pub(crate) fn deployments_dir(&self, stateroot: &StaterootName) -> Result<Dir, SysrootError> {
+        let path = layout::deployments(stateroot);
+        self.atomos
+            .open_dir_optional(&path)?
+            .ok_or_else(|| SysrootError::StaterootNotFound {
+                name: stateroot.clone(),
+                path: self.path.clone(),
+            })
+    }
+}

@@ -1,0 +1,125 @@
+//! The truth: which deployments there are, in which order, with which kernel arguments.
+//!
+//! It lies in `/atomos/deployments.json` and is replaced in one step, durably, before anything in `/boot` changes. What
+//! is in `/boot` is derived from it and can be written again at any time.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fs::Dir;
+
+use super::{DeploymentId, SysrootError};
+
+/// The file's name in `/atomos`.
+pub(super) const STATE: &str = "deployments.json";
+
+/// The version of the file that this library writes and reads.
+const VERSION: u32 = 1;
+
+/// Bytes in the file: some ten thousand deployments.
+const MAX_STATE: usize = 8 * 1024 * 1024;
+
+/// One deployment, as the truth has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DeploymentState {
+    /// Which.
+    pub id: DeploymentId,
+    /// The number of its boot entry. The highest is the default; a number is used once.
+    pub entry: u64,
+    /// Kernel arguments, without `atomos=`.
+    pub kargs: String,
+    /// Names the directory in `/boot` that has its kernel.
+    pub bootcsum: String,
+    /// What the boot menu shows.
+    pub title: String,
+    /// The version of the operating system; empty where the commit has none.
+    pub version: String,
+    /// Kept by every clean-up.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// The truth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct State {
+    pub(super) version: u32,
+    /// The number that the next boot entry gets.
+    pub next_entry: u64,
+    /// Every deployment, the default first.
+    pub deployments: Vec<DeploymentState>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            next_entry: 1,
+            deployments: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// Reads the truth; a sysroot that never had a deployment has none.
+    pub(super) fn load(atomos: &Dir) -> Result<Self, SysrootError> {
+        let Some(bytes) = atomos.read_optional(STATE, MAX_STATE)? else {
+            return Ok(Self::default());
+        };
+        let path: PathBuf = atomos.path().join(STATE);
+        let damaged = |reason: String| SysrootError::DamagedState {
+            path: path.clone(),
+            reason,
+        };
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if state.version != VERSION {
+            return Err(damaged(format!(
+                "it is of version {}, and this program knows {VERSION}",
+                state.version
+            )));
+        }
+        let (mut ids, mut entries) = (HashSet::new(), HashSet::new());
+        for deployment in &state.deployments {
+            if !ids.insert(&deployment.id) || !entries.insert(deployment.entry) {
+                return Err(damaged(format!("{} stands twice", deployment.id)));
+            }
+            if deployment.entry >= state.next_entry {
+                return Err(damaged("an entry's number is not below the next one".to_owned()));
+            }
+        }
+        if !state.deployments.is_sorted_by(|a, b| a.entry > b.entry) {
+            return Err(damaged(
+                "the deployments are not in the order of their entries".to_owned(),
+            ));
+        }
+        Ok(state)
+    }
+
+    /// Replaces the truth. Durable on return.
+    pub(super) fn save(&self, atomos: &Dir) -> Result<(), SysrootError> {
+        let bytes = serde_json::to_vec_pretty(self).expect("names and numbers are text");
+        crate::failpoint::hit("sysroot.state.write")?;
+        atomos.write_atomic(STATE, &bytes, 0o644)?;
+        crate::failpoint::hit("sysroot.state.written")?;
+        atomos.sync_fs()?;
+        crate::failpoint::hit("sysroot.state.durable")?;
+        Ok(())
+    }
+
+    /// Makes `deployment` the default, under a new number.
+    pub(super) fn put_first(&mut self, mut deployment: DeploymentState) {
+        self.deployments.retain(|other| other.id != deployment.id);
+        deployment.entry = self.next_entry;
+        self.next_entry += 1;
+        self.deployments.insert(0, deployment);
+    }
+
+    /// Returns the deployment called `id`.
+    #[must_use]
+    pub fn get(&self, id: &DeploymentId) -> Option<&DeploymentState> {
+        self.deployments.iter().find(|deployment| deployment.id == *id)
+    }
+}

@@ -1,0 +1,155 @@
+//! Following a ref.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::CommitId;
+use crate::names::{RefName, StaterootName};
+use crate::progress::Progress;
+use crate::repo::{LocalPullOptions, Repo};
+
+use super::{DeployOptions, DeployReport, DeploymentId, Origin, Sysroot, SysrootError};
+
+/// How to upgrade.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct UpgradeOptions {
+    /// Whose deployment to upgrade; the booted one's, or the default's, where none is named.
+    pub stateroot: Option<StaterootName>,
+    /// Only look whether there is something newer.
+    pub check: bool,
+    /// Follow this ref from now on (`switch`).
+    pub switch_to: Option<RefName>,
+    /// Pull from this repository from now on; only with `switch_to`.
+    pub pull_from: Option<PathBuf>,
+    /// What the deployment is made with; stateroot and origin are filled in.
+    pub deploy: DeployOptions,
+}
+
+/// What an upgrade found, and did.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+#[non_exhaustive]
+pub enum UpgradeOutcome {
+    /// The ref names what is the default already.
+    Unchanged {
+        /// The default.
+        deployment: DeploymentId,
+        /// What it follows.
+        reference: RefName,
+    },
+    /// There is something newer, and only a look was asked for.
+    Available {
+        /// What the ref names.
+        commit: CommitId,
+        /// Its version.
+        version: String,
+        /// The ref.
+        reference: RefName,
+    },
+    /// It was deployed.
+    Deployed(Box<DeployReport>),
+}
+
+impl Sysroot {
+    /// Looks at what the deployment follows, and deploys it when it is another commit than the default's.
+    pub fn upgrade(
+        &self,
+        options: &UpgradeOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<UpgradeOutcome, SysrootError> {
+        let state = self.state()?;
+        let booted = self.booted()?;
+        let of = |id: &&DeploymentId| {
+            options
+                .stateroot
+                .as_ref()
+                .is_none_or(|name| id.stateroot == *name)
+        };
+        let current = booted
+            .as_ref()
+            .filter(of)
+            .or_else(|| state.deployments.iter().map(|deployment| &deployment.id).find(of))
+            .ok_or_else(|| SysrootError::DeploymentNotFound {
+                selector: options
+                    .stateroot
+                    .as_ref()
+                    .map_or_else(|| "default".to_owned(), ToString::to_string),
+            })?
+            .clone();
+        let mut origin = Origin::load(&self.deployments_dir(&current.stateroot)?, &current)?;
+        if let Some(name) = &options.switch_to {
+            origin = Origin {
+                reference: Some(name.clone()),
+                pull_from: options.pull_from.clone(),
+            };
+        }
+        let Some(reference) = origin.reference.clone() else {
+            return Err(SysrootError::NoOrigin { id: current });
+        };
+        let commit = self.fetch(&reference, &origin, options.check, progress, cancel)?;
+        let default = state
+            .deployments
+            .iter()
+            .find(|deployment| deployment.id.stateroot == current.stateroot);
+        let same_origin = |id: &DeploymentId| -> Result<bool, SysrootError> {
+            Ok(Origin::load(&self.deployments_dir(&id.stateroot)?, id)? == origin)
+        };
+        if let Some(default) = default
+            && default.id.commit == commit.0
+            && same_origin(&default.id)?
+        {
+            return Ok(UpgradeOutcome::Unchanged {
+                deployment: default.id.clone(),
+                reference,
+            });
+        }
+        if options.check {
+            return Ok(UpgradeOutcome::Available {
+                commit: commit.0,
+                version: commit.1,
+                reference,
+            });
+        }
+        let deploy = DeployOptions {
+            stateroot: Some(current.stateroot.clone()),
+            origin: Some(origin),
+            ..options.deploy.clone()
+        };
+        let report = self.deploy(&commit.0.to_string(), &deploy, progress, cancel)?;
+        Ok(UpgradeOutcome::Deployed(Box::new(report)))
+    }
+
+    /// Returns the commit that the ref names and its version, after pulling it where the origin says so.
+    fn fetch(
+        &self,
+        reference: &RefName,
+        origin: &Origin,
+        look_only: bool,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(CommitId, String), SysrootError> {
+        let named = |repo: &Repo| -> Result<(CommitId, String), SysrootError> {
+            let commit = repo.resolve_commit(reference.as_str())?;
+            Ok((commit, repo.load_commit(&commit)?.version))
+        };
+        match &origin.pull_from {
+            Some(path) if look_only => named(&Repo::open(path)?),
+            Some(path) => {
+                let source = Repo::open(path)?;
+                self.repo.pull_local(
+                    &source,
+                    std::slice::from_ref(reference),
+                    &LocalPullOptions::default(),
+                    progress,
+                    cancel,
+                )?;
+                named(&self.repo)
+            }
+            None => named(&self.repo),
+        }
+    }
+}
