@@ -128,6 +128,7 @@ pub(super) fn unshare_mounts() -> rustix::io::Result<()> {
     // SAFETY: unshare(2) is unsafe for CLONE_FILES, after which a thread may not know a descriptor that another opened.
     // CLONE_NEWNS leaves the table of descriptors, and memory, as they are.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+}
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // Tests arrange by path, and talk to themselves through the environment.
