@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode};
 
+use crate::format::Xattrs;
+
 use super::{
     Dir, FileKind, FsError, Stat, copy_file_data, read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at,
 };
@@ -51,8 +53,8 @@ pub fn copy_tree(source: &Dir, name: &OsStr, target: &Dir, new_name: &OsStr) -> 
             let to = target.create_file(new_name, 0o600)?;
             copy_file_data(&from, &to)
                 .map_err(|error| FsError::new("copy to", target.path().join(new_name), error))?;
-            write_xattrs(&to, &read_xattrs(&from, source.path())?, target.path())?;
-            set_metadata(&to, &stat, &target.path().join(new_name))
+            let path = target.path().join(new_name);
+            set_metadata(&to, &stat, &read_xattrs(&from, source.path())?, &path)
         }
         FileKind::Dir => {
             target.create_dir(new_name, 0o700)?;
@@ -60,8 +62,7 @@ pub fn copy_tree(source: &Dir, name: &OsStr, target: &Dir, new_name: &OsStr) -> 
             for entry in from.entries()? {
                 copy_tree(&from, &entry.name, &to, &entry.name)?;
             }
-            write_xattrs(&to, &read_xattrs(&from, from.path())?, to.path())?;
-            set_metadata(&to, &stat, to.path())
+            set_metadata(&to, &stat, &read_xattrs(&from, from.path())?, to.path())
         }
         FileKind::Symlink => {
             target.symlink(&source.read_link(name)?, new_name)?;
@@ -109,8 +110,8 @@ fn set_name_metadata(
     target.set_mtime(new_name, stat.mtime)
 }
 
-/// Owner before mode: changing the owner clears setuid.
-fn set_metadata(file: impl AsFd, stat: &Stat, path: &Path) -> Result<(), FsError> {
+/// Owner before all else: changing it clears setuid and removes capabilities.
+fn set_metadata(file: impl AsFd, stat: &Stat, xattrs: &Xattrs, path: &Path) -> Result<(), FsError> {
     if rustix::process::geteuid().is_root() {
         let (uid, gid) = (
             rustix::fs::Uid::from_raw(stat.uid),
@@ -118,7 +119,37 @@ fn set_metadata(file: impl AsFd, stat: &Stat, path: &Path) -> Result<(), FsError
         );
         rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(FsError::at("set the owner of", path, ""))?;
     }
+    write_xattrs(&file, xattrs, path)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(stat.mode))
         .and_then(|()| rustix::fs::futimens(&file, &super::dir::mtime_only(stat.mtime)))
         .map_err(FsError::at("set mode and time of", path, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_keeps_capabilities_and_setuid_of_another_owner() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away and sets capabilities");
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        // Version 2, cap_net_raw permitted and effective.
+        let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+        let xattrs: Xattrs = [(b"security.capability".to_vec(), capability)]
+            .into_iter()
+            .collect();
+        let file = dir.create_file("a", 0o600).unwrap();
+        rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(7)), None).unwrap();
+        write_xattrs(&file, &xattrs, Path::new("a")).unwrap();
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(0o4755)).unwrap();
+        copy_tree(&dir, OsStr::new("a"), &dir, OsStr::new("b")).unwrap();
+        let (from, to) = (dir.stat("a").unwrap(), dir.stat("b").unwrap());
+        assert_eq!((to.uid, to.mode), (7, 0o4755));
+        assert_eq!((from.uid, from.mode), (7, 0o4755));
+        assert_eq!(read_xattrs_at(&dir, OsStr::new("b")).unwrap(), xattrs);
+    }
 }
