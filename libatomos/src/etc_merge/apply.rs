@@ -26,7 +26,9 @@ use super::entry::EtcEntry;
 use super::error::EtcMergeError;
 use super::keyed;
 use super::path::EtcPath;
-use super::plan::{self, Counts, MergePlan, PlanEntry, Regeneration, Source};
+use super::plan::{Counts, MergePlan, PlanEntry, Source};
+use super::planner;
+use super::regenerate::Regeneration;
 use super::snapshot::{Skipped, is_other_kind, open_beneath};
 use super::write::{self, Content};
 
@@ -85,7 +87,7 @@ pub fn apply(
     let mut looks = 0;
     loop {
         looks += 1;
-        let next = plan::plan(input, cancel)?;
+        let next = planner::plan(input, cancel)?;
         let changed = differences(newer.as_ref().unwrap_or(plan), &next, doubtful);
         if changed.is_empty() || looks > LOOKS {
             let plan = newer.as_ref().unwrap_or(plan);
@@ -357,7 +359,7 @@ impl<'a> Pass<'a> {
             Source::Mine => &place.mine,
             Source::Theirs => &place.theirs,
             Source::Lines => {
-                let bytes = plan::merged_lines(self.input, path)?;
+                let bytes = planner::merged_lines(self.input, path)?;
                 return make_merged(&place.target, name, bytes, wanted, result);
             }
             Source::Keyed => {

@@ -10,7 +10,7 @@ use crate::fs::Dir;
 use super::entry::{Change, EtcEntry};
 use super::error::EtcMergeError;
 use super::path::EtcPath;
-use super::plan::LEFT_BEHIND;
+use super::planner::LEFT_BEHIND;
 use super::snapshot::{self, Skipped, Tree};
 
 /// One path that is not as its default.

@@ -23,7 +23,7 @@ use crate::fs::FsError;
 
 use super::MergeInput;
 use super::path::{EtcPath, escape};
-use super::plan::{Text, read_text};
+use super::planner::{Text, read_text};
 
 pub use lock::AccountsLock;
 pub(super) use lock::LOCK_FILE;
