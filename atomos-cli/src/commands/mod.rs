@@ -8,6 +8,7 @@ mod checkout;
 mod cleanup;
 mod commit;
 mod deploy;
+mod etc;
 mod fsck;
 mod init;
 mod kargs;
@@ -54,6 +55,7 @@ pub enum Command {
     Undeploy(undeploy::UndeployArgs),
     Cleanup(cleanup::CleanupArgs),
     Kargs(kargs::KargsArgs),
+    Etc(etc::EtcArgs),
     Boot(boot::BootArgs),
 }
 
@@ -80,6 +82,7 @@ impl Command {
             Self::Undeploy(args) => undeploy::run(context, &args),
             Self::Cleanup(args) => cleanup::run(context, &args),
             Self::Kargs(args) => kargs::run(context, &args),
+            Self::Etc(args) => etc::run(context, &args),
             Self::Boot(args) => boot::run(context, &args),
         }
     }

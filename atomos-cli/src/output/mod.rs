@@ -1,6 +1,7 @@
 //! Renderers: pure functions from what the library returned to text or JSON.
 
 pub mod deployment;
+pub mod etc;
 pub mod findings;
 pub mod json;
 pub mod list;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::BlobId;
-use crate::etc_merge::{Conflicts, MergeReport};
+use crate::etc_merge::{self, Conflicts, EtcDiff, EtcPath, MergeReport, Resolution};
 use crate::fs::Dir;
 use crate::repo::{ObjectKind, RootRecord};
 
@@ -37,8 +37,45 @@ impl Sysroot {
         })
     }
 
+    /// Returns what was changed in `/etc` since it was made of the defaults.
+    pub fn etc_diff(&self, id: &DeploymentId, cancel: &Cancel) -> Result<EtcDiff, SysrootError> {
+        let root = self.deployment_dir(id)?;
+        Ok(etc_merge::diff(
+            &root.open_dir("usr/etc")?,
+            &root.open_dir("etc")?,
+            cancel,
+        )?)
+    }
+
+    /// Ends the conflict at `path`; returns how many are left. Takes the lock.
+    pub fn etc_resolve(
+        &self,
+        id: &DeploymentId,
+        path: &EtcPath,
+        resolution: Resolution,
+        cancel: &Cancel,
+    ) -> Result<u64, SysrootError> {
+        let _lock = self.lock()?;
+        let root = self.deployment_dir(id)?;
+        let (etc, default) = (root.open_dir("etc")?, root.open_dir("usr/etc")?);
+        let mut conflicts = self.etc_conflicts(id)?.conflicts;
+        etc_merge::resolve(&mut conflicts, path, resolution, &etc, &default, cancel)?;
+        etc.sync_fs()?;
+        self.set_etc_conflicts(id, &conflicts)?;
+        Ok(conflicts.len() as u64)
+    }
+
+    /// Puts the default back at `path`. Takes the lock.
+    pub fn etc_reset(&self, id: &DeploymentId, path: &EtcPath, cancel: &Cancel) -> Result<(), SysrootError> {
+        let _lock = self.lock()?;
+        let root = self.deployment_dir(id)?;
+        let (etc, default) = (root.open_dir("etc")?, root.open_dir("usr/etc")?);
+        etc_merge::reset(path, &etc, &default, cancel)?;
+        Ok(etc.sync_fs()?)
+    }
+
     /// Replaces the list of what is left to be resolved, and lets go of the contents that it no longer needs.
-    pub fn set_etc_conflicts(&self, id: &DeploymentId, conflicts: &Conflicts) -> Result<(), SysrootError> {
+    fn set_etc_conflicts(&self, id: &DeploymentId, conflicts: &Conflicts) -> Result<(), SysrootError> {
         let dir = self.deployments_dir(&id.stateroot)?;
         if conflicts.is_empty() {
             dir.remove_file_optional(layout::conflicts(id))?;

@@ -1,0 +1,186 @@
+//! `atomos etc diff`, `conflicts`, `resolve`, `reset`
+
+use clap::{Args, Subcommand};
+use libatomos::etc_merge::{EtcPath, Resolution};
+use libatomos::sysroot::{DeploymentId, Sysroot};
+
+use super::RunResult;
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{etc, json, text};
+use crate::report::CliError;
+
+/// Look after /etc
+#[derive(Debug, Args)]
+pub struct EtcArgs {
+    #[command(subcommand)]
+    verb: EtcVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum EtcVerb {
+    Diff(DiffArgs),
+    Conflicts(ConflictsArgs),
+    Resolve(ResolveArgs),
+    Reset(ResetArgs),
+}
+
+#[derive(Debug, Args)]
+struct Whose {
+    /// Whose /etc: a position, a version, or the start of a digest [default: the running deployment, or the default]
+    #[arg(long, value_name = "ID")]
+    deployment: Option<String>,
+}
+
+/// Show what was changed in /etc
+///
+/// Compares /etc with the defaults in /usr/etc: A was added, M was modified, D was deleted.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  atomos etc diff")]
+struct DiffArgs {
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// Show what the merge of /etc could not decide
+///
+/// At each of these paths both the machine and the new version had changed the same thing. What was here was kept, and
+/// nothing was written beside it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos etc conflicts
+  atomos etc conflicts --deployment 0     those of an update that was not booted yet")]
+struct ConflictsArgs {
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// End a conflict
+///
+/// --mine keeps what is here, --theirs takes the new default, --edit says that you have put right the file yourself.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos etc resolve ssh/sshd_config --theirs
+  atomos etc resolve /etc/hosts --mine")]
+struct ResolveArgs {
+    /// The path, from / or from /etc
+    path: String,
+
+    /// Keep what is here
+    #[arg(long, group = "how")]
+    mine: bool,
+
+    /// Take the new default
+    #[arg(long, group = "how")]
+    theirs: bool,
+
+    /// It has been edited by hand
+    #[arg(long, group = "how")]
+    edit: bool,
+
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// Put the default back in place of what is in /etc
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  atomos etc reset ssh/sshd_config")]
+struct ResetArgs {
+    /// The path, from / or from /etc
+    path: String,
+
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &EtcArgs) -> RunResult {
+    match &args.verb {
+        EtcVerb::Diff(args) => diff(context, args),
+        EtcVerb::Conflicts(args) => conflicts(context, args),
+        EtcVerb::Resolve(args) => resolve(context, args),
+        EtcVerb::Reset(args) => reset(context, args),
+    }
+}
+
+fn select(sysroot: &Sysroot, whose: &Whose) -> Result<DeploymentId, CliError> {
+    Ok(sysroot.select_deployment(whose.deployment.as_deref())?)
+}
+
+fn parse(path: &str) -> Result<EtcPath, CliError> {
+    let inner = path.strip_prefix("/etc/").unwrap_or(path);
+    EtcPath::from_bytes(inner.as_bytes()).map_err(|error| CliError::usage(error.to_string()))
+}
+
+fn diff(context: &Context, args: &DiffArgs) -> RunResult {
+    let sysroot = context.open_sysroot()?;
+    let diff = sysroot.etc_diff(&select(&sysroot, &args.whose)?, context.cancel())?;
+    context.ui().result(|out| match context.json() {
+        true => json::write(out, &diff),
+        false => etc::write_diff(out, &diff),
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn conflicts(context: &Context, args: &ConflictsArgs) -> RunResult {
+    let sysroot = context.open_sysroot()?;
+    let status = sysroot.etc_conflicts(&select(&sysroot, &args.whose)?)?;
+    context.ui().result(|out| match context.json() {
+        true => json::write(out, &status),
+        false => etc::write_conflicts(out, &status.conflicts),
+    })?;
+    if status.conflicts.is_empty() {
+        context.ui().status(format_args!(
+            "No conflicts in /etc of {}",
+            status.deployment.short()
+        ));
+    } else if !context.json() {
+        context
+            .ui()
+            .status("`atomos etc resolve PATH --mine|--theirs|--edit` ends one");
+    }
+    Ok(Outcome::Done)
+}
+
+fn resolve(context: &Context, args: &ResolveArgs) -> RunResult {
+    let resolution = match (args.mine, args.theirs, args.edit) {
+        (true, ..) => Resolution::Mine,
+        (_, true, _) => Resolution::Theirs,
+        (_, _, true) => Resolution::Edited,
+        _ => {
+            return Err(CliError::usage("it is not said how the conflict ends")
+                .with_hint("add --mine, --theirs or --edit"));
+        }
+    };
+    let path = parse(&args.path)?;
+    let sysroot = context.open_sysroot_to_write()?;
+    let left = sysroot.etc_resolve(
+        &select(&sysroot, &args.whose)?,
+        &path,
+        resolution,
+        context.cancel(),
+    )?;
+    context.ui().status(format_args!(
+        "Resolved /etc/{}; {} left",
+        text::escape_bytes(path.as_bytes()),
+        text::count(left, "conflict is", "conflicts are")
+    ));
+    Ok(Outcome::Done)
+}
+
+fn reset(context: &Context, args: &ResetArgs) -> RunResult {
+    let path = parse(&args.path)?;
+    let sysroot = context.open_sysroot_to_write()?;
+    sysroot.etc_reset(&select(&sysroot, &args.whose)?, &path, context.cancel())?;
+    context.ui().status(format_args!(
+        "/etc/{} is the default again",
+        text::escape_bytes(path.as_bytes())
+    ));
+    Ok(Outcome::Done)
+}
