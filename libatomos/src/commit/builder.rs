@@ -15,7 +15,8 @@ use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{RefUpdate, Repo, TransactionStats};
 
 use super::hash::{Hasher, ParentTrees, Recording, Sink};
-use super::{CommitError, MtimePolicy, ScanOptions, SourceTree};
+use super::os_tree;
+use super::{CommitError, MtimePolicy, OsTreeOptions, OsTreeReport, ScanOptions, SourceTree};
 
 /// Which commit the new one follows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct CommitOptions {
     pub owner: Option<(u32, u32)>,
     /// What to list.
     pub scan: ScanOptions,
+    /// Bring the tree into a deployable shape first; as it is where `None`.
+    pub os: Option<OsTreeOptions>,
     /// Make no commit when the tree is the parent's.
     pub skip_if_unchanged: bool,
     /// Threads to work with; all processors where `None`.
@@ -90,6 +93,9 @@ pub struct CommitReport {
     pub stats: TransactionStats,
     /// Sockets and mounted directories that were left out.
     pub skipped: Vec<PathBuf>,
+    /// What was changed to make the tree deployable, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsTreeReport>,
 }
 
 /// Commits the directory `source`.
@@ -103,11 +109,17 @@ pub fn commit(
     cancel: &Cancel,
 ) -> Result<CommitReport, CommitError> {
     crate::parallel::pool(options.threads).install(|| {
-        let tree = {
+        let mut tree = {
             let _phase = PhaseGuard::begin(progress, Phase::Scan, None, Unit::Items);
             SourceTree::scan(source, &options.scan, cancel)?
         };
-        commit_tree(repo, &tree, options, progress, cancel)
+        let os = match &options.os {
+            Some(os) => Some(os_tree::arrange(&mut tree, os, options.owner)?),
+            None => None,
+        };
+        let mut report = commit_tree(repo, &tree, options, progress, cancel)?;
+        report.os = os;
+        Ok(report)
     })
 }
 
@@ -170,6 +182,7 @@ pub(super) fn commit_tree(
         bytes,
         stats,
         skipped: tree.skipped().to_vec(),
+        os: None,
     };
     if options.skip_if_unchanged
         && let Some((id, commit)) = &parent_commit

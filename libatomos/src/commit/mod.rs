@@ -9,6 +9,7 @@ mod builder;
 mod hash;
 mod memory;
 mod mtime;
+mod os_tree;
 mod source;
 
 use std::path::PathBuf;
@@ -21,6 +22,10 @@ use crate::repo::RepoError;
 pub use builder::{CommitOptions, CommitOutcome, CommitReport, Parent, commit};
 pub use memory::{MemoryTrees, hash_directory};
 pub use mtime::MtimePolicy;
+pub use os_tree::{
+    DropReason, Dropped, Generated, KernelChoice, KernelReport, Linked, Moved, OsTreeError, OsTreeOptions,
+    OsTreeReport, OsTreeWarning,
+};
 pub use source::{Content, ScanOptions, SourceKind, SourceNode, SourceTree};
 
 /// Why a commit failed.
@@ -48,11 +53,8 @@ pub enum CommitError {
         path: PathBuf,
     },
     /// The tree cannot be brought into a deployable shape.
-    #[error("cannot make an operating system tree: {reason}")]
-    OsTree {
-        /// What is missing or in the way.
-        reason: String,
-    },
+    #[error("cannot make an operating system tree of the directory")]
+    OsTree(#[from] OsTreeError),
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] RepoError),
@@ -72,7 +74,7 @@ impl CommitError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::OsTree { .. } => ErrorKind::Invalid,
+            Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::OsTree(_) => ErrorKind::Invalid,
             Self::SourceChanged { .. } => ErrorKind::Conflict,
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
