@@ -652,6 +652,8 @@ fn a_tree_that_has_the_shape_is_left_as_it_is_down_to_its_digest() {
     let out = base.path().join("out");
     let rev = first.commit.to_string();
     checkout(&repo, &rev, &out, &options, &NoProgress, &Cancel::new()).unwrap();
+    // A user's checkout has no sticky bits.
+    fs::set_permissions(out.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     let plain = commit_to(&repo, &out, None);
     let again = commit_to(&repo, &out, Some(OsTreeOptions::default()));
     let report = again.os.as_ref().unwrap();
