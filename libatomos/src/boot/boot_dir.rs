@@ -202,6 +202,19 @@ impl BootDir {
     }
 }
 
+impl BootDir {
+    /// Returns the highest number that an entry of this form has, ours or that of another sysroot on the same boot
+    /// partition; 0 where there is none. A new entry takes a higher one, so that it is first for every loader.
+    pub fn highest_number(&self) -> Result<u64, BootError> {
+        let names = self.list_entries()?;
+        let numbers = names
+            .iter()
+            .filter_map(|found| found.file_name.parse::<EntryName>().ok())
+            .map(|name| name.n);
+        Ok(numbers.max().unwrap_or(0))
+    }
+}
+
 /// Both loaders look at files ending in `.conf` that do not begin with a dot.
 fn loader_name(name: &OsStr, kind: FileKind) -> Option<&str> {
     let name = name.to_str()?;

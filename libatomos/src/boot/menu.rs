@@ -40,11 +40,25 @@ pub fn wants_menu(boot: &BootDir) -> Result<bool, BootError> {
 /// Writes the menu from the entries that are there, those of the file names in `without` left out, where somebody asked
 /// for one; returns whether it changed. The new menu is durable after the next sync.
 pub(super) fn write_menu(boot: &BootDir, without: &[String]) -> Result<bool, BootError> {
-    if !wants_menu(boot)? {
+    let Some(text) = outdated_menu(boot, &boot.list_entries()?, without)? else {
         return Ok(false);
+    };
+    failpoint::hit("boot.menu.begin")?;
+    replace(boot, &text)?;
+    failpoint::hit("boot.menu.written")?;
+    Ok(true)
+}
+
+/// Returns the menu for the entries found, where there is to be one and it is not what is there.
+pub(super) fn outdated_menu(
+    boot: &BootDir,
+    found: &[FoundEntry],
+    without: &[String],
+) -> Result<Option<String>, BootError> {
+    if !wants_menu(boot)? {
+        return Ok(None);
     }
-    let found = boot.list_entries()?;
-    let mut entries: Vec<(&FoundEntry, &EntryName, &BlsEntry)> = found
+    let mut entries: Vec<Listed<'_>> = found
         .iter()
         .filter(|found| !without.contains(&found.file_name))
         .filter_map(|found| Some((found, found.name.as_ref()?, found.entry.as_ref().ok()?)))
@@ -60,13 +74,7 @@ pub(super) fn write_menu(boot: &BootDir, without: &[String]) -> Result<bool, Boo
         Err(error) if error.source.kind() == std::io::ErrorKind::Other => None,
         other => other?,
     };
-    if present.as_deref() == Some(text.as_bytes()) {
-        return Ok(false);
-    }
-    failpoint::hit("boot.menu.begin")?;
-    replace(boot, &text)?;
-    failpoint::hit("boot.menu.written")?;
-    Ok(true)
+    Ok((present.as_deref() != Some(text.as_bytes())).then_some(text))
 }
 
 /// GRUB's own file systems include FAT, where its directory usually is on EFI machines. There is no better step than

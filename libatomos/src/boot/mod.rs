@@ -8,6 +8,7 @@ mod install;
 mod menu;
 mod reconcile;
 mod space;
+mod status;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use reconcile::{
     KernelCheck, PlannedEntry, ReconcileOptions, ReconcileOutcome, ReconcilePlan, plan_reconcile,
 };
 pub use space::{MARGIN, NeededKernel, RemovableKernel, SpaceReport, check_space};
+pub use status::{FirstEntry, Loader, LoaderForecast, Pin, PinSource, forecast};
 pub use switch::{DesiredEntry, SORT_KEY, write_entry};
 pub use verify::{EntryFinding, EntryReport, verify_entries};
 

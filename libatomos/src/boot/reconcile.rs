@@ -25,7 +25,7 @@ use super::boot_dir::{FoundEntry, TEMPORARY_PREFIX};
 use super::bootcsum::{BootCsum, KernelFiles, kernel_dir_name, parse_kernel_dir_name};
 use super::flush::{FlushMethod, flush};
 use super::install::{install_kernel, is_whole, remove_kernel};
-use super::menu::write_menu;
+use super::menu::{outdated_menu, write_menu};
 use super::switch::{DesiredEntry, boots_the_same, write_entry_file};
 use super::{BootDir, BootError};
 
@@ -65,6 +65,8 @@ pub struct ReconcilePlan {
     pub install: Vec<DesiredEntry>,
     /// Entries to write, the newest last.
     pub write: Vec<PlannedEntry>,
+    /// Whether GRUB's menu, where there is one, does not show the entries that are there.
+    pub menu_outdated: bool,
     /// File names of our entries to remove.
     pub remove_entries: Vec<String>,
     /// Names of directories below `/boot/atomos` to remove.
@@ -83,7 +85,7 @@ pub struct ReconcileOutcome {
     pub flushed: FlushMethod,
 }
 
-/// Compares `/boot` with the list of what it is to offer.
+/// Compares `/boot` with the list of what it is to offer. The caller holds the sysroot's lock until the plan is applied.
 ///
 /// # Errors
 /// [`BootError::NothingToBoot`] when the list is empty and there are entries: a list that could not be read must not
@@ -147,6 +149,7 @@ pub fn plan_reconcile(
         .filter(|found| found.name.is_some() && !kept.contains(&found.file_name))
         .map(|found| found.file_name.clone())
         .collect();
+    plan.menu_outdated = outdated_menu(boot, &found, &plan.remove_entries)?.is_some();
     plan.remove_kernels = unused_kernels(boot, &desired, &found)?;
     plan.remove_leftovers = leftovers(boot)?;
     Ok(plan)
@@ -205,8 +208,8 @@ fn needs_kernel(
     }
 }
 
-/// Kernel directories of ours that nothing names: not the list, and not an entry of anybody else. FAT does not tell
-/// upper case from lower case, so neither is done here.
+/// Kernel directories of ours that nothing names: not the list, and not a path in an entry of anybody else. FAT does not
+/// tell upper case from lower case, so neither is done here.
 fn unused_kernels(
     boot: &BootDir,
     desired: &[&DesiredEntry],
@@ -218,7 +221,10 @@ fn unused_kernels(
     let mut used: BTreeSet<String> = found
         .iter()
         .filter(|found| found.name.is_none())
-        .filter_map(|found| Some(found.kernel_dir()?.to_ascii_lowercase()))
+        .filter_map(|found| found.entry.as_ref().ok())
+        .flat_map(|entry| entry.lines())
+        .flat_map(|(_, value)| value.split(['/', ' ']))
+        .map(str::to_ascii_lowercase)
         .collect();
     used.extend(desired.iter().map(|desired| {
         kernel_dir_name(&desired.stateroot, desired.bootcsum)
@@ -265,7 +271,7 @@ fn leftovers(boot: &BootDir) -> Result<Vec<PathBuf>, BootError> {
 }
 
 impl ReconcilePlan {
-    /// Returns whether `/boot` is as it should be, GRUB's menu aside.
+    /// Returns whether `/boot` is as it should be.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

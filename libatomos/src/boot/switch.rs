@@ -22,7 +22,9 @@ use crate::names::StaterootName;
 use super::bls::{BlsEntry, one_line};
 use super::boot_dir::OWNER_KEY;
 use super::bootcsum::{BootCsum, KernelFiles};
+use super::flush::flush;
 use super::kargs::KernelArgs;
+use super::menu::write_menu;
 use super::name::{EntryName, MAX_ENTRY_NAME, Tries};
 use super::{BootDir, BootError, BootFsKind};
 
@@ -130,7 +132,8 @@ impl DesiredEntry {
     }
 }
 
-/// Writes the entry of one deployment, durably. Its kernel files must have been installed.
+/// Writes the entry of one deployment, and GRUB's menu where there is one, durably. Its kernel files must have been
+/// installed. The caller holds the sysroot's lock.
 ///
 /// An entry that is there already under this number, whatever its counter, is left as it is if it says the same, and
 /// written again under its own name if it does not.
@@ -155,8 +158,8 @@ pub fn write_entry(boot: &BootDir, desired: &DesiredEntry) -> Result<(), BootErr
     boot.dir().sync_fs()?;
     failpoint::hit("boot.entry.kernels-synced")?;
     write_entry_file(boot, &boot.ensure_entries()?, &file_name, &entry)?;
-    boot.dir().sync_fs()?;
-    failpoint::hit("boot.entry.synced")?;
+    write_menu(boot, &[])?;
+    flush(boot)?;
     Ok(())
 }
 
