@@ -430,7 +430,9 @@ fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
 }
 
 fn read_bounded(file: File, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // The size is a hint that saves reads; what counts is what is read.
+    let size = file.metadata()?.len().min(limit as u64) as usize;
+    let mut bytes = Vec::with_capacity(size + 1);
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::other(format!(

@@ -14,7 +14,7 @@ use crate::boot::{KargsError, KernelArgs};
 use crate::cancel::Cancel;
 use crate::checkout::{CheckoutOptions, CheckoutReport, LinkMode, Ownership, checkout, checkout_into};
 use crate::digest::CommitId;
-use crate::etc_merge::{self, MergeInput, MergePlan, MergeReport, Policies};
+use crate::etc_merge::{self, AccountsLock, MergeInput, MergePlan, MergeReport, Policies};
 use crate::format::{Commit, Node};
 use crate::fs::{Dir, copy_tree};
 use crate::names::{RefName, StaterootName};
