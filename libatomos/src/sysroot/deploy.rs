@@ -474,6 +474,11 @@ impl Sysroot {
             old.open_dir("etc")?,
             root.open_dir(USR_ETC)?,
         );
+        // On the system that is running, `passwd` and `useradd` wait until their files have been read.
+        let _accounts = match self.booted()?.as_ref() == Some(from) {
+            true => Some(AccountsLock::acquire(&mine, self.lock_timeout, cancel)?),
+            false => None,
+        };
         let policies = Policies::load(root, Some(&mine))?;
         let input = MergeInput {
             base: &base,
