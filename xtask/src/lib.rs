@@ -7,6 +7,7 @@
     reason = "these are commands: they talk"
 )]
 
+pub mod bench;
 pub mod checks;
 pub mod debian;
 pub mod demo;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use xtask::bench;
 use xtask::checks;
 use xtask::debian::{self, Availability};
 use xtask::demo;
@@ -29,6 +30,8 @@ enum Task {
     Test,
     /// Play the main job on real operating system trees, and hold it to its promises
     Demo(demo::DemoArgs),
+    /// Compare atomos with ostree and cp on a real operating system tree
+    Bench(bench::BenchArgs),
     /// Boot virtual machines that atomos deployed
     VmTest(vm::TestArgs),
     /// Make the two Debian trees that the other tasks work on, unless they are there
@@ -53,6 +56,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Test => checks::run_all(),
         Task::Demo(args) => demo::demo(&args),
+        Task::Bench(args) => bench::bench(&args),
         Task::VmTest(args) => vm::test(&args),
         Task::Trees { trees } => {
             let options = debian::Options::kept_in(trees.as_deref());

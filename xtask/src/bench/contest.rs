@@ -1,0 +1,278 @@
+//! The same work for atomos, for ostree and for `cp`, as command lines.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::measure::{settle, time};
+use crate::debian::Trees;
+use crate::process::run;
+
+/// The branch that all commits go to.
+const REF: &str = "os/bench";
+
+/// Who does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contestant {
+    /// What is measured.
+    Atomos,
+    /// What it is compared with.
+    Ostree,
+    /// `cp -a` for a commit, `cp -al` for a checkout; nothing for the rest.
+    Cp,
+}
+
+impl Contestant {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Atomos, Self::Ostree, Self::Cp];
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// The first version into an empty repository.
+    FirstCommit,
+    /// The same tree again: every byte is read and hashed, nothing is new.
+    CommitAgain,
+    /// The second version, after the first.
+    SecondCommit,
+    /// The first version as a directory of hardlinks.
+    Checkout,
+    /// The same, then written back with `sync -f`.
+    CheckoutSynced,
+    /// Every object verified.
+    Fsck,
+    /// What changed between the two versions.
+    Diff,
+}
+
+impl Work {
+    /// In the order in which one run does it.
+    pub const ALL: [Self; 7] = [
+        Self::FirstCommit,
+        Self::CommitAgain,
+        Self::Checkout,
+        Self::CheckoutSynced,
+        Self::SecondCommit,
+        Self::Diff,
+        Self::Fsck,
+    ];
+
+    /// What a reader is told.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::FirstCommit => "first commit",
+            Self::CommitAgain => "commit again, every byte hashed again",
+            Self::SecondCommit => "commit of the second version",
+            Self::Checkout => "hardlink checkout",
+            Self::CheckoutSynced => "hardlink checkout, then `sync -f`",
+            Self::Fsck => "fsck, two versions",
+            Self::Diff => "diff of the two versions",
+        }
+    }
+
+    /// The most that atomos may take, as a share of ostree's time.
+    #[must_use]
+    pub const fn target(self) -> Option<f64> {
+        match self {
+            Self::FirstCommit => Some(0.6),
+            Self::CommitAgain => Some(0.2),
+            Self::Checkout => Some(0.8),
+            Self::Fsck => Some(0.3),
+            Self::SecondCommit | Self::CheckoutSynced | Self::Diff => None,
+        }
+    }
+}
+
+/// The place where everything is done, on one filesystem.
+#[derive(Debug)]
+pub struct Ring {
+    directory: PathBuf,
+    atomos: PathBuf,
+    v1: PathBuf,
+    v2: PathBuf,
+}
+
+impl Ring {
+    /// Copies the trees, without the devices of `/dev`, which ostree refuses to commit.
+    ///
+    /// # Errors
+    /// If copying fails.
+    pub fn prepare(directory: &Path, atomos: &Path, trees: &Trees) -> Result<Self> {
+        let ring = Self {
+            directory: directory.to_owned(),
+            atomos: atomos.to_owned(),
+            v1: directory.join("v1"),
+            v2: directory.join("v2"),
+        };
+        for (from, to) in [(&trees.v1, &ring.v1), (&trees.v2, &ring.v2)] {
+            run(Command::new("cp").arg("-a").args([from, to]))?;
+            run(Command::new("find")
+                .arg(to.join("dev"))
+                .args(["-mindepth", "1", "-delete"]))?;
+        }
+        Ok(ring)
+    }
+
+    /// The trees as they are committed.
+    #[must_use]
+    pub fn trees(&self) -> (&Path, &Path) {
+        (&self.v1, &self.v2)
+    }
+
+    /// A contestant's repository, or what is a repository to `cp`: a directory.
+    #[must_use]
+    pub fn repo(&self, contestant: Contestant) -> PathBuf {
+        self.directory.join(match contestant {
+            Contestant::Atomos => "repo-atomos",
+            Contestant::Ostree => "repo-ostree",
+            Contestant::Cp => "repo-cp",
+        })
+    }
+
+    /// Brings a contestant to where it was before a run.
+    ///
+    /// # Errors
+    /// If something cannot be removed or made.
+    pub fn reset(&self, contestant: Contestant) -> Result<()> {
+        for path in [self.repo(contestant), self.checkout_directory(contestant)] {
+            remove(&path)?;
+        }
+        match contestant {
+            Contestant::Atomos => time(&mut self.atomos(&["init", "--mode", "bare", "--quiet"]))?,
+            Contestant::Ostree => time(&mut self.ostree(&["init", "--mode=bare"]))?,
+            Contestant::Cp => {
+                let path = self.repo(contestant);
+                std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+                std::time::Duration::ZERO
+            }
+        };
+        settle(&self.directory)
+    }
+
+    /// Removes what a piece of work would find in its way.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn clear(&self, contestant: Contestant, work: Work) -> Result<()> {
+        if matches!(work, Work::Checkout | Work::CheckoutSynced) {
+            remove(&self.checkout_directory(contestant))?;
+        }
+        settle(&self.directory)
+    }
+
+    /// The command, or `None` where a contestant has no such work.
+    #[must_use]
+    pub fn command(&self, contestant: Contestant, work: Work) -> Option<Command> {
+        match contestant {
+            Contestant::Atomos => Some(self.atomos_command(work)),
+            Contestant::Ostree => Some(self.ostree_command(work)),
+            Contestant::Cp => self.cp_command(work),
+        }
+    }
+
+    fn checkout_directory(&self, contestant: Contestant) -> PathBuf {
+        self.repo(contestant).with_extension("checkout")
+    }
+
+    fn atomos_command(&self, work: Work) -> Command {
+        let parent = format!("{REF}^");
+        match work {
+            Work::FirstCommit | Work::CommitAgain => self.atomos(&["commit", "--ref", REF, path(&self.v1)]),
+            Work::SecondCommit => self.atomos(&["commit", "--ref", REF, path(&self.v2)]),
+            Work::Checkout => {
+                let to = self.checkout_directory(Contestant::Atomos);
+                self.atomos(&["checkout", "--link", "hardlink", REF, path(&to)])
+            }
+            Work::CheckoutSynced => then_sync(self.atomos_command(Work::Checkout), &self.directory),
+            Work::Fsck => self.atomos(&["fsck"]),
+            Work::Diff => self.atomos(&["diff", &parent, REF]),
+        }
+    }
+
+    fn ostree_command(&self, work: Work) -> Command {
+        let parent = format!("{REF}^");
+        let tree = |tree: &Path| format!("--tree=dir={}", tree.display());
+        match work {
+            Work::FirstCommit | Work::CommitAgain => {
+                self.ostree(&["commit", "--branch", REF, "--subject", "bench", &tree(&self.v1)])
+            }
+            Work::SecondCommit => {
+                self.ostree(&["commit", "--branch", REF, "--subject", "bench", &tree(&self.v2)])
+            }
+            Work::Checkout => {
+                let to = self.checkout_directory(Contestant::Ostree);
+                self.ostree(&["checkout", "--require-hardlinks", REF, path(&to)])
+            }
+            Work::CheckoutSynced => then_sync(self.ostree_command(Work::Checkout), &self.directory),
+            Work::Fsck => self.ostree(&["fsck", "--quiet"]),
+            Work::Diff => self.ostree(&["diff", &parent, REF]),
+        }
+    }
+
+    fn cp_command(&self, work: Work) -> Option<Command> {
+        let copied = self.repo(Contestant::Cp).join("v1");
+        let words = |options: &str, from: &Path, to: &Path| {
+            let mut command = Command::new("cp");
+            command.arg(options).arg(from).arg(to);
+            command
+        };
+        let checkout = || words("-al", &copied, &self.checkout_directory(Contestant::Cp));
+        match work {
+            Work::FirstCommit => Some(then_sync(words("-a", &self.v1, &copied), &self.directory)),
+            Work::Checkout => Some(checkout()),
+            Work::CheckoutSynced => Some(then_sync(checkout(), &self.directory)),
+            Work::CommitAgain | Work::SecondCommit | Work::Fsck | Work::Diff => None,
+        }
+    }
+
+    fn atomos(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.atomos);
+        command
+            .arg("--repo")
+            .arg(self.repo(Contestant::Atomos))
+            .args(words);
+        command
+    }
+
+    fn ostree(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ostree");
+        command.args(words);
+        let mut option = std::ffi::OsString::from("--repo=");
+        option.push(self.repo(Contestant::Ostree));
+        command.arg(option);
+        command
+    }
+}
+
+/// The bench works below the project's target directory or where `--work` says; [`super::bench`] checks that it is UTF-8.
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+/// The command, then `sync -f`, as one.
+fn then_sync(command: Command, directory: &Path) -> Command {
+    let mut both = Command::new("sh");
+    both.args([
+        "-euc",
+        "directory=$1; shift; \"$@\"; sync -f \"$directory\"",
+        "then-sync",
+    ]);
+    both.arg(directory)
+        .arg(command.get_program())
+        .args(command.get_args());
+    both
+}
+
+fn remove(path: &Path) -> Result<()> {
+    run(Command::new("rm")
+        .args([
+            OsStr::new("-rf"),
+            OsStr::new("--one-file-system"),
+            OsStr::new("--"),
+        ])
+        .arg(path))
+}

@@ -1,0 +1,308 @@
+//! The results as a document, `benches/RESULTS.md`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::contest::{Contestant, Work};
+use super::measure::Series;
+use crate::debian::Trees;
+use crate::facts::Additions;
+use crate::process::capture;
+
+/// The most anonymous memory that any command may take.
+const MEMORY_TARGET: u64 = 150_000_000;
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// Times.
+    pub times: BTreeMap<(Work, Contestant), Series>,
+    /// Peaks of anonymous memory, in bytes.
+    pub memory: BTreeMap<(Work, Contestant), u64>,
+    /// What the second version must add, and what it added.
+    pub additions: Option<(Additions, Additions)>,
+}
+
+/// What the document says beside the results.
+#[derive(Debug)]
+pub struct Circumstances<'a> {
+    /// As a person would type it.
+    pub command: String,
+    /// Runs of each command.
+    pub runs: usize,
+    /// What was committed.
+    pub trees: &'a Trees,
+    /// Where it was done.
+    pub directory: &'a Path,
+    /// The load average before the first run: how much else was going on.
+    pub load: String,
+}
+
+impl Results {
+    fn ratio(&self, work: Work) -> Option<f64> {
+        let median = |contestant| self.times.get(&(work, contestant)).map(Series::median);
+        let (atomos, ostree) = (median(Contestant::Atomos)?, median(Contestant::Ostree)?);
+        (ostree > 0.0).then_some(atomos / ostree)
+    }
+
+    /// What was promised and does not hold.
+    #[must_use]
+    pub fn missed(&self) -> Vec<String> {
+        let mut missed = Vec::new();
+        for work in Work::ALL {
+            if let (Some(ratio), Some(target)) = (self.ratio(work), work.target())
+                && ratio > target
+            {
+                missed.push(format!(
+                    "{}: {ratio:.2} of ostree's time, at most {target} wanted",
+                    work.title()
+                ));
+            }
+        }
+        for ((work, contestant), bytes) in &self.memory {
+            if *contestant == Contestant::Atomos && *bytes > MEMORY_TARGET {
+                missed.push(format!(
+                    "{}: {} MB of anonymous memory",
+                    work.title(),
+                    bytes / 1_000_000
+                ));
+            }
+        }
+        if let Some((expected, actual)) = &self.additions
+            && expected != actual
+        {
+            missed.push("the second version did not add exactly what changed".to_owned());
+        }
+        missed
+    }
+
+    /// The document.
+    ///
+    /// # Errors
+    /// If something about the machine cannot be found out.
+    pub fn render(&self, circumstances: &Circumstances<'_>) -> Result<String> {
+        let mut text = String::from("# Results\n\n");
+        self.introduction(&mut text, circumstances)?;
+        self.time_table(&mut text)?;
+        self.memory_table(&mut text)?;
+        self.count_paragraph(&mut text)?;
+        Ok(text)
+    }
+
+    fn introduction(&self, text: &mut String, circumstances: &Circumstances<'_>) -> Result<()> {
+        let trees = circumstances.trees;
+        writeln!(text, "Written by `{}`.\n", circumstances.command)?;
+        writeln!(
+            text,
+            "- date: {}",
+            word(Command::new("date").args(["-u", "+%Y-%m-%d"]))?
+        )?;
+        writeln!(text, "- machine: {}", machine(circumstances.directory)?)?;
+        writeln!(
+            text,
+            "- load average before the first run: {}",
+            circumstances.load
+        )?;
+        writeln!(text, "- against: {}", ostree_version()?)?;
+        writeln!(
+            text,
+            "- trees: Debian {}, {} files, {} MB, and the same after `dist-upgrade`, {} packages changed, {} files, {} MB; \
+             without the devices of `/dev`, which ostree refuses",
+            trees.release,
+            trees.size_v1.files,
+            trees.size_v1.bytes / 1_000_000,
+            trees.upgraded.len(),
+            trees.size_v2.files,
+            trees.size_v2.bytes / 1_000_000,
+        )?;
+        writeln!(
+            text,
+            "- how: {} runs, in each of which the tools take turns, the first of them first in every other run; the page cache is \
+             warm; `sync -f` before each command. A commit is durable when it returns: atomos and ostree see to that themselves \
+             (ostree with its default, fsync on), `cp -a` is followed by `sync -f`.\n",
+            circumstances.runs
+        )?;
+        Ok(())
+    }
+
+    fn time_table(&self, text: &mut String) -> Result<()> {
+        writeln!(
+            text,
+            "## Time\n\nSeconds: median (fastest to slowest). The ratio is of the medians of atomos and ostree.\n"
+        )?;
+        writeln!(
+            text,
+            "| work | atomos | ostree | `cp` | ratio | at most | |\n| --- | --- | --- | --- | --- | --- | --- |"
+        )?;
+        for work in Work::ALL {
+            write!(text, "| {} |", work.title())?;
+            for contestant in Contestant::ALL {
+                match self.times.get(&(work, contestant)) {
+                    Some(series) => {
+                        write!(
+                            text,
+                            " {:.2} ({:.2} to {:.2}) |",
+                            series.median(),
+                            series.min(),
+                            series.max()
+                        )?;
+                    }
+                    None => write!(text, " |")?,
+                }
+            }
+            let ratio = self.ratio(work);
+            let verdict = match (ratio, work.target()) {
+                (Some(ratio), Some(target)) if ratio <= target => "met",
+                (Some(_), Some(_)) => "**missed**",
+                _ => "",
+            };
+            let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+            let target = work.target().map_or(String::new(), |target| target.to_string());
+            writeln!(text, " {ratio} | {target} | {verdict} |")?;
+        }
+        Ok(())
+    }
+
+    fn memory_table(&self, text: &mut String) -> Result<()> {
+        writeln!(
+            text,
+            "\n## Memory\n\nThe most anonymous memory seen, in MB, looking every 2 ms, in a run of its own. At most {} for atomos.\n",
+            MEMORY_TARGET / 1_000_000
+        )?;
+        writeln!(text, "| work | atomos | ostree |\n| --- | --- | --- |")?;
+        for work in Work::ALL {
+            let cell = |contestant| {
+                self.memory
+                    .get(&(work, contestant))
+                    .map_or(String::new(), |bytes| format!("{:.1}", *bytes as f64 / 1e6))
+            };
+            let (atomos, ostree) = (cell(Contestant::Atomos), cell(Contestant::Ostree));
+            if !atomos.is_empty() {
+                writeln!(text, "| {} | {atomos} | {ostree} |", work.title())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_paragraph(&self, text: &mut String) -> Result<()> {
+        let Some((expected, actual)) = &self.additions else {
+            return Ok(());
+        };
+        writeln!(
+            text,
+            "\n## What the second version adds\n\nWalking and hashing both trees without atomos finds {} different contents and {} \
+             different directories in the second that the first does not have. The repository grew by {} blobs, {} of which are those, \
+             and by {} dirtrees.",
+            expected.blobs.len(),
+            expected.dirtrees,
+            actual.blobs.len(),
+            actual.blobs.intersection(&expected.blobs).count(),
+            actual.dirtrees
+        )?;
+        Ok(())
+    }
+}
+
+/// Processor, cores, memory, filesystem and kernel; nothing that names the machine.
+fn machine(directory: &Path) -> Result<String> {
+    let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+    let cpu = read("/proc/cpuinfo")?;
+    let model = cpu
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model);
+    let memory = read("/proc/meminfo")?;
+    let kibibytes: u64 = memory
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        })
+        .context("/proc/meminfo has no MemTotal")?;
+    let cores = std::thread::available_parallelism().context("cannot count the cores")?;
+    let filesystem = word(
+        Command::new("findmnt")
+            .args(["--noheadings", "--output", "FSTYPE,OPTIONS", "--target"])
+            .arg(directory),
+    )?;
+    let kernel = word(Command::new("uname").arg("-r"))?;
+    // Only the number: what follows it may name who built it.
+    let kernel = kernel.split('-').next().unwrap_or_default().to_owned();
+    Ok(format!(
+        "{model}, {cores} cores, {:.0} GiB, {}, Linux {kernel}",
+        kibibytes as f64 / f64::from(1 << 20),
+        filesystem.split_whitespace().collect::<Vec<_>>().join(" ")
+    ))
+}
+
+fn ostree_version() -> Result<String> {
+    let text = capture(Command::new("ostree").arg("--version"))?;
+    let version = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Version: "));
+    Ok(format!(
+        "ostree {}, mode bare",
+        version.unwrap_or("unknown").trim_matches(['\'', '"'])
+    ))
+}
+
+fn word(command: &mut Command) -> Result<String> {
+    Ok(capture(command)?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn series(seconds: f64) -> Series {
+        let mut series = Series::default();
+        series.push(Duration::from_secs_f64(seconds));
+        series
+    }
+
+    #[test]
+    fn a_missed_target_is_said_and_a_met_one_is_not() {
+        let mut results = Results::default();
+        for (work, atomos) in [(Work::FirstCommit, 7.0), (Work::Fsck, 1.0)] {
+            results.times.insert((work, Contestant::Atomos), series(atomos));
+            results.times.insert((work, Contestant::Ostree), series(10.0));
+        }
+        results
+            .memory
+            .insert((Work::Fsck, Contestant::Atomos), MEMORY_TARGET + 1);
+        results
+            .memory
+            .insert((Work::Fsck, Contestant::Ostree), MEMORY_TARGET * 9);
+        let missed = results.missed();
+        assert_eq!(missed.len(), 2, "{missed:?}");
+        assert!(missed[0].starts_with("first commit: 0.70"), "{missed:?}");
+    }
+
+    #[test]
+    fn every_row_of_the_table_has_as_many_cells_as_its_head() {
+        let mut results = Results::default();
+        results
+            .times
+            .insert((Work::Diff, Contestant::Atomos), series(1.0));
+        let mut text = String::new();
+        results.time_table(&mut text).unwrap();
+        let cells: Vec<usize> = text
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| line.matches('|').count())
+            .collect();
+        assert!(
+            cells.len() > 7 && cells.iter().all(|count| *count == cells[0]),
+            "{text}"
+        );
+    }
+}
