@@ -19,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::GRUB_MODULES;
-use crate::process::run;
+use crate::process::{capture, run};
 
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
@@ -104,6 +104,19 @@ impl Disk {
         std::fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
         mount_at(&self.image, BOOT_START, ROOT_START, &boot)?;
         Ok(mounted)
+    }
+
+    /// Checks both file systems, which a machine that went off left behind.
+    ///
+    /// # Errors
+    /// If one of them is not clean.
+    pub fn check(&self) -> Result<()> {
+        for start in [BOOT_START, ROOT_START] {
+            let mut device = self.image.clone().into_os_string();
+            device.push(format!("?offset={start}"));
+            capture(Command::new("e2fsck").args(["-f", "-n"]).arg(device))?;
+        }
+        Ok(())
     }
 }
 

@@ -186,16 +186,18 @@ impl Machine {
         Ok(())
     }
 
-    /// Shuts the guest down and waits until it is off.
+    /// Shuts the guest down and waits until it is off. Returns all that its console ever showed.
     ///
     /// # Errors
     /// If it does not go off.
-    pub fn power_off(mut self) -> Result<()> {
+    pub fn power_off(mut self) -> Result<String> {
         self.ask("systemctl --no-block poweroff")?;
         let deadline = Instant::now() + self.boot_timeout;
         while Instant::now() < deadline {
             if self.qemu.try_wait().context("cannot wait for QEMU")?.is_some() {
-                return Ok(());
+                return Ok(plain_text(
+                    &std::fs::read(&self.console).context("cannot read the console")?,
+                ));
             }
             std::thread::sleep(POLL);
         }

@@ -158,7 +158,11 @@ pub fn smoke(trees: &Trees, programs: &Programs, options: &Options) -> Result<()
         "dpkg does not list v1's packages after the rollback"
     );
     machine.ask("atomos fsck --quiet --repo /sysroot/atomos/repo")?;
-    machine.power_off()?;
+    let console = machine.power_off()?;
+    if let Some(line) = console.lines().find(|line| line.contains("FAILED")) {
+        bail!("systemd failed at something: {}", line.trim());
+    }
+    disk.check()?;
     steps.say("passed");
     if !options.keep {
         super::remove_work_directory(&work)?;

@@ -16,6 +16,16 @@ const AGENT: &str = include_str!("guest/agent");
 const AGENT_UNIT: &str = include_str!("guest/atomos-vm-test.service");
 const MASKED_UNITS: &str = include_str!("guest/masked-units.txt");
 
+/// What is copied from `bootloader-hooks`, and where to in the tree.
+const HOOKS: [(&str, &str); 3] = [
+    ("initramfs-tools/hooks", "usr/share/initramfs-tools/hooks"),
+    ("initramfs-tools/scripts", "usr/share/initramfs-tools/scripts"),
+    (
+        "systemd/systemd-journal-flush.service.d",
+        "usr/lib/systemd/system/systemd-journal-flush.service.d",
+    ),
+];
+
 /// The modules that the machine's disk needs. The whole set would be 60 MB to read through an emulated BIOS.
 const INITRAMFS_MODULES: &str = "virtio_pci\nvirtio_blk\next4\n";
 const INITRAMFS_CONF: &str = "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n";
@@ -55,12 +65,12 @@ impl Drop for TestTree {
 pub fn prepare(lower: &Path, work: &Path, programs: &Programs, files: &[TestFile<'_>]) -> Result<TestTree> {
     let test_tree = mount_overlay(lower, work)?;
     let tree = &test_tree.path;
-    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bootloader-hooks/initramfs-tools");
-    for directory in ["hooks", "scripts"] {
+    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bootloader-hooks");
+    for (from, to) in HOOKS {
         run(Command::new("cp")
             .arg("-rT")
-            .arg(hooks.join(directory))
-            .arg(tree.join("usr/share/initramfs-tools").join(directory)))?;
+            .arg(hooks.join(from))
+            .arg(tree.join(to)))?;
     }
     copy_program(&programs.atomos, &tree.join("usr/bin/atomos"))?;
     copy_program(
