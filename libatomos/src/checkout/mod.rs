@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
-use crate::format::{Entry, Metadata, Node};
+use crate::format::{DirTree, Entry, Metadata, Node};
 use crate::fs::{Dir, FileLock, FsError};
 use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError};
@@ -211,7 +211,11 @@ fn build(
             ..entry.clone()
         },
     };
-    tree::materialise(repo, vec![entry], holding, options, progress, cancel)
+    let tree = DirTree::new(vec![entry]).map_err(|source| RepoError::Encode {
+        what: "a directory".to_owned(),
+        source,
+    })?;
+    tree::materialise(repo, tree, holding, options, progress, cancel)
 }
 
 /// Checks out the entries of the dirtree `root` into the directory `target`, which exists and is empty, and gives
@@ -225,8 +229,7 @@ pub fn checkout_into(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CheckoutReport, CheckoutError> {
-    let entries = repo.load_dirtree(root)?.into_entries();
-    let report = tree::materialise(repo, entries, target, options, progress, cancel)?;
+    let report = tree::materialise(repo, repo.load_dirtree(root)?, target, options, progress, cancel)?;
     metadata::apply_to_dir(target, metadata, options.ownership)?;
     Ok(report)
 }

@@ -4,6 +4,7 @@
 //! metadata; the subdirectories are tasks of their own. So a directory's time is final before its grandchildren are
 //! made, and no task waits for another.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,12 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::Scope;
+use rayon::prelude::*;
 use rustix::fs::{FileType, Mode};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
-use crate::format::{Entry, Metadata, Node};
+use crate::format::{DirTree, Entry, Metadata, Node};
 use crate::fs::{Dir, FsError};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{Repo, RepoError};
@@ -48,7 +50,7 @@ pub struct CheckoutReport {
 }
 
 struct Job<'a> {
-    repo: &'a Repo,
+    plan: &'a Plan<'a>,
     ladder: Ladder<'a>,
     ownership: Ownership,
     cancel: &'a Cancel,
@@ -61,22 +63,23 @@ struct Job<'a> {
     error: Mutex<Option<CheckoutError>>,
 }
 
-/// Makes `entries` in `target`, with all beneath them.
+/// Makes the entries of `tree` in `target`, with all beneath them.
 pub(super) fn materialise(
     repo: &Repo,
-    entries: Vec<Entry>,
+    tree: DirTree,
     target: &Dir,
     options: &CheckoutOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CheckoutReport, CheckoutError> {
-    let total = count_entries(repo, &entries, cancel)?;
+    let pool = crate::parallel::pool(options.threads);
+    let plan = pool.install(|| Plan::make(repo, &tree, cancel))?;
     let job = Job {
-        repo,
+        plan: &plan,
         ladder: Ladder::new(repo, options.link, options.ownership),
         ownership: options.ownership,
         cancel,
-        phase: PhaseGuard::begin(progress, Phase::Checkout, Some(total), Unit::Items),
+        phase: PhaseGuard::begin(progress, Phase::Checkout, Some(plan.total), Unit::Items),
         directories: AtomicU64::new(0),
         symlinks: AtomicU64::new(0),
         special: AtomicU64::new(0),
@@ -85,8 +88,9 @@ pub(super) fn materialise(
         error: Mutex::new(None),
     };
     let target = Arc::new(target.try_clone()?);
-    crate::parallel::pool(options.threads).scope(|scope| {
-        let result = job.fill(scope, &target, entries, 0);
+    let tree = Arc::new(tree);
+    pool.scope(|scope| {
+        let result = job.fill(scope, &target, &tree, 0);
         job.note(result);
     });
     if let Some(error) = job.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -104,39 +108,75 @@ pub(super) fn materialise(
     })
 }
 
-/// Counts what will be made, so that a bar has an exact end. Also finds a missing dirtree before anything is made.
-fn count_entries(repo: &Repo, entries: &[Entry], cancel: &Cancel) -> Result<u64, CheckoutError> {
-    let subtree = |entry: &Entry| match entry.node {
-        Node::Dir { tree } => Some(tree),
-        _ => None,
-    };
-    let mut total = entries.len() as u64;
-    let mut level: Vec<DirTreeId> = entries.iter().filter_map(subtree).collect();
-    let mut depth = 0;
-    while !level.is_empty() {
-        cancel.check()?;
-        depth += 1;
-        crate::repo::check_depth(depth, "/")?;
-        // Equal subtrees are read once and counted as often as they stand.
-        level.sort_unstable();
-        let mut next = Vec::new();
-        for equal in level.chunk_by(|a, b| a == b) {
-            let tree = repo.load_dirtree(&equal[0])?;
-            total = total.saturating_add(tree.entries().len() as u64 * equal.len() as u64);
-            for child in tree.entries().iter().filter_map(subtree) {
-                next.extend(std::iter::repeat_n(child, equal.len()));
-            }
-            if next.len() > MAX_DIRECTORIES {
-                return Err(too_many());
-            }
-        }
-        level = next;
-    }
-    Ok(total)
+/// The dirtrees of a checkout, read before anything is made: a missing one is found in time, and a bar has an exact end.
+struct Plan<'a> {
+    repo: &'a Repo,
+    total: u64,
+    trees: HashMap<DirTreeId, Arc<DirTree>>,
 }
+
+/// Entries that are kept in memory between counting and making, some 60 MB; the dirtrees beyond are read again.
+const MAX_KEPT: usize = 300_000;
 
 /// Equal subtrees let a few kilobytes describe more directories than any disk holds.
 const MAX_DIRECTORIES: usize = 50_000_000;
+
+impl<'a> Plan<'a> {
+    fn make(repo: &'a Repo, root: &DirTree, cancel: &Cancel) -> Result<Self, CheckoutError> {
+        let mut plan = Self {
+            repo,
+            total: root.entries().len() as u64,
+            trees: HashMap::new(),
+        };
+        let mut kept = 0;
+        let mut level: Vec<DirTreeId> = subtrees(root).collect();
+        let mut depth = 0;
+        while !level.is_empty() {
+            cancel.check()?;
+            depth += 1;
+            crate::repo::check_depth(depth, "/")?;
+            // Equal subtrees are read once and counted as often as they stand.
+            level.sort_unstable();
+            let distinct: Vec<&[DirTreeId]> = level.chunk_by(|a, b| a == b).collect();
+            let loaded: Vec<Arc<DirTree>> = distinct
+                .par_iter()
+                .map(|equal| plan.load(&equal[0]))
+                .collect::<Result<_, _>>()?;
+            let mut next = Vec::new();
+            for (equal, tree) in distinct.iter().zip(loaded) {
+                plan.total = plan
+                    .total
+                    .saturating_add(tree.entries().len() as u64 * equal.len() as u64);
+                for child in subtrees(&tree) {
+                    next.extend(std::iter::repeat_n(child, equal.len()));
+                }
+                if next.len() > MAX_DIRECTORIES {
+                    return Err(too_many());
+                }
+                kept += tree.entries().len();
+                if kept <= MAX_KEPT {
+                    plan.trees.insert(equal[0], tree);
+                }
+            }
+            level = next;
+        }
+        Ok(plan)
+    }
+
+    fn load(&self, id: &DirTreeId) -> Result<Arc<DirTree>, RepoError> {
+        match self.trees.get(id) {
+            Some(tree) => Ok(Arc::clone(tree)),
+            None => Ok(Arc::new(self.repo.load_dirtree(id)?)),
+        }
+    }
+}
+
+fn subtrees(tree: &DirTree) -> impl Iterator<Item = DirTreeId> {
+    tree.entries().iter().filter_map(|entry| match entry.node {
+        Node::Dir { tree } => Some(tree),
+        _ => None,
+    })
+}
 
 fn too_many() -> CheckoutError {
     RepoError::PathInTree {
@@ -162,13 +202,12 @@ impl<'a> Job<'a> {
         &'s self,
         scope: &Scope<'s>,
         dir: &Arc<Dir>,
-        entries: Vec<Entry>,
+        tree: &Arc<DirTree>,
         depth: usize,
     ) -> Result<(), CheckoutError> {
         crate::repo::check_depth(depth, &dir.path().to_string_lossy())?;
-        let count = entries.len() as u64;
         let mut subdirectories = Vec::new();
-        for entry in entries {
+        for (index, entry) in tree.entries().iter().enumerate() {
             self.cancel.check()?;
             let name = OsStr::from_bytes(&entry.name);
             match &entry.node {
@@ -179,7 +218,7 @@ impl<'a> Job<'a> {
                 Node::Dir { tree } => {
                     dir.create_dir(name, 0o700)?;
                     self.directories.fetch_add(1, Ordering::Relaxed);
-                    subdirectories.push((*tree, entry));
+                    subdirectories.push((*tree, index));
                 }
                 Node::Symlink { target } => {
                     dir.symlink(target, name)?;
@@ -207,12 +246,13 @@ impl<'a> Job<'a> {
                 Node::Fifo => self.special(dir, name, FileType::Fifo, (0, 0), &entry.metadata)?,
             }
         }
-        self.phase.advance(count);
-        for (tree, entry) in subdirectories {
-            let parent = Arc::clone(dir);
+        self.phase.advance(tree.entries().len() as u64);
+        for (subtree, index) in subdirectories {
+            let (parent, tree) = (Arc::clone(dir), Arc::clone(tree));
             scope.spawn(move |scope| {
                 if !self.failed.load(Ordering::Relaxed) {
-                    self.note(self.subdirectory(scope, &parent, &tree, &entry, depth + 1));
+                    let entry = &tree.entries()[index];
+                    self.note(self.subdirectory(scope, &parent, &subtree, entry, depth + 1));
                 }
             });
         }
@@ -228,8 +268,7 @@ impl<'a> Job<'a> {
         depth: usize,
     ) -> Result<(), CheckoutError> {
         let dir = Arc::new(parent.open_dir(OsStr::from_bytes(&entry.name))?);
-        let entries = self.repo.load_dirtree(tree)?.into_entries();
-        self.fill(scope, &dir, entries, depth)?;
+        self.fill(scope, &dir, &self.plan.load(tree)?, depth)?;
         apply_to_dir(&dir, &entry.metadata, self.ownership)?;
         Ok(())
     }

@@ -98,6 +98,7 @@ impl Hasher<'_> {
         phase: &PhaseGuard<'_>,
     ) -> Result<FileTable, CommitError> {
         let mut table = FileTable::new();
+        let buffers = Mutex::new(Vec::new());
         let late = |node: u32| {
             self.recording.mtime == MtimePolicy::Parent
                 && stem_of_source(&self.tree.node(node).name).is_some()
@@ -108,7 +109,13 @@ impl Hasher<'_> {
             let results: Vec<Vec<FileResult>> = groups
                 .into_par_iter()
                 .with_max_len(1)
-                .map_init(Scratch::new, |scratch, group| self.group(&group, scratch, phase))
+                .map(|group| {
+                    // A buffer is a megabyte: as many are made as threads work, not as there are groups.
+                    let mut scratch = lock(&buffers).pop().unwrap_or_else(Scratch::new);
+                    let results = self.group(&group, &mut scratch, phase);
+                    lock(&buffers).push(scratch);
+                    results
+                })
                 .collect::<Result<_, CommitError>>()?;
             table.extend(
                 results
