@@ -12,10 +12,10 @@ use rustix::io::Errno;
 
 use crate::digest::BlobId;
 use crate::format::Metadata;
-use crate::fs::{CopyMethod, Dir, FsError, copy_file_data};
+use crate::fs::{CopyMethod, Dir, FsError, apply_to_file, copy_file_data};
 use crate::repo::{ObjectKind, Repo, RepoError, RepoMode};
 
-use super::metadata::{apply_to_file, apply_user_to_file};
+use super::metadata::apply_user_to_file;
 use super::{CheckoutError, LinkMode, Ownership};
 
 /// Puts files into place, and counts how.

@@ -20,7 +20,6 @@ use crate::fs::{Dir, FileLock, FsError};
 use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError};
 
-pub(crate) use metadata::apply_to_file;
 pub use tree::CheckoutReport;
 
 /// How files come to their place.

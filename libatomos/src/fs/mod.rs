@@ -7,6 +7,7 @@
 mod copy;
 mod dir;
 mod error;
+mod inode;
 pub(crate) mod ioctl;
 mod lock;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
 pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
 pub use error::FsError;
+pub(crate) use inode::{apply_to_file, set_mode, set_owner_and_mode, set_time, stat_file};
 pub use lock::{FileLock, LockError, LockHolder, LockMode};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};

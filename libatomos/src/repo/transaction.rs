@@ -359,7 +359,7 @@ impl<'r> Transaction<'r> {
             return rustix::fs::fchmod(file, Mode::from_raw_mode(0o644))
                 .map_err(|errno| FsError::new("set the mode of", path, errno));
         }
-        crate::checkout::apply_to_file(file, metadata, path)
+        crate::fs::apply_to_file(file, metadata, path)
     }
 
     /// Returns whether an interrupted run left this object whole; removes it where it did not.

@@ -1,0 +1,64 @@
+//! Putting recorded metadata on inodes, writing only what differs.
+//!
+//! A system call that changes nothing still costs a journal entry; on a tree of 20,000 files that is noticed.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Gid, Mode, Uid};
+
+use crate::format::Metadata;
+
+use super::{FsError, Stat, mtime_only, write_xattrs};
+
+/// Sets owner, mode, extended attributes and time of an open file. Owner first: changing it clears setuid and
+/// capabilities. Time last: everything else could change it.
+pub(crate) fn apply_to_file(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+    let stat = stat_file(file, path)?;
+    set_owner_and_mode(file, &stat, metadata, path)?;
+    write_xattrs(file, &metadata.xattrs, path)?;
+    set_time(file, metadata, path)
+}
+
+pub(crate) fn stat_file(file: &File, path: &Path) -> Result<Stat, FsError> {
+    rustix::fs::fstat(file)
+        .map(Stat::from)
+        .map_err(|errno| FsError::new("look at", path, errno))
+}
+
+pub(crate) fn set_owner_and_mode(
+    file: impl AsFd,
+    stat: &Stat,
+    metadata: &Metadata,
+    path: &Path,
+) -> Result<(), FsError> {
+    let mut mode_now = stat.mode;
+    if (stat.uid, stat.gid) != (metadata.uid, metadata.gid) {
+        rustix::fs::fchown(
+            &file,
+            Some(Uid::from_raw(metadata.uid)),
+            Some(Gid::from_raw(metadata.gid)),
+        )
+        .map_err(|errno| FsError::new("set the owner of", path, errno))?;
+        mode_now &= 0o777;
+    }
+    if mode_now != metadata.mode {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(metadata.mode))
+            .map_err(|errno| FsError::new("set the mode of", path, errno))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn set_mode(file: impl AsFd, stat: &Stat, mode: u32, path: &Path) -> Result<(), FsError> {
+    if stat.mode != mode {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+            .map_err(|errno| FsError::new("set the mode of", path, errno))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn set_time(file: impl AsFd, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+    rustix::fs::futimens(&file, &mtime_only(metadata.mtime))
+        .map_err(|errno| FsError::new("set the time of", path, errno))
+}
