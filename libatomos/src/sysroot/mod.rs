@@ -187,3 +187,6 @@ impl Sysroot {
             })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,428 @@
+//! A sysroot in a temporary directory: the whole path, and every point at which it can be interrupted.
+#![allow(clippy::disallowed_methods)] // Tests arrange by path.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::boot::{BootDir, BootOptions, KernelFiles};
+use crate::cancel::Cancel;
+use crate::commit::{CommitOptions, commit};
+use crate::digest::CommitId;
+use crate::failpoint;
+use crate::fs::Dir;
+use crate::progress::NoProgress;
+use crate::repo::{FsckOptions, RepoMode};
+
+use super::{
+    CleanupOptions, DeployOptions, DeployReport, KargsChange, Role, Sysroot, SysrootError, SysrootOptions,
+    UpgradeOptions, UpgradeOutcome,
+};
+
+struct Machine {
+    scratch: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self {
+            scratch: tempfile::tempdir().unwrap(),
+        };
+        let mode = if rustix::process::geteuid().is_root() {
+            RepoMode::Bare
+        } else {
+            RepoMode::BareUser
+        };
+        let options = SysrootOptions::default();
+        let sysroot = Sysroot::init(&machine.path("sysroot"), mode, &options).unwrap();
+        sysroot.init_stateroot(&"os".parse().unwrap()).unwrap();
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn sysroot(&self) -> Sysroot {
+        Sysroot::open(&self.path("sysroot"), &SysrootOptions::default()).unwrap()
+    }
+
+    /// The sysroot as it is seen when `deployment` is running.
+    fn booted_into(&self, report: &DeployReport) -> Sysroot {
+        let options = SysrootOptions {
+            host_root: self.root_of(report),
+            ..SysrootOptions::default()
+        };
+        Sysroot::open(&self.path("sysroot"), &options).unwrap()
+    }
+
+    fn root_of(&self, report: &DeployReport) -> PathBuf {
+        let id = &report.deployment;
+        self.path("sysroot/atomos/deploy")
+            .join(id.stateroot.as_str())
+            .join("deploy")
+            .join(id.dir_name())
+    }
+
+    fn commit(&self, version: &str, change: impl Fn(&Path)) -> CommitId {
+        let tree = self.path(&format!("tree-{version}"));
+        for dir in [
+            "usr/etc/app.d",
+            "usr/lib/modules/6.1",
+            "usr/share/factory/var/lib/app",
+            "var",
+            "boot",
+            "sysroot",
+        ] {
+            fs::create_dir_all(tree.join(dir)).unwrap();
+        }
+        let write = |path: &str, text: &str| fs::write(tree.join(path), text).unwrap();
+        write("usr/lib/modules/6.1/vmlinuz", &format!("kernel of {version}"));
+        write("usr/lib/modules/6.1/initramfs.img", "initramfs");
+        write("usr/lib/os-release", &format!("PRETTY_NAME=\"Test {version}\"\n"));
+        write("usr/etc/hostname", "default\n");
+        write("usr/etc/app.d/app.conf", &format!("made by {version}\n"));
+        write("usr/share/factory/var/lib/app/data", "seed\n");
+        change(&tree);
+        let options = CommitOptions {
+            reference: Some("os".parse().unwrap()),
+            version: version.to_owned(),
+            ..CommitOptions::default()
+        };
+        let source = Dir::open_ambient(&tree).unwrap();
+        commit(
+            self.sysroot().repo(),
+            source,
+            &options,
+            &NoProgress,
+            &Cancel::new(),
+        )
+        .unwrap()
+        .commit
+    }
+
+    fn deploy(&self, rev: &str) -> DeployReport {
+        let options = DeployOptions {
+            kargs: vec![KargsChange::AppendIfMissing("root=LABEL=root".to_owned())],
+            ..DeployOptions::default()
+        };
+        self.sysroot()
+            .deploy(rev, &options, &NoProgress, &Cancel::new())
+            .unwrap()
+    }
+
+    fn entries(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.path("sysroot/boot/loader/entries"))
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".conf"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// What a loader and an initramfs need: every entry's kernel is whole, and its deployment is complete. Returns
+    /// the commits that can be booted, the one that the loader takes last.
+    fn assert_bootable(&self) -> Vec<String> {
+        let root = Dir::open_ambient(self.path("sysroot")).unwrap();
+        let boot = BootDir::open_in(&root, BootOptions::default()).unwrap();
+        let mut entries = boot.list_entries().unwrap();
+        entries.sort_by_key(|entry| entry.name.as_ref().map(|name| name.n));
+        let mut commits = Vec::new();
+        for found in entries {
+            let entry = found.entry.unwrap();
+            if !entry.is_bootable() {
+                continue;
+            }
+            let kernel = root
+                .open_dir(Path::new("boot/atomos").join(found_dir(&entry)))
+                .unwrap();
+            let digest = KernelFiles::open(kernel).unwrap().digest().unwrap();
+            assert!(
+                found_dir(&entry).ends_with(&digest.to_string()),
+                "{}",
+                found.file_name
+            );
+            let options = entry.options();
+            let target = options
+                .split(' ')
+                .find_map(|arg| arg.strip_prefix("atomos="))
+                .unwrap();
+            let (stateroot, name) = target.split_once('/').unwrap();
+            let deployments = self.path("sysroot/atomos/deploy").join(stateroot).join("deploy");
+            assert!(
+                deployments.join(format!("{name}.complete")).exists(),
+                "{target} has no marker"
+            );
+            let etc = fs::read_to_string(deployments.join(name).join("etc/hostname")).unwrap();
+            assert!(!etc.is_empty(), "{target} has an empty /etc/hostname");
+            commits.push(name.split('.').next().unwrap().to_owned());
+        }
+        commits
+    }
+
+    fn assert_clean(&self) {
+        let sysroot = self.sysroot();
+        let report = sysroot
+            .repo()
+            .fsck(&FsckOptions::default(), &NoProgress, &Cancel::new())
+            .unwrap();
+        assert!(report.is_clean(), "{:?}", report.findings);
+        assert_eq!(sysroot.status().unwrap().warnings, [""; 0]);
+    }
+}
+
+fn found_dir(entry: &crate::boot::bls::BlsEntry) -> String {
+    let linux = Path::new(entry.linux().unwrap());
+    linux
+        .parent()
+        .unwrap()
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn an_upgrade_keeps_what_was_changed_here_and_a_rollback_brings_back_the_old_etc() {
+    let machine = Machine::new();
+    let first = machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    assert_eq!(one.deployment.commit, first);
+    fs::write(machine.root_of(&one).join("etc/hostname"), "mine\n").unwrap();
+    let booted = machine.booted_into(&one);
+    assert_eq!(booted.booted().unwrap().as_ref(), Some(&one.deployment));
+
+    let second = machine.commit("2", |_| ());
+    let outcome = booted
+        .upgrade(&UpgradeOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    let UpgradeOutcome::Deployed(two) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(two.deployment.commit, second);
+    let etc = |report: &DeployReport, path: &str| {
+        fs::read_to_string(machine.root_of(report).join("etc").join(path)).unwrap()
+    };
+    assert_eq!(etc(&two, "hostname"), "mine\n");
+    assert_eq!(etc(&two, "app.d/app.conf"), "made by 2\n");
+    let status = booted.status().unwrap();
+    let roles: Vec<Role> = status
+        .deployments
+        .iter()
+        .map(|deployment| deployment.role)
+        .collect();
+    assert_eq!(roles, [Role::Pending, Role::Booted]);
+    assert_eq!(machine.assert_bootable(), [first.to_string(), second.to_string()]);
+
+    let again = booted
+        .upgrade(&UpgradeOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert!(matches!(again, UpgradeOutcome::Unchanged { .. }), "{again:?}");
+
+    let after = machine.booted_into(&two);
+    let report = after.rollback(None, &NoProgress).unwrap();
+    assert_eq!((&report.default, report.changed), (&one.deployment, true));
+    assert_eq!(machine.assert_bootable(), [second.to_string(), first.to_string()]);
+    assert_eq!(etc(&one, "app.d/app.conf"), "made by 1\n");
+    machine.assert_clean();
+}
+
+#[test]
+fn var_is_seeded_once_and_never_overwritten() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    let data = machine.path("sysroot/atomos/deploy/os/var/lib/app/data");
+    assert_eq!(fs::read_to_string(&data).unwrap(), "seed\n");
+    fs::write(&data, "used\n").unwrap();
+    machine.commit("2", |tree| {
+        fs::write(tree.join("usr/share/factory/var/lib/app/more"), "new\n").unwrap()
+    });
+    machine.deploy("os");
+    assert_eq!(fs::read_to_string(&data).unwrap(), "used\n");
+    assert_eq!(fs::read_to_string(data.with_file_name("more")).unwrap(), "new\n");
+}
+
+#[test]
+fn retention_keeps_the_running_one_and_pinned_ones() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    machine.sysroot().set_pinned("1", true).unwrap_err();
+    machine
+        .sysroot()
+        .set_pinned(&one.deployment.to_string(), true)
+        .unwrap();
+    for version in ["2", "3", "4"] {
+        machine.commit(version, |_| ());
+        machine.deploy("os");
+    }
+    let versions = |sysroot: &Sysroot| -> Vec<String> {
+        sysroot
+            .state()
+            .unwrap()
+            .deployments
+            .into_iter()
+            .map(|deployment| deployment.version)
+            .collect()
+    };
+    assert_eq!(versions(&machine.sysroot()), ["4", "3", "1"]);
+    let booted = machine.booted_into(&one);
+    booted.set_pinned(&one.deployment.to_string(), false).unwrap();
+    machine.commit("5", |_| ());
+    booted
+        .deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert_eq!(
+        versions(&booted),
+        ["5", "1"],
+        "what never ran goes before what runs"
+    );
+    let error = booted.undeploy("booted", &NoProgress).unwrap_err();
+    assert!(matches!(error, SysrootError::InUse { .. }), "{error}");
+    booted
+        .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    machine.assert_clean();
+    assert_eq!(machine.entries().len(), 2);
+}
+
+#[test]
+fn kernel_arguments_keep_their_quotes_and_make_one_new_entry() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    let sysroot = machine.sysroot();
+    let append = [KargsChange::Append("dyndbg=\"file x +p\"".to_owned())];
+    let (_, kargs, changed) = sysroot.edit_kargs(None, &append, &NoProgress).unwrap();
+    assert!(changed);
+    assert_eq!(kargs.to_string(), "root=LABEL=root dyndbg=\"file x +p\"");
+    let entries = machine.entries();
+    assert_eq!(entries.len(), 1);
+    assert!(entries[0].starts_with("atomos-2-"), "{entries:?}");
+    let text = fs::read_to_string(machine.path("sysroot/boot/loader/entries").join(&entries[0])).unwrap();
+    assert!(text.contains("dyndbg=\"file x +p\""), "{text}");
+}
+
+#[test]
+fn a_tree_that_cannot_boot_is_refused_before_anything_is_written() {
+    let machine = Machine::new();
+    machine.commit("1", |tree| {
+        fs::remove_file(tree.join("usr/lib/modules/6.1/vmlinuz")).unwrap()
+    });
+    let error = machine
+        .sysroot()
+        .deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap_err();
+    assert!(error.to_string().contains("it has no kernel"), "{error}");
+    assert_eq!(
+        fs::read_dir(machine.path("sysroot/atomos/deploy/os/deploy"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert!(machine.sysroot().repo().list_roots().unwrap().is_empty());
+}
+
+#[test]
+fn boot_can_be_written_again_from_the_truth() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    machine.commit("2", |_| ());
+    machine.deploy("os");
+    let before = machine.entries();
+    fs::remove_dir_all(machine.path("sysroot/boot")).unwrap();
+    fs::create_dir(machine.path("sysroot/boot")).unwrap();
+    assert!(!machine.sysroot().status().unwrap().warnings.is_empty());
+    machine.sysroot().recover_boot(&NoProgress).unwrap();
+    assert_eq!(machine.entries(), before);
+    machine.assert_bootable();
+    assert!(
+        machine.sysroot().recover_boot(&NoProgress).unwrap().is_empty(),
+        "a second time there is nothing to do"
+    );
+}
+
+/// Interrupts `operation` at each of its points on a fresh machine, and checks that the machine boots what it booted
+/// before or what it should boot afterwards, and that doing it again succeeds.
+fn survives_every_interruption(operation: impl Fn(&Machine) -> Result<(), SysrootError>) {
+    let prepare = || {
+        let machine = Machine::new();
+        let one = machine.commit("1", |_| ());
+        let report = machine.deploy("os");
+        fs::write(machine.root_of(&report).join("etc/hostname"), "mine\n").unwrap();
+        machine.commit("2", |_| ());
+        (machine, one)
+    };
+    let (machine, _) = prepare();
+    let before = machine.assert_bootable();
+    let (points, result) = failpoint::trace(|| operation(&machine));
+    result.unwrap();
+    let after = machine.assert_bootable();
+    assert!(points.len() > 5, "{points:?}");
+    for (index, point) in points.iter().enumerate() {
+        let (machine, _) = prepare();
+        failpoint::stop_at(index, || operation(&machine)).expect_err(point);
+        let found = machine.assert_bootable();
+        let default = found.last();
+        // Commits differ between machines by their times, so the number of entries and the default's place tell.
+        assert!(
+            default.is_some()
+                && (found.len() == before.len()
+                    || found.len() == after.len()
+                    || found.len() == after.len() + 1),
+            "at {point}: {found:?}"
+        );
+        machine
+            .sysroot()
+            .recover_boot(&NoProgress)
+            .unwrap_or_else(|error| panic!("at {point}: {error}"));
+        machine.assert_bootable();
+        operation(&machine).unwrap_or_else(|error| panic!("again after {point}: {error}"));
+        machine
+            .sysroot()
+            .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
+            .unwrap();
+        machine.assert_bootable();
+        machine.assert_clean();
+        let state = machine.sysroot().state().unwrap();
+        assert_eq!(machine.entries().len(), state.deployments.len(), "after {point}");
+        let left = fs::read_dir(machine.path("sysroot/atomos/deploy/os/deploy"))
+            .unwrap()
+            .count();
+        assert!(
+            left <= state.deployments.len() * 4,
+            "rubbish is left after {point}"
+        );
+    }
+}
+
+#[test]
+fn an_upgrade_interrupted_anywhere_leaves_the_old_version_or_the_new() {
+    survives_every_interruption(|machine| {
+        let report =
+            machine
+                .sysroot()
+                .deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new())?;
+        let hostname = fs::read_to_string(machine.root_of(&report).join("etc/hostname")).unwrap();
+        assert_eq!(
+            hostname, "mine\n",
+            "what was changed here is there whenever a deploy succeeds"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_change_of_kernel_arguments_interrupted_anywhere_leaves_the_old_or_the_new() {
+    survives_every_interruption(|machine| {
+        let quiet = [KargsChange::AppendIfMissing("quiet".to_owned())];
+        machine
+            .sysroot()
+            .edit_kargs(None, &quiet, &NoProgress)
+            .map(|_| ())
+    });
+}
