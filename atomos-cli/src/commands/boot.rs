@@ -1,11 +1,13 @@
-//! `atomos boot recover`
+//! `atomos boot status` and `atomos boot recover`
 
 use clap::{Args, Subcommand};
+use libatomos::boot::{EntryFinding, LoaderForecast};
+use serde::Serialize;
 
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::text;
+use crate::output::{json, text};
 
 /// Look after what the boot loader reads
 #[derive(Debug, Args)]
@@ -16,7 +18,31 @@ pub struct BootArgs {
 
 #[derive(Debug, Subcommand)]
 enum BootVerb {
+    Status(StatusArgs),
     Recover(RecoverArgs),
+}
+
+/// Show the boot entries, and whether each can be booted
+///
+/// Reads every entry of ours and compares every kernel file with its digest. → marks the one that the loader should take.
+/// Exits with 6 when an entry cannot be booted.
+#[derive(Debug, Args)]
+struct StatusArgs {}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct EntryModel<'a> {
+    file: &'a str,
+    deployment: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding: Option<EntryFinding>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct StatusModel<'a> {
+    entries: Vec<EntryModel<'a>>,
+    loader: &'a LoaderForecast,
 }
 
 /// Write /boot again from what /atomos says
@@ -28,7 +54,60 @@ struct RecoverArgs {}
 
 /// Runs the verb.
 pub fn run(context: &Context, args: &BootArgs) -> RunResult {
-    let BootVerb::Recover(RecoverArgs {}) = &args.verb;
+    match &args.verb {
+        BootVerb::Status(StatusArgs {}) => status(context),
+        BootVerb::Recover(RecoverArgs {}) => recover(context),
+    }
+}
+
+fn status(context: &Context) -> RunResult {
+    let status = context.open_sysroot()?.boot_status()?;
+    let entries: Vec<EntryModel<'_>> = status
+        .entries
+        .iter()
+        .map(|entry| EntryModel {
+            file: &entry.file_name,
+            deployment: format!(
+                "{}/{}.{}",
+                entry.name.stateroot, entry.name.commit, entry.name.serial
+            ),
+            finding: entry.finding,
+        })
+        .collect();
+    let bad = entries.iter().any(|entry| entry.finding.is_some());
+    context.ui().result(|out| {
+        if context.json() {
+            return json::write(
+                out,
+                &StatusModel {
+                    entries,
+                    loader: &status.forecast,
+                },
+            );
+        }
+        for entry in &entries {
+            let mark = if status.forecast.ours.as_deref() == Some(entry.file) {
+                '→'
+            } else {
+                ' '
+            };
+            let state = entry
+                .finding
+                .map_or_else(|| "whole".to_owned(), |finding| finding.to_string());
+            writeln!(out, "{mark} {}  {state}", text::escape_text(entry.file))?;
+        }
+        Ok(())
+    })?;
+    for pin in status.forecast.contrary_pins() {
+        let takes = text::escape_text(pin.takes.as_deref().unwrap_or_default());
+        context
+            .ui()
+            .warning(format_args!("{} makes the loader take {takes}", pin.source));
+    }
+    Ok(if bad { Outcome::Damaged } else { Outcome::Done })
+}
+
+fn recover(context: &Context) -> RunResult {
     let plan = context
         .open_sysroot_to_write()?
         .recover_boot(context.progress())?;

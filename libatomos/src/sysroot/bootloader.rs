@@ -1,8 +1,11 @@
 //! Between the truth and `/boot`.
 
+use std::path::Path;
+
 use crate::boot::{
-    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, KernelCheck, KernelFiles, NeededKernel,
-    ReconcileOptions, ReconcilePlan, RemovableKernel, check_space, plan_reconcile,
+    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, KernelCheck, KernelFiles,
+    LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel, check_space, forecast,
+    plan_reconcile, verify_entries,
 };
 use crate::fs::Dir;
 use crate::progress::Progress;
@@ -124,10 +127,33 @@ impl Sysroot {
         Ok(entries.chain(kernels).chain(leftovers).collect())
     }
 
+    /// Returns what the loader will find, and whether it can boot it: every kernel is read and compared.
+    pub fn boot_status(&self) -> Result<BootStatus, SysrootError> {
+        let boot = self.boot_dir()?;
+        Ok(BootStatus {
+            forecast: forecast(&boot, self.efivars()?.as_ref())?,
+            entries: verify_entries(&boot)?,
+        })
+    }
+
+    /// The firmware's variables are those of the machine that runs, so another machine's disk has none.
+    fn efivars(&self) -> Result<Option<Dir>, SysrootError> {
+        if self.path != Path::new("/") {
+            return Ok(None);
+        }
+        Ok(Dir::open_ambient("/sys/firmware/efi/efivars").ok())
+    }
+
     /// Returns what a person should know of `/boot`.
     pub(super) fn boot_warnings(&self, state: &State) -> Result<Vec<String>, SysrootError> {
-        let plan = match self.boot_plan(state) {
-            Ok(plan) => plan,
+        let look = || -> Result<(ReconcilePlan, LoaderForecast), SysrootError> {
+            Ok((
+                self.boot_plan(state)?,
+                forecast(&self.boot_dir()?, self.efivars()?.as_ref())?,
+            ))
+        };
+        let (plan, forecast) = match look() {
+            Ok(found) => found,
             // Anybody may ask for the status; not everybody may read /boot.
             Err(error) => return Ok(vec![format!("/boot could not be checked: {error}")]),
         };
@@ -135,6 +161,29 @@ impl Sysroot {
         if !plan.install.is_empty() || !plan.write.is_empty() || !plan.remove_entries.is_empty() {
             warnings.push("/boot is not what the deployments need: run `atomos boot recover`".to_owned());
         }
+        for pin in forecast.contrary_pins() {
+            let takes = pin.takes.as_deref().unwrap_or_default();
+            warnings.push(format!(
+                "the boot loader is set to another entry: {} says {takes}",
+                pin.source
+            ));
+        }
+        for first in forecast.contrary_first() {
+            warnings.push(format!(
+                "{} will take {}, which is not of atomos",
+                first.loader, first.file_name
+            ));
+        }
         Ok(warnings)
     }
+}
+
+/// What the loader will find in `/boot`.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BootStatus {
+    /// What it will take.
+    pub forecast: LoaderForecast,
+    /// Our entries, and what is wrong with each.
+    pub entries: Vec<EntryReport>,
 }

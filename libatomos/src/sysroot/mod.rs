@@ -39,6 +39,7 @@ use crate::names::StaterootName;
 use crate::repo::{DEFAULT_LOCK_TIMEOUT, Repo};
 
 pub use booted::{BOOTED, BootedRecord};
+pub use bootloader::BootStatus;
 pub use cleanup::{CleanupOptions, CleanupReport};
 pub use deploy::{DeployOptions, DeployPreview, DeployReport, KargsChange};
 pub use error::SysrootError;
