@@ -5,7 +5,7 @@ use std::io;
 
 use libatomos::boot::BootError;
 use libatomos::checkout::CheckoutError;
-use libatomos::commit::CommitError;
+use libatomos::commit::{CommitError, OsTreeError};
 use libatomos::error::ErrorKind;
 use libatomos::fs::{FsError, LockError};
 use libatomos::names::InvalidName;
@@ -257,7 +257,13 @@ fn hint_for_commit(error: &CommitError) -> Option<String> {
         CommitError::SourceChanged { .. } => {
             "stop what writes to the tree, then run the command again".to_owned()
         }
-        CommitError::OsTree { .. } => "commit it as it is, without --os".to_owned(),
+        CommitError::OsTree(OsTreeError::NoKernel { .. }) => {
+            "install a kernel package in the tree, or pass --allow-no-kernel".to_owned()
+        }
+        CommitError::OsTree(OsTreeError::KernelNotFound { .. }) => {
+            "without --kernel, the newest is taken".to_owned()
+        }
+        CommitError::OsTree(_) => "change the tree, or commit it as it is, without --os".to_owned(),
         _ => return None,
     })
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use libatomos::commit::{CommitOptions, CommitOutcome, CommitReport, MtimePolicy, Parent, commit};
+use libatomos::commit::{
+    CommitOptions, CommitOutcome, CommitReport, KernelChoice, MtimePolicy, OsTreeOptions, Parent, commit,
+};
 use libatomos::fs::Dir;
 use libatomos::names::RefName;
 use libatomos::repo::Repo;
@@ -11,7 +13,7 @@ use libatomos::repo::Repo;
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::{json, text};
+use crate::output::{json, os_tree, text};
 use crate::report::CliError;
 
 /// Commit a directory
@@ -26,7 +28,7 @@ use crate::report::CliError;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  atomos commit -b debian/13 -s 'Debian 13.1' --version 13.1 ./rootfs
+  atomos commit -b debian/13 --os -s 'Debian 13.1' --version 13.1 ./rootfs
   atomos commit -b debian/13 --skip-if-unchanged --unchanged-exit-77 ./rootfs
   atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it")]
 pub struct CommitArgs {
@@ -49,6 +51,23 @@ pub struct CommitArgs {
     /// The commit that this one follows, or none [default: what the ref names]
     #[arg(long, value_name = "REV|none")]
     parent: Option<String>,
+
+    /// Make an ordinary root file system deployable first, and say what was changed
+    ///
+    /// Moves /etc to /usr/etc, the kernel and its initramfs from /boot to /usr/lib/modules, the package database to
+    /// /usr/lib/sysimage, and what is in /var to /usr/share/factory/var, from which a machine's /var is seeded. /home,
+    /// /root, /opt, /srv, /usr/local, /mnt and /media become links into /var. Caches, logs and device nodes are left out,
+    /// and /etc/machine-id is emptied. DIR itself is not changed.
+    #[arg(long)]
+    os: bool,
+
+    /// With --os, boot this kernel (as `uname -r` says it) [default: the newest]
+    #[arg(long, value_name = "VERSION", requires = "os")]
+    kernel: Option<String>,
+
+    /// With --os, take a tree that has no kernel: for containers
+    #[arg(long, requires = "os", conflicts_with = "kernel")]
+    allow_no_kernel: bool,
 
     /// Which modification times to record
     #[arg(long, value_name = "POLICY", default_value = "keep")]
@@ -134,6 +153,15 @@ pub fn run(context: &Context, args: CommitArgs) -> RunResult {
     options.owner = args.owner;
     options.scan.skip_special = args.skip_special;
     options.skip_if_unchanged = args.skip_if_unchanged;
+    if args.os {
+        let mut os = OsTreeOptions::default();
+        os.kernel = match args.kernel {
+            Some(version) => KernelChoice::Version(version),
+            None if args.allow_no_kernel => KernelChoice::NewestOrNone,
+            None => KernelChoice::Newest,
+        };
+        options.os = Some(os);
+    }
     let report = commit(&repo, source, &options, context.progress(), context.cancel())?;
     render(context, &report)?;
     Ok(
@@ -157,6 +185,16 @@ fn render(context: &Context, report: &CommitReport) -> Result<(), CliError> {
     let ui = context.ui();
     for path in &report.skipped {
         ui.warning(format_args!("left out {}", text::escape_path(path)));
+    }
+    if let Some(os) = &report.os {
+        let mut changes = Vec::new();
+        os_tree::write(&mut changes, os).expect("memory takes all that is written");
+        for line in String::from_utf8_lossy(&changes).lines() {
+            ui.status(line);
+        }
+        for warning in &os.warnings {
+            ui.warning(text::escape_text(&warning.to_string()));
+        }
     }
     let tree = format!(
         "{}, {}",

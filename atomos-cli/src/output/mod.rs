@@ -5,4 +5,5 @@ pub mod etc;
 pub mod findings;
 pub mod json;
 pub mod list;
+pub mod os_tree;
 pub mod text;
