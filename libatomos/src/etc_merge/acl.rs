@@ -62,7 +62,9 @@ pub(super) fn stricter(a: &Access, b: &Access) -> Access {
     let other = first.other & second.other;
     let mask = named.values().fold(group, |mask, right| mask | right);
     let mode = u32::from(owner) << 6 | u32::from(mask) << 3 | u32::from(other) | sticky;
-    let acl = (!named.is_empty()).then(|| encode(owner, group, mask, other, &named));
+    // Where nobody but the owner has a right, a list would say no more than the mode does.
+    let says_more = !named.is_empty() && mask | other != 0;
+    let acl = says_more.then(|| encode(owner, group, mask, other, &named));
     Access { mode, acl }
 }
 

@@ -75,10 +75,10 @@ fn non_utf8_names() {
 
 #[test]
 fn links_that_lead_nowhere_and_fifos_are_kept_and_compared() {
-    let f = Fixture::of(&[("link", What::Link("/nowhere")), ("other", What::Link("a"))]);
+    let f = Fixture::of(&[("link", link("/nowhere")), ("other", link("a"))]);
     f.put("mine", "fifo", What::Fifo);
-    f.put("mine", "link", What::Link("/elsewhere"));
-    f.put("theirs", "other", What::Link("b"));
+    f.put("mine", "link", link("/elsewhere"));
+    f.put("theirs", "other", link("b"));
     f.merge();
     let target = |path| fs::read_link(f.at("target", path)).unwrap();
     assert_eq!(target("link"), Path::new("/elsewhere"));
@@ -125,7 +125,7 @@ fn a_file_that_became_a_directory_in_the_default_yields_to_an_edited_file() {
 #[test]
 fn a_directory_that_became_a_file_in_the_default_stays_whole_if_something_of_mine_is_in_it() {
     let f = Fixture::of(&[("d/a", file("a")), ("d/e/b", file("b"))]);
-    f.put("theirs", "d", What::Link("elsewhere"));
+    f.put("theirs", "d", link("elsewhere"));
     f.merge();
     assert!(f.at("target", "d").is_symlink());
     f.write("mine", "d/e/local", "local");

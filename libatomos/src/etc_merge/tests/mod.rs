@@ -5,6 +5,8 @@
 )]
 
 mod corners;
+mod document;
+mod laws;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -168,8 +170,12 @@ impl Fixture {
 enum What {
     File(String, u32),
     Dir(u32),
-    Link(&'static str),
+    Link(String),
     Fifo,
+}
+
+fn link(target: &str) -> What {
+    What::Link(target.to_owned())
 }
 
 fn file(text: &str) -> What {
