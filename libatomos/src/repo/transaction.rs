@@ -78,8 +78,9 @@ pub struct Transaction<'r> {
     counters: Counters,
 }
 
-/// What this transaction has decided about names, by object and the 128 bits of an inode variant.
-type Claims = HashMap<(Digest, [u8; 16]), Claim>;
+/// What this transaction has decided about names, by kind, digest and the 128 bits of an inode variant. The kind
+/// takes part because a file may hold a dirtree's very bytes.
+type Claims = HashMap<(ObjectKind, Digest, [u8; 16]), Claim>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
@@ -313,7 +314,10 @@ impl<'r> Transaction<'r> {
             });
         }
         if self.repo.mode() == RepoMode::BareUser {
-            let new = present.is_none() && claims.insert((*blob.digest(), BASE), Claim::Staged).is_none();
+            let new = present.is_none()
+                && claims
+                    .insert((ObjectKind::Blob, *blob.digest(), BASE), Claim::Staged)
+                    .is_none();
             return Ok(new.then_some(Place {
                 path: base,
                 variant: false,
@@ -328,12 +332,16 @@ impl<'r> Transaction<'r> {
             .variant_name()
             .map_err(|source| encode_error("inode metadata", source))?;
         let bits = super::traverse::variant_bits(metadata)?;
-        if claims.contains_key(&(*blob.digest(), bits)) {
+        if claims.contains_key(&(ObjectKind::Blob, *blob.digest(), bits)) {
             return Ok(None);
         }
         // The first variant of a new blob becomes its base.
-        if present.is_none() && claims.insert((*blob.digest(), BASE), Claim::Staged).is_none() {
-            claims.insert((*blob.digest(), bits), Claim::Elsewhere);
+        if present.is_none()
+            && claims
+                .insert((ObjectKind::Blob, *blob.digest(), BASE), Claim::Staged)
+                .is_none()
+        {
+            claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Elsewhere);
             return Ok(Some(Place {
                 path: base,
                 variant: false,
@@ -343,10 +351,10 @@ impl<'r> Transaction<'r> {
         if let Some(stat) = objects.stat_optional(&path)?
             && inode_matches(objects, &path, &stat, metadata)?
         {
-            claims.insert((*blob.digest(), bits), Claim::Elsewhere);
+            claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Elsewhere);
             return Ok(None);
         }
-        claims.insert((*blob.digest(), bits), Claim::Staged);
+        claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Staged);
         Ok(Some(Place { path, variant: true }))
     }
 
@@ -417,7 +425,7 @@ impl<'r> Transaction<'r> {
         let name = format!("{}/{path}", kind.dir());
         if self
             .claims_of(digest)
-            .insert((*digest, BASE), Claim::Staged)
+            .insert((kind, *digest, BASE), Claim::Staged)
             .is_some()
         {
             return Ok(false);
@@ -482,7 +490,7 @@ impl<'r> Transaction<'r> {
                     };
                     let claimed = parsed.is_some_and(|(digest, variant)| {
                         let bits = variant.map_or(BASE, |name| super::traverse::parse_variant_bits(&name));
-                        self.claims_of(&digest).get(&(digest, bits)) == Some(&Claim::Staged)
+                        self.claims_of(&digest).get(&(kind, digest, bits)) == Some(&Claim::Staged)
                     });
                     if !claimed {
                         dir.remove_tree(&entry.name)?;
