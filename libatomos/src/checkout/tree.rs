@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
-use crate::fs::{Dir, FsError};
+use crate::fs::{Dir, FsError, disinherit};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{Repo, RepoError};
 
@@ -74,6 +74,9 @@ pub(super) fn materialise(
 ) -> Result<CheckoutReport, CheckoutError> {
     let pool = crate::parallel::pool(options.threads);
     let plan = pool.install(|| Plan::make(repo, &tree, cancel))?;
+    if options.ownership == Ownership::Exact {
+        disinherit(target)?;
+    }
     let job = Job {
         plan: &plan,
         ladder: Ladder::new(repo, options.link, options.ownership),

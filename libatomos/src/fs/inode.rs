@@ -10,7 +10,7 @@ use rustix::fs::{Gid, Mode, Uid};
 
 use crate::format::Metadata;
 
-use super::{FsError, Stat, mtime_only, write_xattrs};
+use super::{FileKind, FsError, Stat, mtime_only, write_xattrs};
 
 /// Sets owner, mode, extended attributes and time of an open file. Owner first: changing it clears setuid and
 /// capabilities. Time last: everything else could change it.
@@ -41,7 +41,10 @@ pub(crate) fn set_owner_and_mode(
             Some(Gid::from_raw(metadata.gid)),
         )
         .map_err(|errno| FsError::new("set the owner of", path, errno))?;
-        mode_now &= 0o777;
+        // The kernel takes setuid and setgid from a file with the owner, and not from a directory.
+        if stat.kind != FileKind::Dir {
+            mode_now &= 0o1777;
+        }
     }
     if mode_now != metadata.mode {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(metadata.mode))

@@ -27,4 +27,5 @@ pub use lock::{FileLock, LockError, LockHolder, LockMode};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
+pub(crate) use xattr::disinherit;
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

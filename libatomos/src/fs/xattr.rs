@@ -63,6 +63,29 @@ pub fn write_xattrs_at(dir: &Dir, name: &OsStr, xattrs: &Xattrs) -> Result<(), F
     Ok(())
 }
 
+/// Takes from a directory what it would pass on to everything made in it: its access control lists and its setgid bit,
+/// which it may have from the directory that it was made in.
+pub(crate) fn disinherit(dir: &Dir) -> Result<(), FsError> {
+    for name in ["system.posix_acl_default", "system.posix_acl_access"] {
+        match rustix::fs::fremovexattr(dir, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => {
+                return Err(FsError::new(
+                    "remove the access control list of",
+                    dir.path(),
+                    errno,
+                ));
+            }
+        }
+    }
+    let mode = dir.stat_self()?.mode;
+    if mode & 0o2000 != 0 {
+        rustix::fs::fchmod(dir, rustix::fs::Mode::from_raw_mode(mode & !0o2000))
+            .map_err(|errno| FsError::new("set the mode of", dir.path(), errno))?;
+    }
+    Ok(())
+}
+
 fn writable(xattrs: &Xattrs) -> impl Iterator<Item = (&[u8], &[u8])> {
     let root = rustix::process::geteuid().is_root();
     xattrs

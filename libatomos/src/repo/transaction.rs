@@ -181,6 +181,8 @@ impl Staging {
         owner: FileLock,
         adopted: bool,
     ) -> Result<Self, RepoError> {
+        // The repository may lie where files are given a group or an access control list; an object has its own.
+        crate::fs::disinherit(&dir)?;
         for kind in ObjectKind::ALL {
             dir.ensure_dir(kind.dir(), 0o700)?;
         }
