@@ -183,6 +183,7 @@ impl Metadata {
                 rule: "is at most 07777",
             });
         }
+        check_owner(self.uid, self.gid, out.len())?;
         let xattrs_len = self.xattrs.encoded_len();
         within("the extended attributes", xattrs_len, limits::MAX_XATTRS)?;
         out.extend_from_slice(&self.mode.to_le_bytes());
@@ -210,6 +211,7 @@ impl Metadata {
         }
         let uid = cursor.u32("the uid")?;
         let gid = cursor.u32("the gid")?;
+        check_owner(uid, gid, offset)?;
         let mtime = cursor.i64("the mtime")?;
         let xattrs_len = cursor.u32("the length of the extended attributes")? as usize;
         within("the extended attributes", xattrs_len, limits::MAX_XATTRS)?;
@@ -229,6 +231,18 @@ impl Metadata {
         self.xattrs = Xattrs::decode(cursor.bytes(len, "the extended attributes")?)?;
         Ok(())
     }
+}
+
+/// The last number is no owner: `chown(2)` takes it for "leave as it is", which would leave root's.
+fn check_owner(uid: u32, gid: u32, offset: usize) -> Result<(), FormatError> {
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(FormatError::Invalid {
+            field: "the owner",
+            offset,
+            rule: "is a user and a group below 4294967295",
+        });
+    }
+    Ok(())
 }
 
 pub(super) fn within(field: &'static str, found: usize, limit: usize) -> Result<(), FormatError> {
