@@ -74,7 +74,7 @@ pub struct Config {
 
 impl Config {
     /// Reads `config`; a newer format or an unknown incompatible feature is said as such before any other complaint.
-    pub(super) fn parse(repo: &Path, bytes: &[u8]) -> Result<Self, RepoError> {
+    pub(crate) fn parse(repo: &Path, bytes: &[u8]) -> Result<Self, RepoError> {
         let invalid = |reason: String| RepoError::Config {
             path: repo.join(super::layout::CONFIG),
             reason,
@@ -111,7 +111,7 @@ impl Config {
         toml::from_str(text).map_err(|error| invalid(one_line(error.message())))
     }
 
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let features = &self.features;
         format!(
             "# An atomos repository. See repo-format.md.\nformat = {}\nmode = \"{}\"\nid = \"{}\"\n\n[features]\n\

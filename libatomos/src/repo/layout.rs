@@ -36,7 +36,7 @@ impl ObjectKind {
     /// Every kind, in the order in which they are published.
     pub const ALL: [Self; 3] = [Self::Blob, Self::DirTree, Self::Commit];
 
-    pub(super) const fn dir(self) -> &'static str {
+    pub(crate) const fn dir(self) -> &'static str {
         match self {
             Self::Blob => "objects",
             Self::DirTree => "dirtrees",

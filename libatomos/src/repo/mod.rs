@@ -33,6 +33,8 @@ pub(crate) use layout::{object_path, parse_object_name, variant_path};
 pub use prune::{PruneOptions, PruneReport};
 pub use pull_local::{LocalPullOptions, LocalPullReport};
 pub use refs::{RefUpdate, Refs};
+#[cfg(feature = "testing")]
+pub(crate) use refs::{format as format_refs, parse as parse_refs};
 pub use rev::{Located, Resolved};
 pub use roots::{RootName, RootRecord};
 pub use stats::{RefStats, RepoStats};

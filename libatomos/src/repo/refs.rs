@@ -91,7 +91,8 @@ impl Repo {
     }
 }
 
-fn format(refs: &Refs) -> Vec<u8> {
+/// Returns the bytes of `refs`.
+pub(crate) fn format(refs: &Refs) -> Vec<u8> {
     let mut text = String::with_capacity(refs.len() * 100);
     for (name, commit) in refs {
         text.push_str(&format!("{commit} {name}\n"));
@@ -106,7 +107,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Refs, String> {
         return Err("its last line is cut short".to_owned());
     }
     let mut refs = Refs::new();
-    for (index, line) in text.lines().enumerate() {
+    for (index, line) in text.split_terminator('\n').enumerate() {
         let invalid = |reason: String| format!("line {}: {reason}", index + 1);
         let (digest, name) = line
             .split_once(' ')
@@ -115,6 +116,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Refs, String> {
         let name: RefName = name.parse().map_err(|error| invalid(format!("{error}")))?;
         if refs.last_key_value().is_some_and(|(last, _)| *last >= name) {
             return Err(invalid("the names are not sorted".to_owned()));
+        }
+        // A shorter name sorts first, so the ones that this could lie within are there already.
+        let within = |(at, _)| {
+            name.as_str()[..at]
+                .parse()
+                .is_ok_and(|outer| refs.contains_key(&outer))
+        };
+        if name.as_str().match_indices('/').any(within) {
+            return Err(invalid(format!("{name} would have to be a file and a directory")));
         }
         refs.insert(name, commit);
     }
@@ -145,6 +155,8 @@ mod tests {
         for bad in [
             good.trim_end().to_owned(),
             good.replace(" a", " ../a"),
+            good.replace('\n', "\r\n"),
+            format!("{good}{}", good.replace(" a", " a/b")),
             format!("{good}{good}"),
             "x\n".to_owned(),
         ] {
