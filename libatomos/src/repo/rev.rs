@@ -43,22 +43,58 @@ pub enum Located {
 /// Fewer digits than this are no prefix.
 const MIN_PREFIX: usize = 4;
 
+/// What may follow a name in a revision.
+enum Suffix {
+    Parent,
+    Tree,
+}
+
+fn expect_commit(rev: &str, found: Resolved) -> Result<CommitId, RepoError> {
+    match found {
+        Resolved::Commit(id) => Ok(id),
+        Resolved::Tree(_) => Err(RepoError::PathInTree {
+            rev: rev.to_owned(),
+            path: "/".to_owned(),
+            reason: "it is a dirtree, and a commit is needed",
+        }),
+    }
+}
+
 impl Repo {
     /// Returns what `rev` names.
     pub fn resolve(&self, rev: &str) -> Result<Resolved, RepoError> {
-        if let Some(commit) = rev.strip_suffix("^{tree}") {
-            return match self.resolve(commit)? {
-                Resolved::Commit(id) => Ok(Resolved::Tree(self.load_commit(&id)?.root)),
-                tree @ Resolved::Tree(_) => Ok(tree),
+        // Without recursion: how many suffixes there are is the caller's choice.
+        let (mut base, mut suffixes) = (rev, Vec::new());
+        loop {
+            if let Some(rest) = base.strip_suffix("^{tree}") {
+                base = rest;
+                suffixes.push(Suffix::Tree);
+            } else if let Some(rest) = base.strip_suffix('^') {
+                base = rest;
+                suffixes.push(Suffix::Parent);
+            } else {
+                break;
+            }
+        }
+        let mut at = self.resolve_name(base)?;
+        for suffix in suffixes.into_iter().rev() {
+            at = match (suffix, at) {
+                (Suffix::Tree, Resolved::Commit(id)) => Resolved::Tree(self.load_commit(&id)?.root),
+                (Suffix::Tree, tree @ Resolved::Tree(_)) => tree,
+                (Suffix::Parent, at) => {
+                    let child = expect_commit(rev, at)?;
+                    match self.load_commit(&child)?.parent {
+                        Some(parent) => Resolved::Commit(parent),
+                        None => return Err(RepoError::NoParent { commit: child }),
+                    }
+                }
             };
         }
-        if let Some(child) = rev.strip_suffix('^') {
-            let child = self.resolve_commit(child)?;
-            return match self.load_commit(&child)?.parent {
-                Some(parent) => Ok(Resolved::Commit(parent)),
-                None => Err(RepoError::NoParent { commit: child }),
-            };
-        }
+        Ok(at)
+    }
+
+    /// Returns what a revision without suffixes names.
+    fn resolve_name(&self, rev: &str) -> Result<Resolved, RepoError> {
         if let Ok(name) = rev.parse::<RefName>()
             && let Some(commit) = self.ref_optional(&name)?
         {
@@ -69,14 +105,7 @@ impl Repo {
 
     /// Returns the commit that `rev` names.
     pub fn resolve_commit(&self, rev: &str) -> Result<CommitId, RepoError> {
-        match self.resolve(rev)? {
-            Resolved::Commit(id) => Ok(id),
-            Resolved::Tree(_) => Err(RepoError::PathInTree {
-                rev: rev.to_owned(),
-                path: "/".to_owned(),
-                reason: "it is a dirtree, and a commit is needed",
-            }),
-        }
+        expect_commit(rev, self.resolve(rev)?)
     }
 
     /// Returns the root dirtree that `rev` names, and the root's metadata where it names a commit.
