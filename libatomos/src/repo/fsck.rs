@@ -16,7 +16,7 @@ use crate::fs::{Dir, FileKind, FsError, hash_file};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
 use super::object::{SELINUX, inode_metadata};
-use super::traverse::{parse_variant_bits, variant_bits};
+use super::traverse::{Ancestry, parse_variant_bits, variant_bits};
 use super::{ObjectKind, Repo, RepoError, RepoMode, parse_object_name};
 
 /// How to verify.
@@ -317,6 +317,8 @@ impl Repo {
         Ok(None)
     }
 
+    /// Checks what refs and roots lead to. What nothing leads to may lack anything: a pruner or a transaction that
+    /// was interrupted has left it, and the next one takes it away or completes it.
     fn check_references(&self, seen: &Seen, report: &mut FsckReport) -> Result<(), RepoError> {
         let mut missing: HashSet<(ObjectKind, Digest)> = HashSet::new();
         let damaged: HashSet<_> = report
@@ -325,51 +327,69 @@ impl Repo {
             .map(|finding| (finding.kind, finding.digest))
             .collect();
         let mut problems: BTreeMap<(ObjectKind, Digest), Problem> = BTreeMap::new();
+        let mut sizes_and_variants = Vec::new();
         let mut need = |kind: ObjectKind, digest: &Digest, present: bool| {
             if !present && !damaged.contains(&(kind, *digest)) && missing.insert((kind, *digest)) {
                 problems.insert((kind, *digest), Problem::Missing);
             }
         };
-        for commit in self.rooted_commits()?.into_iter().map(|(_, commit)| commit) {
+        let mut trees: Vec<DirTreeId> = Vec::new();
+        let mut visited = HashSet::new();
+        for (commit, ancestry) in self.kept_commits()? {
+            let mut next = Some(commit);
             need(
                 ObjectKind::Commit,
                 commit.digest(),
                 seen.commits.contains_key(&commit),
             );
-        }
-        for commit in seen.commits.values() {
-            need(
-                ObjectKind::DirTree,
-                commit.root.digest(),
-                seen.dirtrees.contains_key(&commit.root),
-            );
-        }
-        for facts in seen.dirtrees.values() {
-            for tree in &facts.subtrees {
-                need(
-                    ObjectKind::DirTree,
-                    tree.digest(),
-                    seen.dirtrees.contains_key(tree),
-                );
+            while let Some(commit) = next
+                .filter(|id| visited.insert(*id))
+                .and_then(|id| seen.commits.get(&id))
+            {
+                trees.push(commit.root);
+                next = commit.parent.filter(|_| ancestry == Ancestry::Follow);
             }
-            for (blob, ..) in &facts.files {
+        }
+        for (_, record) in self.list_roots()? {
+            for blob in &record.blobs {
                 need(ObjectKind::Blob, blob.digest(), seen.blobs.contains_key(blob));
             }
         }
-        for (blob, size, bits) in seen.dirtrees.values().flat_map(|facts| &facts.files) {
-            let key = (ObjectKind::Blob, *blob.digest());
+        let mut visited = HashSet::new();
+        let mut files = Vec::new();
+        while let Some(tree) = trees.pop() {
+            if !visited.insert(tree) {
+                continue;
+            }
+            let facts = seen.dirtrees.get(&tree);
+            need(ObjectKind::DirTree, tree.digest(), facts.is_some());
+            if let Some(facts) = facts {
+                trees.extend(&facts.subtrees);
+                files.push(&facts.files);
+            }
+        }
+        for (blob, size, bits) in files.into_iter().flatten() {
             let Some(found) = seen.blobs.get(blob) else {
+                need(ObjectKind::Blob, blob.digest(), false);
                 continue;
             };
             if found != size {
-                problems.entry(key).or_insert(Problem::WrongSize {
-                    recorded: *size,
-                    found: *found,
-                });
+                sizes_and_variants.push((
+                    *blob,
+                    Problem::WrongSize {
+                        recorded: *size,
+                        found: *found,
+                    },
+                ));
             } else if self.mode() == RepoMode::Bare && *size > 0 && !seen.variants.contains(&(*blob, *bits)) {
                 let variant = format!("{:032x}", u128::from_le_bytes(*bits));
-                problems.entry(key).or_insert(Problem::MissingVariant { variant });
+                sizes_and_variants.push((*blob, Problem::MissingVariant { variant }));
             }
+        }
+        for (blob, problem) in sizes_and_variants {
+            problems
+                .entry((ObjectKind::Blob, *blob.digest()))
+                .or_insert(problem);
         }
         report
             .findings
@@ -380,6 +400,15 @@ impl Repo {
                 used_by: Vec::new(),
             }));
         Ok(())
+    }
+
+    fn kept_commits(&self) -> Result<Vec<(CommitId, Ancestry)>, RepoError> {
+        let refs = self.refs()?;
+        let mut kept: Vec<_> = refs.values().map(|commit| (*commit, Ancestry::Follow)).collect();
+        for (_, record) in self.list_roots()? {
+            kept.extend(record.commits.iter().map(|commit| (*commit, Ancestry::Stop)));
+        }
+        Ok(kept)
     }
 
     fn rooted_commits(&self) -> Result<Vec<(String, CommitId)>, RepoError> {
