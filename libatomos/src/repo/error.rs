@@ -133,6 +133,9 @@ pub enum RepoError {
         #[source]
         source: FormatError,
     },
+    /// A transaction was to be committed although an object of it was not stored.
+    #[error("cannot commit the transaction: an object of it was not stored")]
+    IncompleteTransaction,
     /// The operation needs root's rights, or another mode.
     #[error("{what} takes a repository of mode {needed}")]
     WrongMode {
@@ -189,7 +192,7 @@ impl RepoError {
             Self::Fs(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
-            Self::Failpoint(_) => ErrorKind::Io,
+            Self::Failpoint(_) | Self::IncompleteTransaction => ErrorKind::Io,
         }
     }
 }

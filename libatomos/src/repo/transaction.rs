@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Mode;
@@ -76,6 +76,8 @@ pub struct Transaction<'r> {
     claims: Vec<Mutex<Claims>>,
     refs: Mutex<Vec<RefUpdate>>,
     counters: Counters,
+    /// Set when an object was claimed and not written whole: other threads may rely on it.
+    failed: AtomicBool,
 }
 
 /// What this transaction has decided about names, by kind, digest and the 128 bits of an inode variant. The kind
@@ -142,6 +144,7 @@ impl Repo {
             claims: (0..CLAIM_SHARDS).map(|_| Mutex::default()).collect(),
             refs: Mutex::default(),
             counters: Counters::default(),
+            failed: AtomicBool::new(false),
         })
     }
 }
@@ -240,9 +243,9 @@ impl<'r> Transaction<'r> {
         hashed: &Hashed,
         scratch: &Scratch,
     ) -> Result<StoredBlob, RepoError> {
-        self.store(metadata, hashed, |target| {
+        self.store(metadata, hashed, |target, name| {
             if hashed.in_scratch {
-                return write_whole(target, &scratch.0[..hashed.size as usize]);
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
             }
             copy_verified(file, target, path, hashed)
         })
@@ -255,14 +258,14 @@ impl<'r> Transaction<'r> {
             size: bytes.len() as u64,
             in_scratch: true,
         };
-        self.store(metadata, &hashed, |target| write_whole(target, bytes))
+        self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
     }
 
     fn store(
         &self,
         metadata: &Metadata,
         hashed: &Hashed,
-        write: impl Fn(&File) -> Result<(), RepoError>,
+        write: impl Fn(&File, &Path) -> Result<(), RepoError>,
     ) -> Result<StoredBlob, RepoError> {
         let stored = |outcome| StoredBlob {
             id: hashed.blob,
@@ -272,14 +275,7 @@ impl<'r> Transaction<'r> {
         let Some(place) = self.claim(hashed, metadata)? else {
             return Ok(stored(StoreOutcome::AlreadyPresent));
         };
-        let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
-        let resumed =
-            self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
-        if !resumed {
-            let file = self.staging.create(&name, 0o600)?;
-            write(&file)?;
-            self.set_inode(&file, metadata, Path::new(&name))?;
-        }
+        let resumed = self.noting_failure(self.stage_blob(&place, metadata, hashed, write))?;
         self.counters
             .resumed
             .fetch_add(u64::from(resumed), Ordering::Relaxed);
@@ -295,6 +291,33 @@ impl<'r> Transaction<'r> {
         count.fetch_add(1, Ordering::Relaxed);
         bytes.fetch_add(hashed.size, Ordering::Relaxed);
         Ok(stored(outcome))
+    }
+
+    /// Writes a claimed blob, or finds it among what an interrupted run staged.
+    fn stage_blob(
+        &self,
+        place: &Place,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        write: impl Fn(&File, &Path) -> Result<(), RepoError>,
+    ) -> Result<bool, RepoError> {
+        let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
+        let resumed =
+            self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
+        if !resumed {
+            let file = self.staging.create(&name, 0o600)?;
+            let path = self.staging.dir.path().join(&name);
+            write(&file, &path)?;
+            self.set_inode(&file, metadata, &path)?;
+        }
+        Ok(resumed)
+    }
+
+    fn noting_failure<T>(&self, result: Result<T, RepoError>) -> Result<T, RepoError> {
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Decides under which name the blob has to be written, or that it need not be. Two threads that store the same
@@ -432,12 +455,17 @@ impl<'r> Transaction<'r> {
         {
             return Ok(false);
         }
-        if !(self.staging.adopted && self.reuse_staged(&name, None, digest)?) {
-            let mut file = self.staging.create(&name, 0o644)?;
-            file.write_all(bytes)
-                .map_err(|error| FsError::new("write", &name, error))?;
-        }
+        self.noting_failure(self.stage_encoded(&name, digest, bytes))?;
         Ok(true)
+    }
+
+    fn stage_encoded(&self, name: &str, digest: &Digest, bytes: &[u8]) -> Result<(), RepoError> {
+        if !(self.staging.adopted && self.reuse_staged(name, None, digest)?) {
+            let mut file = self.staging.create(name, 0o644)?;
+            file.write_all(bytes)
+                .map_err(|error| FsError::new("write", name, error))?;
+        }
+        Ok(())
     }
 
     /// Moves a ref when the transaction commits.
@@ -446,7 +474,14 @@ impl<'r> Transaction<'r> {
     }
 
     /// Makes everything durable, and then visible: objects, `syncfs`, their names, `syncfs`, refs, `syncfs`.
+    ///
+    /// # Errors
+    /// Among others [`RepoError::IncompleteTransaction`] where storing an object has failed before, whatever the
+    /// caller made of that: the object may be half written, and its name would say that it is whole.
     pub fn commit(self) -> Result<TransactionStats, RepoError> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(RepoError::IncompleteTransaction);
+        }
         crate::failpoint::hit("store.staged")?;
         if self.staging.adopted {
             self.drop_unclaimed()?;
@@ -599,10 +634,10 @@ pub(crate) fn hash_into(
     })
 }
 
-fn write_whole(mut target: &File, bytes: &[u8]) -> Result<(), RepoError> {
+fn write_whole(mut target: &File, name: &Path, bytes: &[u8]) -> Result<(), RepoError> {
     target
         .write_all(bytes)
-        .map_err(|error| FsError::new("write", "the staged object", error).into())
+        .map_err(|error| FsError::new("write", name, error).into())
 }
 
 /// Copies a large file, and checks that what was written is what was hashed: the source may be written meanwhile.
