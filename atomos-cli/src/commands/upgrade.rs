@@ -27,7 +27,7 @@ pub struct UpgradeArgs {
     #[arg(long)]
     check: bool,
 
-    /// Finish the update at once instead of at shutdown
+    /// Finish the update at once, not at shutdown. As yet every update is finished at once
     #[arg(long)]
     now: bool,
 

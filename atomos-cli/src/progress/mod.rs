@@ -54,9 +54,10 @@ impl Running {
         }
     }
 
-    /// Returns how far it is, without a bar: `45 % of 987.2 MB`.
+    /// Returns how far it is, without a bar: `45 % of 987.2 MB`. Waiting for the disk has no measure.
     pub(crate) fn describe(&self) -> String {
         match self.total {
+            None if self.done() == 0 => "…".to_owned(),
             Some(total) if total > 0 => format!(
                 "{} % of {}",
                 u128::from(self.done().min(total)) * 100 / u128::from(total),
@@ -206,12 +207,12 @@ impl Screen {
             terminal.end(running.phase);
         }
         let mentioned = self.mentioned.remove(&running.phase).is_some();
-        let line = format!(
-            "{}: {} in {:.1} s",
-            running.phase.label(),
-            running.amount(running.total.unwrap_or(running.done())),
-            running.started.elapsed().as_secs_f64()
-        );
+        let amount = match running.total.unwrap_or(running.done()) {
+            0 => String::new(),
+            number => format!("{} in ", running.amount(number)),
+        };
+        let seconds = running.started.elapsed().as_secs_f64();
+        let line = format!("{}: {amount}{seconds:.1} s", running.phase.label());
         if mentioned {
             self.say(|ui| ui.status(&line));
         } else {
