@@ -4,8 +4,8 @@
 //! is nothing at all. In this crate's own tests, and with the feature `failpoints`, a test can make the operation
 //! return [`Tripped`] at any of them:
 //!
-//! - [`trace`] runs the operation once and tells which points it passed, in order;
-//! - [`stop_at`] runs it and stops it at the n-th of them.
+//! - `trace` runs the operation once and tells which points it passed, in order;
+//! - `stop_at` runs it and stops it at the n-th of them.
 //!
 //! A test that loops over the trace therefore covers every point, those included that are added later:
 //!

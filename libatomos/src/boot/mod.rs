@@ -1,4 +1,32 @@
-//! What the boot loader reads.
+//! What the boot loader reads: kernels and entries in `/boot`, and the one step that switches between deployments.
+//!
+//! ```text
+//! /boot/atomos/<stateroot>-<bootcsum>/{vmlinuz,initramfs.img,devicetree,dtb/…}   shared by deployments
+//! /boot/loader/entries/atomos-<N>-<stateroot>-<commit12>.<serial>[+tries].conf   one for each deployment
+//! /boot/grub/atomos.cfg                                                          where GRUB has no blscfg
+//! ```
+//!
+//! Nothing here is the truth. The truth is a list of [`DesiredEntry`], which a sysroot keeps in `/atomos`; `/boot` is made
+//! to say the same by [`plan_reconcile`] and [`ReconcilePlan::apply`], and could be lost altogether. Whatever changes
+//! what a machine boots is this one operation with another list: deploy, upgrade, rollback, other kernel arguments, a
+//! boot that turned out good, recovery.
+//!
+//! Two invariants hold at every moment, also for a machine that loses its power:
+//!
+//! - an entry that a loader would offer names kernel files that are whole and on disk;
+//! - the highest number N is first for every loader, and no N is ever used again, so that a switch is one new file.
+//!
+//! | module | |
+//! |---|---|
+//! | [`kargs`] | kernel arguments |
+//! | [`bls`], [`name`] | entries and their file names |
+//! | [`order`] | how loaders sort them |
+//! | `bootcsum`, `install` | the kernel of a tree, and putting it into `/boot` |
+//! | `switch`, `menu`, `flush` | the visible step, for each kind of file system and loader |
+//! | `reconcile`, `space` | plan and order of all steps; whether there is room |
+//! | `verify`, `status` | looking: is it whole, and what will be booted |
+//!
+//! `docs/boot.md` has the whole story, with what each interruption leaves.
 
 mod boot_dir;
 mod bootcsum;

@@ -6,50 +6,65 @@ use std::process::Command;
 /// A mounted image, unmounted and removed when dropped.
 #[derive(Debug)]
 pub(crate) struct LoopMount {
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl LoopMount {
     /// Makes an ext4 of `size` bytes and mounts it; where that cannot be done, says why and returns `None`.
     pub(crate) fn ext4(size: u64) -> Option<Self> {
-        Self::new(size, "mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^resize_inode"])
-    }
-
-    fn new(size: u64, mkfs: &str, arguments: &[&str]) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can mount an image");
-            return None;
-        }
-        let scratch = tempfile::tempdir().unwrap();
-        let (image, path) = (scratch.path().join("image"), scratch.path().join("mount"));
-        let run = |command: &mut Command| match command.output() {
-            Ok(output) if output.status.success() => true,
-            Ok(output) => {
-                println!(
-                    "skipped: {command:?}: {}",
-                    String::from_utf8_lossy(&output.stderr)
-                );
-                false
-            }
-            Err(error) => {
-                println!("skipped: {command:?}: {error}");
-                false
-            }
-        };
+        let loop_mount = Self::unmounted()?;
+        let image = loop_mount.image();
         let file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .open(&image)
             .unwrap();
         file.set_len(size).unwrap();
+        let mkfs = ["-q", "-F", "-m", "0", "-O", "^resize_inode"];
+        let made = run(Command::new("mkfs.ext4").args(mkfs).arg(image)) && loop_mount.mount("loop");
+        made.then_some(loop_mount)
+    }
+
+    /// Mounts a copy of what is on the disk by now: what a power cut at this moment would leave.
+    pub(crate) fn after_power_cut(&self, options: &str) -> Self {
+        let copy = Self::unmounted().expect("this test is run by root");
+        let (mut from, mut to) = (
+            std::fs::OpenOptions::new().read(true).open(self.image()).unwrap(),
+            std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(copy.image())
+                .unwrap(),
+        );
+        std::io::copy(&mut from, &mut to).unwrap();
+        assert!(
+            copy.mount(&format!("loop,{options}")),
+            "what is on the disk can be mounted"
+        );
+        copy
+    }
+
+    fn unmounted() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can mount an image");
+            return None;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("mount");
         std::fs::DirBuilder::new().create(&path).unwrap();
-        let made = run(Command::new(mkfs).args(arguments).arg(&image))
-            && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path));
-        made.then_some(Self {
-            _scratch: scratch,
-            path,
-        })
+        Some(Self { scratch, path })
+    }
+
+    fn image(&self) -> PathBuf {
+        self.scratch.path().join("image")
+    }
+
+    fn mount(&self, options: &str) -> bool {
+        run(Command::new("mount")
+            .args(["-o", options])
+            .arg(self.image())
+            .arg(&self.path))
     }
 
     /// Returns where it is mounted.
@@ -63,6 +78,23 @@ impl Drop for LoopMount {
         // Lazily: what a failed test still holds open must not keep the image.
         if let Err(error) = Command::new("umount").arg("--lazy").arg(&self.path).status() {
             println!("cannot unmount {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn run(command: &mut Command) -> bool {
+    match command.output() {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            println!(
+                "skipped: {command:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            false
+        }
+        Err(error) => {
+            println!("skipped: {command:?}: {error}");
+            false
         }
     }
 }

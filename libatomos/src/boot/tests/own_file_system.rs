@@ -1,15 +1,21 @@
 //! A `/boot` that is a small file system of its own: freezing, and no space.
 
 use super::*;
+use crate::fs::loop_mount::LoopMount;
 
 /// `/boot` as a small ext4 of its own.
-fn small_boot(size: u64) -> Option<(crate::fs::loop_mount::LoopMount, Machine)> {
-    let mount = crate::fs::loop_mount::LoopMount::ext4(size)?;
+fn small_boot(size: u64) -> Option<(LoopMount, Machine)> {
+    let mount = LoopMount::ext4(size)?;
+    let machine = machine_on(&mount);
+    Some((mount, machine))
+}
+
+fn machine_on(mount: &LoopMount) -> Machine {
     let machine = Machine::new(BootFsKind::Posix);
     let boot = machine.scratch.path().join("boot");
     fs::remove_dir(&boot).unwrap();
     std::os::unix::fs::symlink(mount.path(), boot).unwrap();
-    Some((mount, machine))
+    machine
 }
 
 #[test]
@@ -95,4 +101,47 @@ fn a_full_boot_is_found_out_before_and_survived_after() {
     check_space(&boot, &[sizes(&new)], &[]).unwrap();
     machine.recover(std::slice::from_ref(&new));
     assert_eq!(machine.booted_number(), Some(2));
+}
+
+/// What is on the disk, not what this kernel remembers: the image is copied while it is mounted, and the copy mounted.
+#[test]
+fn a_power_cut_anywhere_leaves_what_boots_to_a_loader_that_replays_the_journal_and_to_one_that_does_not() {
+    // Larger than what the kernel writes at once, so that a missing sync shows.
+    let kernel = |byte: char| byte.to_string().repeat(512 << 10);
+    let start = || {
+        let (mount, machine) = small_boot(16 << 20)?;
+        let old = machine.deployment(1, &kernel('a'));
+        let new = machine.deployment(2, &kernel('b'));
+        machine.recover(std::slice::from_ref(&old));
+        Some((mount, machine, new))
+    };
+    let booted = |mount: &LoopMount| {
+        let read_as = |options| machine_on(&mount.after_power_cut(options)).booted_number();
+        let at_once = ["rw", "ro,noload"].map(read_as);
+        // Somebody else's fsync commits the journal, and with it every name, but no data of ours.
+        let other = fs::File::create(mount.path().join("other")).unwrap();
+        other.sync_all().unwrap();
+        let after_commit = ["rw", "ro,noload"].map(read_as);
+        [at_once, after_commit].concat()
+    };
+    let Some((mount, machine, new)) = start() else {
+        return;
+    };
+    let (points, result) = failpoint::trace(|| machine.reconcile(std::slice::from_ref(&new)));
+    result.unwrap();
+    assert_eq!(
+        booted(&mount),
+        [Some(2); 4],
+        "what is done is durable, wherever it is read"
+    );
+    drop((mount, machine));
+    for (index, point) in points.iter().enumerate() {
+        let (mount, machine, new) = start().expect("it could be made before");
+        failpoint::stop_at(index, || machine.reconcile(std::slice::from_ref(&new))).unwrap_err();
+        let booted = booted(&mount);
+        assert!(
+            booted.iter().all(|n| matches!(n, Some(1 | 2))),
+            "at {point}: {booted:?}"
+        );
+    }
 }
