@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rayon::ThreadPool;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
@@ -108,23 +109,24 @@ pub fn commit(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CommitReport, CommitError> {
-    crate::parallel::pool(options.threads).install(|| {
-        let mut tree = {
-            let _phase = PhaseGuard::begin(progress, Phase::Scan, None, Unit::Items);
-            SourceTree::scan(source, &options.scan, cancel)?
-        };
-        let os = match &options.os {
-            Some(os) => Some(os_tree::arrange(&mut tree, os, options.owner)?),
-            None => None,
-        };
-        let mut report = commit_tree(repo, &tree, options, progress, cancel)?;
-        report.os = os;
-        Ok(report)
-    })
+    let pool = crate::parallel::pool(options.threads);
+    let mut tree = {
+        let _phase = PhaseGuard::begin(progress, Phase::Scan, None, Unit::Items);
+        pool.install(|| SourceTree::scan(source, &options.scan, cancel))?
+    };
+    let os = match &options.os {
+        Some(os) => Some(os_tree::arrange(&mut tree, os, options.owner)?),
+        None => None,
+    };
+    let mut report = commit_tree(&pool, repo, &tree, options, progress, cancel)?;
+    report.os = os;
+    Ok(report)
 }
 
-/// Commits a listed tree, on the current thread pool.
+/// Commits a listed tree. The work is done on `pool`; what makes it durable is done on the calling thread, where a
+/// test can stop it ([`crate::failpoint`]).
 pub(super) fn commit_tree(
+    pool: &ThreadPool,
     repo: &Repo,
     tree: &SourceTree,
     options: &CommitOptions,
@@ -164,10 +166,11 @@ pub(super) fn commit_tree(
         _ => ParentTrees::new(),
     };
     let phase = PhaseGuard::begin(progress, Phase::Store, Some(bytes), Unit::Bytes);
-    let files = hasher.files(&parents, &phase)?;
-    drop(phase);
-    let root = hasher.dirtree(0, &files, &parents)?;
-    drop(files);
+    let root = pool.install(|| {
+        let files = hasher.files(&parents, &phase)?;
+        drop(phase);
+        hasher.dirtree(0, &files, &parents)
+    })?;
     let before = parent_commit.as_ref().map(|(_, commit)| Entry {
         name: Vec::new(),
         metadata: commit.root_metadata.clone(),
