@@ -17,3 +17,5 @@ mod parallel;
 pub mod progress;
 pub mod repo;
 pub mod sysroot;
+#[cfg(feature = "testing")]
+pub mod testing;

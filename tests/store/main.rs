@@ -1,0 +1,12 @@
+//! The store through its public interface: round trips, locks, interrupted runs, damage.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking and owns the directories that it names"
+)]
+
+mod crash;
+mod damage;
+mod locks;
+mod resume;
+mod round_trip;
