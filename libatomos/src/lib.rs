@@ -11,6 +11,7 @@ pub mod etc_merge;
 pub mod failpoint;
 pub mod format;
 pub mod fs;
+pub mod lint;
 pub mod names;
 pub mod os_var;
 mod parallel;

@@ -22,6 +22,7 @@ use crate::repo::RepoError;
 pub use builder::{CommitOptions, CommitOutcome, CommitReport, Parent, commit};
 pub use memory::{MemoryTrees, hash_directory};
 pub use mtime::MtimePolicy;
+pub(crate) use os_tree::USR_MERGED;
 pub use os_tree::{
     DropReason, Dropped, Generated, KernelChoice, KernelReport, Linked, Moved, OsTreeError, OsTreeOptions,
     OsTreeReport, OsTreeWarning,

@@ -1,0 +1,215 @@
+//! Every check on a tree that has just that fault, and the two ways in on the same tree.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use super::*;
+use crate::commit::hash_directory;
+use crate::progress::NoProgress;
+
+/// A tree that nothing is wrong with.
+const GOOD: [&str; 21] = [
+    "bin -> usr/bin",
+    "sbin -> usr/sbin",
+    "boot/",
+    "dev/",
+    "home -> var/home",
+    "proc/",
+    "root -> var/roothome",
+    "run/",
+    "sys/",
+    "sysroot/",
+    "tmp/",
+    "var/",
+    "usr/bin/sh",
+    "usr/etc/passwd",
+    "usr/etc/machine-id -> /run/machine-id",
+    "usr/lib/init",
+    "usr/lib/modules/6.1/initramfs.img",
+    "usr/lib/modules/6.1/vmlinuz",
+    "usr/lib/os-release",
+    "usr/sbin/init -> ../lib/init",
+    "lib -> usr/lib",
+];
+
+/// Makes files, directories (`a/`), links (`a -> b`), and removes (`!a`).
+fn make(root: &Path, items: &[&str]) {
+    for item in items {
+        if let Some(path) = item.strip_prefix('!') {
+            let path = root.join(path);
+            if path.symlink_metadata().unwrap().is_dir() {
+                fs::remove_dir_all(path).unwrap();
+            } else {
+                fs::remove_file(path).unwrap();
+            }
+            continue;
+        }
+        let (path, target) = item
+            .split_once(" -> ")
+            .map_or((*item, None), |(path, target)| (path, Some(target)));
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match target {
+            Some(target) => symlink(target, &path).unwrap(),
+            None if item.ends_with('/') => fs::create_dir_all(&path).unwrap(),
+            None => {
+                fs::write(&path, item).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            }
+        }
+    }
+}
+
+fn lint(root: &Path) -> LintReport {
+    let dir = || Dir::open_ambient(root).unwrap();
+    let report = lint_directory(dir(), &Cancel::new()).unwrap();
+    let options = ScanOptions::default();
+    let (id, _, trees) = hash_directory(dir(), &options, &NoProgress, &Cancel::new()).unwrap();
+    let stored = lint_tree(&trees, &id, &Cancel::new()).unwrap();
+    assert_eq!(report, stored, "a directory and what is committed of it");
+    report
+}
+
+fn names(report: &LintReport) -> Vec<&'static str> {
+    report
+        .findings
+        .iter()
+        .map(|finding| finding.name.name())
+        .collect()
+}
+
+#[test]
+fn a_good_tree_has_no_findings() {
+    let base = tempfile::tempdir().unwrap();
+    make(base.path(), &GOOD);
+    let report = lint(base.path());
+    assert_eq!(report, LintReport::default());
+    assert!(report.is_deployable());
+}
+
+#[test]
+fn each_fault_is_found_and_nothing_else() {
+    for (changes, expected) in [
+        (&["!lib", "lib/x"][..], &["not-usr-merged"][..]),
+        (
+            &["!usr/lib/modules/6.1/vmlinuz"],
+            &["no-kernel", "unused-modules"],
+        ),
+        (&["!usr/lib/modules"], &["no-kernel"]),
+        (
+            &["usr/lib/modules/5/vmlinuz", "usr/lib/modules/5/initramfs"],
+            &["several-kernels"],
+        ),
+        (&["usr/lib/modules/5/a.ko"], &["unused-modules"]),
+        (&["!usr/lib/modules/6.1/initramfs.img"], &["no-initramfs"]),
+        (&["etc/x"], &["etc-and-usr-etc"]),
+        (&["etc/"], &[]),
+        (&["!usr/etc", "etc/x"], &["etc-not-moved"]),
+        (&["!usr/etc"], &["no-usr-etc"]),
+        (&["!sysroot", "!var"], &["missing-mount-point"]),
+        (&["!tmp", "tmp -> var/tmp"], &["missing-mount-point"]),
+        (&["!usr/lib/init"], &["no-init"]),
+        (&["!usr/sbin/init", "usr/sbin/init -> init"], &["no-init"]),
+        (&["!usr/lib/os-release"], &["no-os-release"]),
+        (&["!usr/lib/os-release", "usr/etc/os-release"], &[]),
+        (&["var/x"], &["var-not-empty"]),
+        (&["boot/x"], &["boot-not-empty"]),
+        (&["opt/"], &["place-not-linked"]),
+        (
+            &["usr/share/factory/var/lib/dpkg/status"],
+            &["package-database-in-var"],
+        ),
+        (&["usr/share/factory/var/lib/dpkg -> ../../x"], &[]),
+        (&["!usr/etc/machine-id", "usr/etc/machine-id"], &["machine-id"]),
+        (
+            &["usr/etc/ssh/ssh_host_rsa_key", "usr/etc/ssh/ssh_host_rsa_key.pub"],
+            &["ssh-host-keys"],
+        ),
+        (
+            &["usr/share/factory/var/lib/systemd/random-seed"],
+            &["machine-secret"],
+        ),
+        (&["usr/share/factory/var/home/a/"], &[]),
+        (&["usr/share/factory/var/home/a/b"], &["home-content"]),
+        (&["usr/lib/modules/6.1/a.ko.xz"], &["compressed-modules"]),
+    ] {
+        let base = tempfile::tempdir().unwrap();
+        make(base.path(), &GOOD);
+        make(base.path(), changes);
+        assert_eq!(names(&lint(base.path())), expected, "{changes:?}");
+    }
+}
+
+#[test]
+fn modes_and_names_are_looked_at() {
+    let base = tempfile::tempdir().unwrap();
+    make(base.path(), &GOOD);
+    make(
+        base.path(),
+        &["usr/bin/su", "usr/bin/open", "usr/lib/open/", "usr/lib/sticky/"],
+    );
+    for (path, mode) in [
+        ("usr/bin/su", 0o4755),
+        ("usr/bin/open", 0o666),
+        ("usr/lib/open", 0o777),
+        ("usr/lib/sticky", 0o1777),
+        ("tmp", 0o1777),
+    ] {
+        fs::set_permissions(base.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::write(base.path().join(std::ffi::OsStr::from_bytes(b"usr/\xff")), "").unwrap();
+    let report = lint(base.path());
+    let at = |check: Check| {
+        let finding = report
+            .findings
+            .iter()
+            .find(|finding| finding.name == check)
+            .unwrap();
+        finding.paths.join(" ")
+    };
+    assert_eq!(at(Check::SetUid), "usr/bin/su");
+    assert_eq!(at(Check::WorldWritable), "usr/bin/open usr/lib/open");
+    assert_eq!(at(Check::NameNotUtf8), "usr/\u{fffd}");
+    assert!(report.is_deployable(), "warnings keep nobody from deploying");
+}
+
+#[test]
+fn device_nodes_are_found() {
+    let base = tempfile::tempdir().unwrap();
+    make(base.path(), &GOOD);
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let kind = rustix::fs::FileType::CharacterDevice;
+    let path = base.path().join("dev/null");
+    if let Err(errno) = rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, rustix::fs::makedev(1, 3)) {
+        println!("skipped: a device node cannot be made here: {errno}");
+        return;
+    }
+    assert_eq!(names(&lint(base.path())), ["device-node"]);
+}
+
+#[test]
+fn an_empty_directory_is_no_root_file_system() {
+    let base = tempfile::tempdir().unwrap();
+    let report = lint(base.path());
+    assert!(!report.is_deployable());
+    assert_eq!(report.findings[0].name, Check::NoUsr);
+}
+
+#[test]
+fn a_link_that_leads_in_circles_leads_nowhere() {
+    let base = tempfile::tempdir().unwrap();
+    make(base.path(), &GOOD);
+    make(base.path(), &["!sbin", "sbin -> a", "a -> ../b", "b -> /sbin"]);
+    assert_eq!(names(&lint(base.path())), ["no-init"]);
+}
+
+#[test]
+fn names_are_stable_and_unique() {
+    let mut names: Vec<&str> = Check::ALL.iter().map(|check| check.name()).collect();
+    names.sort_unstable();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}

@@ -1,0 +1,239 @@
+//! The little that checks look at, whatever the tree comes from.
+
+use crate::cancel::Cancel;
+use crate::commit::{SourceKind, SourceTree};
+use crate::digest::DirTreeId;
+use crate::format;
+use crate::repo::{RepoError, TreeSource, check_depth};
+
+/// What an entry is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    File { size: u64 },
+    Dir { children: Vec<u32> },
+    Symlink { target: Box<[u8]> },
+    Device,
+    Fifo,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: Box<[u8]>,
+    pub(super) mode: u32,
+    pub(super) kind: Kind,
+}
+
+/// A tree; node 0 is the root.
+#[derive(Debug)]
+pub(super) struct View {
+    nodes: Vec<Node>,
+}
+
+/// Entries that are looked at. A few dirtrees that name each other's children many times over unfold into any number
+/// of paths; the largest of real systems has two million.
+const MAX_NODES: usize = 20_000_000;
+
+/// Links that are followed on the way to one file, as the kernel does.
+const MAX_LINKS: usize = 40;
+
+impl View {
+    fn empty() -> Self {
+        Self {
+            nodes: vec![Node {
+                name: Box::default(),
+                mode: 0o755,
+                kind: Kind::Dir { children: Vec::new() },
+            }],
+        }
+    }
+
+    fn push(&mut self, parent: u32, node: Node) -> u32 {
+        let index = self.nodes.len() as u32;
+        self.nodes.push(node);
+        if let Kind::Dir { children } = &mut self.nodes[parent as usize].kind {
+            children.push(index);
+        }
+        index
+    }
+
+    pub(super) fn of_source(tree: &SourceTree) -> Self {
+        let mut view = Self::empty();
+        let mut stack = vec![(0, 0)];
+        while let Some((from, to)) = stack.pop() {
+            let mut children = tree.children(from).to_vec();
+            children.sort_unstable_by(|a, b| tree.node(*a).name.cmp(&tree.node(*b).name));
+            for child in children {
+                let node = tree.node(child);
+                let kind = match &node.kind {
+                    SourceKind::File { size, .. } => Kind::File { size: *size },
+                    SourceKind::Dir { .. } => Kind::Dir { children: Vec::new() },
+                    SourceKind::Symlink(target) => Kind::Symlink {
+                        target: target.clone(),
+                    },
+                    SourceKind::Char(..) | SourceKind::Block(..) => Kind::Device,
+                    SourceKind::Fifo => Kind::Fifo,
+                };
+                let is_dir = matches!(kind, Kind::Dir { .. });
+                let index = view.push(
+                    to,
+                    Node {
+                        name: node.name.clone(),
+                        mode: node.metadata.mode,
+                        kind,
+                    },
+                );
+                if is_dir {
+                    stack.push((child, index));
+                }
+            }
+        }
+        view
+    }
+
+    pub(super) fn of_dirtrees(
+        trees: &dyn TreeSource,
+        root: &DirTreeId,
+        cancel: &Cancel,
+    ) -> Result<Self, RepoError> {
+        let mut view = Self::empty();
+        let mut stack = vec![(*root, 0, 0)];
+        while let Some((id, to, depth)) = stack.pop() {
+            cancel.check()?;
+            check_depth(depth, "")?;
+            for entry in trees.dirtree(&id)?.into_entries() {
+                if view.nodes.len() >= MAX_NODES {
+                    return Err(RepoError::PathInTree {
+                        rev: root.to_string(),
+                        path: "/".to_owned(),
+                        reason: "it unfolds into more than 20 million files",
+                    });
+                }
+                let kind = match &entry.node {
+                    format::Node::File { size, .. } => Kind::File { size: *size },
+                    format::Node::Dir { .. } => Kind::Dir { children: Vec::new() },
+                    format::Node::Symlink { target } => Kind::Symlink {
+                        target: target.as_slice().into(),
+                    },
+                    format::Node::Char { .. } | format::Node::Block { .. } => Kind::Device,
+                    format::Node::Fifo => Kind::Fifo,
+                };
+                let index = view.push(
+                    to,
+                    Node {
+                        name: entry.name.into(),
+                        mode: entry.metadata.mode,
+                        kind,
+                    },
+                );
+                if let format::Node::Dir { tree } = entry.node {
+                    stack.push((tree, index, depth + 1));
+                }
+            }
+        }
+        Ok(view)
+    }
+
+    pub(super) fn node(&self, index: u32) -> &Node {
+        &self.nodes[index as usize]
+    }
+
+    pub(super) fn children(&self, index: u32) -> &[u32] {
+        match &self.node(index).kind {
+            Kind::Dir { children } => children,
+            _ => &[],
+        }
+    }
+
+    fn child(&self, parent: u32, name: &[u8]) -> Option<u32> {
+        // Sorted by name, by both constructors.
+        let children = self.children(parent);
+        let at = children
+            .binary_search_by(|child| (*self.node(*child).name).cmp(name))
+            .ok()?;
+        Some(children[at])
+    }
+
+    /// Returns the node at `path`. Links are not followed.
+    pub(super) fn find(&self, path: &str) -> Option<u32> {
+        path.split('/')
+            .filter(|part| !part.is_empty())
+            .try_fold(0, |parent, part| self.child(parent, part.as_bytes()))
+    }
+
+    /// Returns the node at `path` if it is a directory.
+    pub(super) fn dir(&self, path: &str) -> Option<u32> {
+        self.find(path)
+            .filter(|node| matches!(self.node(*node).kind, Kind::Dir { .. }))
+    }
+
+    /// Returns the node at `path` if it is a regular file.
+    pub(super) fn file(&self, path: &str) -> Option<u32> {
+        self.find(path)
+            .filter(|node| matches!(self.node(*node).kind, Kind::File { .. }))
+    }
+
+    /// Returns whether there is a directory at `path` with something in it.
+    pub(super) fn has_entries(&self, path: &str) -> bool {
+        self.dir(path).is_some_and(|dir| !self.children(dir).is_empty())
+    }
+
+    /// Follows `path` as the running system would, links included; `/etc` is what is made from `/usr/etc`.
+    pub(super) fn resolve(&self, path: &str) -> Option<u32> {
+        let split = |path: &[u8]| -> Vec<Vec<u8>> {
+            path.split(|byte| *byte == b'/')
+                .filter(|part| !part.is_empty() && *part != b".")
+                .map(<[u8]>::to_vec)
+                .rev()
+                .collect()
+        };
+        // What is left to walk, the next part last; and the directories walked.
+        let mut parts = split(path.as_bytes());
+        let mut walked: Vec<u32> = vec![0];
+        let mut links = 0;
+        while let Some(part) = parts.pop() {
+            let here = *walked.last().expect("the root is never popped");
+            if part == b".." {
+                if walked.len() > 1 {
+                    walked.pop();
+                }
+                continue;
+            }
+            let next = match self.child(here, &part) {
+                None if here == 0 && part == b"etc" => self.find("usr/etc")?,
+                next => next?,
+            };
+            if let Kind::Symlink { target } = &self.node(next).kind {
+                links += 1;
+                if links > MAX_LINKS {
+                    return None;
+                }
+                if target.first() == Some(&b'/') {
+                    walked.truncate(1);
+                }
+                parts.extend(split(target));
+            } else {
+                walked.push(next);
+            }
+        }
+        walked.last().copied()
+    }
+
+    /// Calls `visit` with every entry beneath `top` and its path, which begins with `path`; in order of the paths'
+    /// parts.
+    pub(super) fn walk(&self, top: u32, path: &str, mut visit: impl FnMut(&[u8], &Node)) {
+        let mut stack = vec![(top, path.as_bytes().to_vec())];
+        while let Some((node, path)) = stack.pop() {
+            if node != top {
+                visit(&path, self.node(node));
+            }
+            for child in self.children(node).iter().rev() {
+                let mut below = path.clone();
+                if !below.is_empty() {
+                    below.push(b'/');
+                }
+                below.extend_from_slice(&self.node(*child).name);
+                stack.push((*child, below));
+            }
+        }
+    }
+}
