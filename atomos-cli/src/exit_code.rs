@@ -10,7 +10,7 @@ Exit codes:
    2  the command line is not understood
    3  something that was named does not exist
    4  something exists already
-   5  a name, an option or a tree is not acceptable
+   5  a name, an option or a tree is not acceptable; lint found an error
    6  stored data is damaged; fsck found something
    7  data is not signed by whom it should be
    8  another process holds a lock
@@ -33,6 +33,8 @@ pub enum Outcome {
     NothingToDo,
     /// What was looked at is damaged; the findings are printed.
     Damaged,
+    /// What was looked at is not acceptable; the findings are printed.
+    Unacceptable,
 }
 
 impl Outcome {
@@ -42,6 +44,7 @@ impl Outcome {
             Self::Done => 0,
             Self::NothingToDo => 77,
             Self::Damaged => of_kind(ErrorKind::Corrupt),
+            Self::Unacceptable => of_kind(ErrorKind::Invalid),
         }
     }
 }

@@ -12,6 +12,7 @@ mod etc;
 mod fsck;
 mod init;
 mod kargs;
+mod lint;
 mod ls;
 mod pin;
 mod refs;
@@ -39,6 +40,7 @@ pub enum Command {
     Init(init::InitArgs),
     Commit(Box<commit::CommitArgs>),
     Checkout(checkout::CheckoutArgs),
+    Lint(lint::LintArgs),
     Ls(ls::LsArgs),
     Refs(refs::RefsArgs),
     RevParse(rev_parse::RevParseArgs),
@@ -66,6 +68,7 @@ impl Command {
             Self::Init(args) => init::run(context, &args),
             Self::Commit(args) => commit::run(context, *args),
             Self::Checkout(args) => checkout::run(context, &args),
+            Self::Lint(args) => lint::run(context, &args),
             Self::Ls(args) => ls::run(context, &args),
             Self::Refs(args) => refs::run(context, &args),
             Self::RevParse(args) => rev_parse::run(context, &args),

@@ -4,6 +4,7 @@ pub mod deployment;
 pub mod etc;
 pub mod findings;
 pub mod json;
+pub mod lint;
 pub mod list;
 pub mod os_tree;
 pub mod text;
