@@ -280,6 +280,9 @@ impl<'a> Pass<'a> {
         doubtful: &mut BTreeSet<EtcPath>,
     ) -> Result<(), EtcMergeError> {
         self.cancel.check()?;
+        if place.path.is_root() && planner::LEFT_BEHIND.contains(&name) {
+            return Ok(());
+        }
         let node = place.node.and_then(|node| node.children.get(name));
         let path = place.path.join(name);
         let os_name = OsStr::from_bytes(name);

@@ -23,8 +23,7 @@ use super::snapshot::{self, Tree};
 use super::{MergeInput, lines};
 
 /// Names directly in `/etc` that stay behind: systemd's stamp, so that `ConditionNeedsUpdate=/etc` holds at the next
-/// boot, and the account tools' lock, which they make when they need it (and which must not be opened: closing any
-/// descriptor of it would release the lock that this process may hold).
+/// boot, and the account tools' lock, which they make when they need it.
 pub(super) const LEFT_BEHIND: [&[u8]; 2] = [b".updated", super::keyed::LOCK_FILE.as_bytes()];
 
 /// Bytes in a file that is merged line by line.

@@ -3,7 +3,8 @@
 //! A snapshot holds digests, never contents: some 300 bytes for each entry. It may be of a running system's `/etc`.
 //! What vanishes between being listed and being opened is looked at again when everything else has been read:
 //! editors and package managers replace a file by removing one and renaming another. Sockets are skipped, and so is
-//! what another file system is mounted on.
+//! what another file system is mounted on. The account tools' lock is not even opened: closing any descriptor of it
+//! would release the lock that this process may hold.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use crate::fs::{Dir, FileKind, FsError, Stat, hash_file, read_xattrs, read_xattr
 
 use super::entry::{EtcEntry, EtcNode};
 use super::error::EtcMergeError;
+use super::keyed::LOCK_FILE;
 use super::path::EtcPath;
 
 /// Directories below one another. The merge holds three open for each level, of the 1024 descriptors that a process
@@ -145,6 +147,9 @@ impl Reader<'_> {
         }
         for listed in dir.entries()? {
             let name = listed.name.as_bytes();
+            if path.is_root() && name == LOCK_FILE.as_bytes() {
+                continue;
+            }
             let child_path = path.join(name);
             match self.read_entry(dir, &child_path, name, depth)? {
                 Some(child) => {

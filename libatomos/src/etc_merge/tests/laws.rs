@@ -199,7 +199,7 @@ fn content(f: &Fixture, side: &str) -> BTreeMap<String, EtcEntry> {
 }
 
 fn merged(trees: [&BTreeMap<&'static str, Made>; 3]) -> (Fixture, MergeReport) {
-    let f = Fixture::new();
+    let f = Fixture::large();
     for (side, tree) in ["base", "mine", "theirs"].into_iter().zip(trees) {
         make(&f, side, "", tree);
     }

@@ -7,6 +7,8 @@
 mod corners;
 mod document;
 mod laws;
+mod resolving;
+mod system;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -26,7 +28,19 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let scratch = tempfile::tempdir().unwrap();
+        Self::beneath(tempfile::tempdir().unwrap())
+    }
+
+    /// A fixture of many files: in memory if it can be, since the disk's speed is not the question.
+    fn large() -> Self {
+        Self::beneath(
+            tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .unwrap(),
+        )
+    }
+
+    fn beneath(scratch: tempfile::TempDir) -> Self {
         for side in ["base", "mine", "theirs", "target"] {
             fs::create_dir(scratch.path().join(side)).unwrap();
         }
