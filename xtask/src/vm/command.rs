@@ -25,7 +25,7 @@ pub struct TestArgs {
     #[arg(long)]
     keep: bool,
     /// How long one boot may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     boot_timeout: u64,
 }
 

@@ -56,7 +56,7 @@ pub struct Options {
     pub work: PathBuf,
     /// Leaves what is in `work` there afterwards.
     pub keep: bool,
-    /// How long a boot may take. On two idle cores it takes half a minute.
+    /// How long a boot may take. Half a minute on two idle cores; a busy machine may take minutes.
     pub boot_timeout: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Default for Options {
         Self {
             work: PathBuf::from("target/xtask/vm"),
             keep: false,
-            boot_timeout: Duration::from_secs(180),
+            boot_timeout: Duration::from_secs(300),
         }
     }
 }
