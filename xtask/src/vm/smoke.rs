@@ -123,6 +123,7 @@ pub fn smoke(trees: &Trees, programs: &Programs, options: &Options) -> Result<()
     steps.say("upgrading from the machine's own repository");
     machine.ask("atomos upgrade --now")?;
     check_version(&mut machine, &V1, &v1).context("an upgrade changed the running system")?;
+    check_mounts(&mut machine).context("an upgrade left something writable")?;
 
     steps.say("second boot: v2");
     machine.reboot()?;
