@@ -59,6 +59,10 @@ fn make_writable(path: &Path) -> rustix::io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what is tested is whether a path can be written to"
+)]
 mod tests {
     use std::path::PathBuf;
 
