@@ -12,6 +12,7 @@ use super::{DeploymentId, SysrootError};
 /// A deployment's origin. Lies beside it as `<commit>.<serial>.origin`, in TOML.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Origin {
     /// The ref that an upgrade looks at. A deployment of a mere digest follows nothing.
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
