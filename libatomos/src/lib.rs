@@ -75,6 +75,7 @@ pub mod boot;
 pub mod cancel;
 pub mod checkout;
 pub mod commit;
+pub mod diff;
 pub mod digest;
 pub mod error;
 pub mod etc_merge;

@@ -8,6 +8,7 @@
 
 mod config;
 mod error;
+mod follow;
 mod fsck;
 mod init;
 mod layout;
@@ -27,6 +28,7 @@ use crate::fs::{Dir, FileLock, LockMode};
 
 pub use config::{Config, FORMAT, Features, RepoMode};
 pub use error::RepoError;
+pub use follow::LastLink;
 pub use fsck::{Finding, FsckOptions, FsckReport, ObjectUse, Problem};
 pub use layout::ObjectKind;
 pub(crate) use layout::{object_path, parse_object_name, variant_path};
