@@ -1,6 +1,6 @@
 //! Counting: what is in a repository, and what deduplication saves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -51,7 +51,8 @@ pub struct RepoStats {
     pub variant_bytes: u64,
     /// Space that all objects take on disk, as `du` shows.
     pub disk_bytes: u64,
-    /// Bytes in the trees of all refs, each file of each tree counted.
+    /// Bytes in the trees of all commits that refs lead to, parents among them, each file of each tree counted: what
+    /// keeping every version as a plain directory would take.
     pub logical_bytes: u64,
     /// Each ref.
     pub refs: Vec<RefStats>,
@@ -126,8 +127,8 @@ impl Repo {
             }
             counts.push((name, commit, count));
         }
+        stats.logical_bytes = self.history_bytes(cancel)?;
         for (name, commit, count) in counts {
-            stats.logical_bytes += count.logical;
             stats.refs.push(RefStats {
                 name,
                 commit,
@@ -144,6 +145,82 @@ impl Repo {
             });
         }
         Ok(stats)
+    }
+
+    /// Adds up the trees of all commits that refs lead to. A subtree that many of them share is read once.
+    fn history_bytes(&self, cancel: &Cancel) -> Result<u64, RepoError> {
+        let mut sizes: HashMap<DirTreeId, u64> = HashMap::new();
+        let mut seen: HashSet<CommitId> = HashSet::new();
+        let mut total: u64 = 0;
+        for tip in self.refs()?.into_values() {
+            let mut next = Some(tip);
+            while let Some(id) = next.filter(|id| seen.insert(*id)) {
+                // A parent may have been pruned, or never pulled; what a ref names must be there.
+                if id != tip && !self.has_object(ObjectKind::Commit, id.digest())? {
+                    break;
+                }
+                let commit = self.load_commit(&id)?;
+                total = total.saturating_add(self.tree_bytes(&commit.root, &mut sizes, cancel)?);
+                next = commit.parent;
+            }
+        }
+        Ok(total)
+    }
+
+    /// An explicit stack: the depth of a tree is the tree's owner's choice.
+    fn tree_bytes(
+        &self,
+        root: &DirTreeId,
+        sizes: &mut HashMap<DirTreeId, u64>,
+        cancel: &Cancel,
+    ) -> Result<u64, RepoError> {
+        struct Level {
+            id: DirTreeId,
+            bytes: u64,
+            /// Subtrees that are still to be added, one for each time that they stand here.
+            subtrees: Vec<DirTreeId>,
+        }
+        let open = |id: DirTreeId| -> Result<Level, RepoError> {
+            cancel.check()?;
+            let mut level = Level {
+                id,
+                bytes: 0,
+                subtrees: Vec::new(),
+            };
+            for entry in self.load_dirtree(&id)?.entries() {
+                match &entry.node {
+                    Node::Dir { tree } => level.subtrees.push(*tree),
+                    Node::File { size, .. } => level.bytes = level.bytes.saturating_add(*size),
+                    _ => {}
+                }
+            }
+            Ok(level)
+        };
+        let mut stack = Vec::new();
+        if !sizes.contains_key(root) {
+            stack.push(open(*root)?);
+        }
+        while let Some(level) = stack.last_mut() {
+            match level.subtrees.last() {
+                Some(subtree) => match sizes.get(subtree) {
+                    Some(size) => {
+                        // Equal subtrees let a small file describe more bytes than a number holds.
+                        level.bytes = level.bytes.saturating_add(*size);
+                        level.subtrees.pop();
+                    }
+                    None => {
+                        let subtree = *subtree;
+                        super::check_depth(stack.len(), "/")?;
+                        stack.push(open(subtree)?);
+                    }
+                },
+                None => {
+                    sizes.insert(level.id, level.bytes);
+                    stack.pop();
+                }
+            }
+        }
+        Ok(sizes.get(root).copied().unwrap_or_default())
     }
 
     fn count_tree(&self, root: &DirTreeId, count: &mut TreeCount, cancel: &Cancel) -> Result<(), RepoError> {
