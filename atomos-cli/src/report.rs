@@ -64,6 +64,11 @@ impl CliError {
         Self::own(what, None, Failure::Usage)
     }
 
+    /// Says what is wrong, of the given kind.
+    pub fn of_kind(kind: ErrorKind, what: impl Into<String>) -> Self {
+        Self::own(what, None, Failure::Kind(kind))
+    }
+
     /// Says that a system call failed; `what` is the whole first line.
     pub fn io(what: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
@@ -92,6 +97,14 @@ impl CliError {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Returns the coarse kind, if the library or the system failed.
+    pub const fn kind(&self) -> Option<ErrorKind> {
+        match self.failure {
+            Failure::Kind(kind) => Some(kind),
+            Failure::Usage => None,
+        }
     }
 
     /// Returns the repository's error, if it is one.
@@ -143,6 +156,13 @@ impl From<FsError> for CliError {
     fn from(error: FsError) -> Self {
         let hint = hint_for_fs(&error);
         Self::new(error.kind(), error, hint)
+    }
+}
+
+/// The only system calls of the program's own that fail in passing are those that write the result.
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
+        Self::stdout(error)
     }
 }
 
@@ -306,7 +326,7 @@ pub fn report(ui: &Ui, error: &CliError) -> u8 {
     let first: &dyn Error = match &error.cause {
         // The reader has seen what it wanted.
         Cause::BrokenPipe => return Outcome::Done.code(),
-        Cause::Repo(error) => error,
+        Cause::Repo(error) => &**error,
         Cause::Other(error) => &**error,
     };
     ui.labelled(Label::Error, escape_text(&first.to_string()));

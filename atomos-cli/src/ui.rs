@@ -15,6 +15,8 @@ pub struct Ui {
     verbose: bool,
     /// Whether stderr takes colours.
     color: bool,
+    /// Whether stdout takes colours.
+    color_out: bool,
     /// Whether a person watches stderr.
     terminal: bool,
 }
@@ -61,6 +63,7 @@ impl Ui {
             quiet: globals.quiet,
             verbose: globals.verbose,
             color: colored(terminal),
+            color_out: colored(io::stdout().is_terminal()),
             terminal,
         }
     }
@@ -75,12 +78,23 @@ impl Ui {
         self.terminal
     }
 
+    /// Returns whether the result may be coloured.
+    pub const fn color_out(&self) -> bool {
+        self.color_out
+    }
+
     /// Calls `write` with stdout, buffered, and flushes it.
-    pub fn result(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
+    pub fn result<E: Into<CliError>>(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+    ) -> Result<(), CliError> {
         let mut out = BufWriter::new(io::stdout().lock());
-        write(&mut out)
-            .and_then(|()| out.flush())
-            .map_err(CliError::stdout)
+        let written = write(&mut out).map_err(Into::into);
+        // What was written before a failure is worth reading, too; the failure is the one to tell.
+        let flushed = out.flush().map_err(CliError::stdout);
+        // A flush that failed must not be tried again by the buffer's destructor.
+        let _ = out.into_parts();
+        written.and(flushed)
     }
 
     /// Prints a line of narration.

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use libatomos::checkout::{CheckoutOptions, LinkMode, Ownership, checkout};
+use libatomos::error::ErrorKind;
 
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
+use crate::report::CliError;
 
 /// Write a tree to a directory
 ///
@@ -88,7 +90,16 @@ pub fn run(context: &Context, args: &CheckoutArgs) -> RunResult {
         &options,
         context.progress(),
         context.cancel(),
-    )?;
+    )
+    .map_err(|error| {
+        let error = CliError::from(error);
+        let owners = options.ownership == Ownership::Exact && !rustix::process::geteuid().is_root();
+        if owners && error.kind() == Some(ErrorKind::Denied) {
+            error.with_hint("only root can give files away: --user makes everything yours")
+        } else {
+            error
+        }
+    })?;
     let ui = context.ui();
     if context.json() {
         ui.result(|out| json::write(out, &report))?;

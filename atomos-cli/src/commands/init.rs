@@ -47,6 +47,7 @@ pub fn run(context: &Context, args: &InitArgs) -> RunResult {
         None if rustix::process::geteuid().is_root() => RepoMode::Bare,
         None => RepoMode::BareUser,
     };
+    let existed = Repo::open(path).is_ok();
     let repo = Repo::init(path, mode)?;
     if context.json() {
         let made = Made {
@@ -56,10 +57,16 @@ pub fn run(context: &Context, args: &InitArgs) -> RunResult {
         };
         context.ui().result(|out| json::write(out, &made))?;
     }
-    context.ui().status(format_args!(
-        "Made the {mode} repository {}",
-        text::escape_path(path)
-    ));
+    let shown = text::escape_path(path);
+    if existed {
+        context
+            .ui()
+            .status(format_args!("There is a {mode} repository at {shown} already."));
+        return Ok(Outcome::Done);
+    }
+    context
+        .ui()
+        .status(format_args!("Made the {mode} repository {shown}"));
     if args.mode.is_none() && mode == RepoMode::BareUser {
         context
             .ui()

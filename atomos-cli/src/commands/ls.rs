@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::Args;
 use libatomos::digest::DirTreeId;
 use libatomos::format::{Entry, Node};
-use libatomos::repo::{Located, Repo};
+use libatomos::repo::{LastLink, Located, Repo};
 
 use super::RunResult;
 use crate::context::Context;
@@ -19,7 +19,7 @@ use crate::report::CliError;
 /// List the files of a tree
 ///
 /// Lists the directory PATH of the tree that REV names, or the one file that PATH is. Nothing is checked out, and no file is
-/// read: sizes and owners are in the tree.
+/// read: sizes and owners are in the tree. Links on the way are followed; a slash at the end follows the last one, too.
 ///
 /// In a name, control characters, backslashes and bytes that are not UTF-8 are written as \\n, \\\\, \\xff.
 #[derive(Debug, Args)]
@@ -48,27 +48,25 @@ pub struct LsArgs {
 pub fn run(context: &Context, args: &LsArgs) -> RunResult {
     let repo = context.open_repo()?;
     let (root, metadata) = repo.resolve_tree(&args.rev)?;
-    let located = repo.locate(&args.rev, root, metadata, args.path.as_bytes())?;
+    let located =
+        repo.locate_through_links(&args.rev, root, metadata, args.path.as_bytes(), LastLink::Keep)?;
     let prefix = normalised(args.path.as_bytes());
-    // What the tree lacks is found before the first line is out where the tree is small; in a large one, lines come first.
-    let mut failure = None;
-    context.ui().result(|out| {
+    context.ui().result(|out| -> Result<(), CliError> {
         let mut sink = Sink::new(context.json(), args, out)?;
-        let outcome = match located {
-            Located::Root(tree, _) => list_tree(&repo, &tree, &prefix, args.recursive, &mut sink),
-            Located::Entry(Entry {
+        match &located {
+            Located::Root(tree, _)
+            | Located::Entry(Entry {
                 node: Node::Dir { tree },
                 ..
-            }) => list_tree(&repo, &tree, &prefix, args.recursive, &mut sink),
+            }) => list_tree(&repo, tree, &prefix, args.recursive, &mut sink)?,
             Located::Entry(entry) => {
-                let parent = prefix.len() - entry.name.len() - 1;
-                sink.push(&prefix[..parent], &entry).map_err(CliError::stdout)
+                let parent = prefix.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                sink.push(&prefix[..parent], entry)?;
             }
-        };
-        failure = outcome.err();
-        sink.end()
+        }
+        Ok(sink.end()?)
     })?;
-    failure.map_or(Ok(Outcome::Done), Err)
+    Ok(Outcome::Done)
 }
 
 /// Returns a path as `/a/b`; the root as nothing.
@@ -134,7 +132,7 @@ fn list_tree(
             stack.pop();
             continue;
         };
-        sink.push(parent, &entry).map_err(CliError::stdout)?;
+        sink.push(parent, &entry)?;
         if let (true, Node::Dir { tree }) = (recursive, &entry.node) {
             let path = list::join(parent, &entry.name);
             stack.push((path, open(tree)?));

@@ -4,21 +4,29 @@
 //! calls once, and renders the result.
 
 mod boot;
+mod cat;
 mod checkout;
 mod cleanup;
 mod commit;
+mod completions;
 mod deploy;
+mod diff;
 mod etc;
 mod fsck;
 mod init;
 mod kargs;
 mod lint;
+mod log;
 mod ls;
 mod pin;
+mod prune;
+mod pull;
 mod refs;
 mod rev_parse;
 mod rollback;
+mod show;
 mod stateroot;
+mod stats;
 mod status;
 mod switch;
 mod sysroot;
@@ -42,9 +50,16 @@ pub enum Command {
     Checkout(checkout::CheckoutArgs),
     Lint(lint::LintArgs),
     Ls(ls::LsArgs),
+    Cat(cat::CatArgs),
+    Show(show::ShowArgs),
+    Log(log::LogArgs),
+    Diff(diff::DiffArgs),
     Refs(refs::RefsArgs),
     RevParse(rev_parse::RevParseArgs),
+    Pull(pull::PullArgs),
     Fsck(fsck::FsckArgs),
+    Prune(prune::PruneArgs),
+    Stats(stats::StatsArgs),
     Sysroot(sysroot::SysrootArgs),
     Stateroot(stateroot::StaterootArgs),
     Deploy(deploy::DeployArgs),
@@ -59,6 +74,12 @@ pub enum Command {
     Kargs(kargs::KargsArgs),
     Etc(etc::EtcArgs),
     Boot(boot::BootArgs),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(completions::ManArgs),
+    /// Print the reference of the command line as Markdown
+    #[command(hide = true)]
+    Reference,
 }
 
 impl Command {
@@ -70,9 +91,16 @@ impl Command {
             Self::Checkout(args) => checkout::run(context, &args),
             Self::Lint(args) => lint::run(context, &args),
             Self::Ls(args) => ls::run(context, &args),
+            Self::Cat(args) => cat::run(context, &args),
+            Self::Show(args) => show::run(context, &args),
+            Self::Log(args) => log::run(context, &args),
+            Self::Diff(args) => diff::run(context, &args),
             Self::Refs(args) => refs::run(context, &args),
             Self::RevParse(args) => rev_parse::run(context, &args),
+            Self::Pull(args) => pull::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
+            Self::Prune(args) => prune::run(context, &args),
+            Self::Stats(args) => stats::run(context, &args),
             Self::Sysroot(args) => sysroot::run(context, &args),
             Self::Stateroot(args) => stateroot::run(context, &args),
             Self::Deploy(args) => deploy::run(context, &args),
@@ -87,6 +115,9 @@ impl Command {
             Self::Kargs(args) => kargs::run(context, &args),
             Self::Etc(args) => etc::run(context, &args),
             Self::Boot(args) => boot::run(context, &args),
+            Self::Completions(args) => completions::run(context, &args),
+            Self::Man(args) => completions::run_man(context, &args),
+            Self::Reference => completions::run_reference(context),
         }
     }
 }

@@ -1,0 +1,92 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::common::{Scratch, is_root};
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    let run = scratch.atomos(&["checkout", "--user", "os", "out"]).code(0);
+    assert_eq!(run.out, "");
+    assert_eq!(
+        run.err,
+        "Checked out os to out: 3 files (3 copied), 5 directories\n"
+    );
+    assert_eq!(fs::read(scratch.path("out/bin/sh")).unwrap(), b"#!\n");
+    assert_eq!(
+        fs::metadata(scratch.path("out/usr/bin/sh"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o755
+    );
+    let diff = scratch.atomos(&["diff", "os", "./out", "--json"]).json();
+    let beyond_owner = diff
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|change| change["parts"] != serde_json::json!(["owner"]))
+        .count();
+    assert_eq!(beyond_owner, 0, "{diff}");
+}
+
+#[test]
+fn a_part_of_a_tree_can_be_had() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch
+        .atomos(&["checkout", "--user", "--subpath", "/usr/lib", "os", "out"])
+        .code(0);
+    assert_eq!(fs::read(scratch.path("out/os-release")).unwrap(), b"ID=test\n");
+}
+
+#[test]
+fn a_destination_that_exists_is_left_alone() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch.write("out/mine", "mine");
+    let run = scratch.atomos(&["checkout", "--user", "os", "out"]).code(4);
+    assert_eq!(
+        run.err,
+        "error: cannot check out to out: it exists\n\
+         hint: choose another destination, or remove it first: rm -r out\n"
+    );
+    assert_eq!(fs::read_dir(scratch.path("out")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_hardlink_checkout_says_that_it_shares_its_files() {
+    if !is_root("a hardlink checkout") {
+        return;
+    }
+    let scratch = Scratch::empty();
+    scratch.atomos(&["init", "--mode", "bare"]).code(0);
+    scratch.tree();
+    scratch.commit("first");
+    let run = scratch.atomos(&["checkout", "os", "out"]).code(0);
+    assert!(run.err.contains("3 files (3 hardlinked)"), "{}", run.err);
+    assert!(run.err.contains("do not write to them"), "{}", run.err);
+    assert_eq!(fs::metadata(scratch.path("out/etc/motd")).unwrap().nlink(), 2);
+    let report = scratch
+        .atomos(&["checkout", "--link", "copy", "--json", "os", "copy"])
+        .json();
+    assert_eq!(report["hardlinked"], 0);
+    assert_eq!(fs::metadata(scratch.path("copy/etc/motd")).unwrap().nlink(), 1);
+}
+
+#[test]
+fn an_unknown_revision_makes_nothing() {
+    let scratch = Scratch::new();
+    let run = scratch.atomos(&["checkout", "--user", "nope", "out"]).code(3);
+    assert_eq!(
+        run.err,
+        "error: \"nope\" is no ref, digest or prefix of one in [SCRATCH]/repo\n\
+         hint: `atomos refs --repo [SCRATCH]/repo` lists the refs\n"
+    );
+    assert!(!scratch.path("out").exists());
+}

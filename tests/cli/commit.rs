@@ -1,0 +1,204 @@
+use std::os::unix::net::UnixListener;
+
+use crate::common::{EPOCH, Scratch};
+
+/// The tree of `Scratch::tree`, with `--owner 0:0 --mtime zero`, whoever commits it and when.
+const TREE: &str = "68810083add9d8c22749ab2bf4bb43759aeae82f8dcd432703e8407f8a531a9f";
+/// Its first commit, with the subject `first`, at `EPOCH`.
+const FIRST: &str = "b601bf7de87780a847e2a853c09125765b6e0cc51bb6126157f277904a96a6fa";
+
+#[test]
+fn the_digest_stands_alone_on_stdout_and_a_summary_on_stderr() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let run = scratch
+        .atomos(&[
+            "commit", "-b", "os", "-s", "first", "--owner", "0:0", "--mtime", "zero", "tree",
+        ])
+        .code(0);
+    assert_eq!(run.out, format!("{FIRST}\n"));
+    assert_eq!(
+        run.err,
+        format!(
+            "Committed {}: 3 files, 17 bytes; 3 new blobs, 17 bytes\n",
+            &FIRST[..12]
+        )
+    );
+    assert_eq!(
+        scratch.atomos(&["rev-parse", "os^{tree}"]).ok(),
+        format!("{TREE}\n")
+    );
+}
+
+#[test]
+fn only_what_changed_is_stored() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch.write("tree/etc/motd", "good morning\n");
+    let report = scratch
+        .atomos(&[
+            "commit", "--json", "-b", "os", "--owner", "0:0", "--mtime", "zero", "tree",
+        ])
+        .json();
+    assert_eq!(report["outcome"], "created");
+    assert_eq!(report["files"], 3);
+    assert_eq!(report["stats"]["blobs-added"], 1);
+    assert_eq!(report["stats"]["bytes-added"], 13);
+    // `etc` and the root.
+    assert_eq!(report["stats"]["dirtrees-added"], 2);
+}
+
+#[test]
+fn an_unchanged_tree_can_be_skipped() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let first = scratch.commit("first");
+    let skip = |more: &[&str]| {
+        let mut args = vec![
+            "commit",
+            "-b",
+            "os",
+            "--owner",
+            "0:0",
+            "--mtime",
+            "zero",
+            "--skip-if-unchanged",
+        ];
+        args.extend(more);
+        args.push("tree");
+        scratch.atomos(&args)
+    };
+    let run = skip(&[]).code(0);
+    assert_eq!(run.out, format!("{first}\n"));
+    assert_eq!(
+        run.err,
+        format!(
+            "Unchanged: the tree (3 files, 17 bytes) is that of {}\n",
+            &first[..12]
+        )
+    );
+    assert_eq!(skip(&["--unchanged-exit-77"]).code(77).out, format!("{first}\n"));
+    scratch.write("tree/new", "");
+    assert_ne!(skip(&["--unchanged-exit-77"]).code(0).out, format!("{first}\n"));
+}
+
+#[test]
+fn parent_and_message_are_recorded() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let first = scratch.commit("first");
+    let second = scratch
+        .atomos(&[
+            "commit",
+            "-b",
+            "os",
+            "--subject",
+            "second",
+            "--body",
+            "more",
+            "--version",
+            "2",
+            "tree",
+        ])
+        .ok();
+    let shown = scratch.atomos(&["show", "--json", "os"]).json();
+    assert_eq!(shown["commit"], second.trim_end());
+    assert_eq!(shown["parent"], first.as_str());
+    assert_eq!(shown["time"].to_string(), EPOCH);
+    assert_eq!(
+        [&shown["subject"], &shown["body"], &shown["version"]],
+        ["second", "more", "2"]
+    );
+    scratch
+        .atomos(&["commit", "-b", "os", "--parent", "none", "tree"])
+        .code(0);
+    assert!(
+        scratch
+            .atomos(&["show", "--json", "os"])
+            .json()
+            .get("parent")
+            .is_none()
+    );
+    scratch
+        .atomos(&["commit", "-b", "other", "--parent", &first[..8], "tree"])
+        .code(0);
+    assert_eq!(scratch.atomos(&["rev-parse", "other^"]).ok().trim_end(), first);
+}
+
+#[test]
+fn times_follow_the_policy_and_the_epoch() {
+    let scratch = Scratch::new();
+    scratch.write("tree/file", "x");
+    let mtime = |policy: &str| {
+        scratch
+            .atomos(&["commit", "-b", "os", "--mtime", policy, "tree"])
+            .code(0);
+        scratch.atomos(&["ls", "--json", "os"]).json()[0]["mtime"]
+            .as_i64()
+            .unwrap()
+    };
+    // The file is younger than the epoch.
+    assert_eq!(mtime("keep").to_string(), EPOCH);
+    assert_eq!(mtime("zero"), 0);
+    assert_eq!(mtime("parent"), 0);
+}
+
+#[test]
+fn a_malformed_epoch_is_not_ignored() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let run = scratch
+        .run(
+            scratch
+                .command(&["commit", "-b", "os", "tree"])
+                .env("SOURCE_DATE_EPOCH", "today"),
+        )
+        .code(2);
+    assert!(
+        run.err.starts_with(
+            "error: SOURCE_DATE_EPOCH is \"today\", and not a number of seconds since 1970\nhint: "
+        ),
+        "{}",
+        run.err
+    );
+    assert_eq!(scratch.atomos(&["refs"]).ok(), "");
+}
+
+#[test]
+fn a_socket_is_refused_by_name_or_left_out() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let _listener = UnixListener::bind(scratch.path("tree/socket")).unwrap();
+    let run = scratch.atomos(&["commit", "-b", "os", "tree"]).code(5);
+    assert_eq!(
+        run.err,
+        "error: cannot commit tree/socket: it is a socket, which only a running program can make\n\
+         hint: remove it, or leave such files out with --skip-special\n"
+    );
+    let run = scratch
+        .atomos(&["commit", "-b", "os", "--skip-special", "tree"])
+        .code(0);
+    assert!(run.err.starts_with("warning: left out socket\n"), "{}", run.err);
+}
+
+#[test]
+fn a_source_that_is_not_there_is_named() {
+    let scratch = Scratch::new();
+    let run = scratch.atomos(&["commit", "-b", "os", "nowhere"]).code(3);
+    assert!(run.err.contains("nowhere"), "{}", run.err);
+    assert!(
+        run.err.contains("caused by: No such file or directory"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn an_owner_is_two_numbers() {
+    let scratch = Scratch::new();
+    let run = scratch
+        .atomos(&["commit", "-b", "os", "--owner", "root", "tree"])
+        .code(2);
+    assert!(run.err.contains("an owner is two numbers, as 0:0"), "{}", run.err);
+}

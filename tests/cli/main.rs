@@ -1,0 +1,23 @@
+//! The command line, end to end: every verb is run as a person would run it, in a directory and an environment of its
+//! own, and judged by its stdout, stderr and exit code.
+#![expect(clippy::unwrap_used, reason = "what a test helper cannot do ends the test")]
+
+mod cat;
+mod checkout;
+mod commit;
+mod common;
+mod completions;
+mod diff;
+mod fsck;
+mod globals;
+mod init;
+mod log;
+mod ls;
+mod progress;
+mod prune;
+mod pull;
+mod reference;
+mod refs;
+mod rev_parse;
+mod show;
+mod stats;
