@@ -27,6 +27,9 @@ enum BootVerb {
 /// Reads every entry of ours and compares every kernel file with its digest. → marks the one that the loader should take.
 /// Exits with 6 when an entry cannot be booted.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  atomos boot status")]
 struct StatusArgs {}
 
 #[derive(Serialize)]
@@ -50,6 +53,9 @@ struct StatusModel<'a> {
 /// Reads and compares every kernel, writes what is missing or damaged, and removes what interrupted runs left. Entries
 /// that are not ours are left alone. Running it when nothing is wrong changes nothing.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  atomos boot recover")]
 struct RecoverArgs {}
 
 /// Runs the verb.

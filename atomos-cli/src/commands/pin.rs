@@ -20,6 +20,9 @@ pub struct PinArgs {
 
 /// Let retention remove a pinned deployment again
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  atomos unpin 1")]
 pub struct UnpinArgs {
     /// Which deployment: its position, booted, default, its version, or the start of its digest
     #[arg(value_name = "ID")]
