@@ -108,7 +108,12 @@ impl Config {
                 unknown.join(", ")
             )));
         }
-        toml::from_str(text).map_err(|error| invalid(one_line(error.message())))
+        let config: Self = toml::from_str(text).map_err(|error| invalid(one_line(error.message())))?;
+        let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if config.id.len() != 32 || !config.id.bytes().all(hexadecimal) {
+            return Err(invalid("`id` takes 32 lower-case hexadecimal digits".to_owned()));
+        }
+        Ok(config)
     }
 
     pub(crate) fn to_text(&self) -> String {

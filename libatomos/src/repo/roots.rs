@@ -60,6 +60,7 @@ impl Repo {
 
     /// Removes what `name` keeps; absence is no error.
     pub fn remove_root(&self, name: &RootName) -> Result<(), RepoError> {
+        self.check_writable()?;
         if let Some(dir) = self.dir().open_dir_optional(ROOTS)? {
             dir.remove_file_optional(&name.0)?;
         }
