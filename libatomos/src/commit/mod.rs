@@ -1,7 +1,7 @@
 //! Turning a directory into a commit.
 //!
 //! In three passes: [`SourceTree`] lists what there is, so that totals are known and the tree can be changed before
-//! anything is read ([`os_tree`]); the files are hashed and the new ones stored, on all processors; the dirtrees are
+//! anything is read (`os_tree`); the files are hashed and the new ones stored, on all processors; the dirtrees are
 //! built from the leaves up. A tree's digest depends on what is in it and on nothing else: no clock, locale, umask,
 //! user or order of a directory takes part.
 

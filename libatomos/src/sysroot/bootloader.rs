@@ -19,6 +19,18 @@ impl Sysroot {
         Ok(BootDir::open_in(&root, BootOptions::default())?)
     }
 
+    /// Returns the truth, with a next number above any that stands in `/boot`: the boot partition may be older than the
+    /// sysroot, or another sysroot's too.
+    pub(super) fn state_to_reorder(&self) -> Result<State, SysrootError> {
+        let mut state = self.state()?;
+        let highest = self.boot_dir()?.highest_number()?;
+        // A file name can say anything; half of the numbers are left for us.
+        if highest < u64::MAX / 2 {
+            state.next_entry = state.next_entry.max(highest + 1);
+        }
+        Ok(state)
+    }
+
     fn desired(&self, state: &State) -> Result<Vec<DesiredEntry>, SysrootError> {
         state
             .deployments
@@ -158,7 +170,8 @@ impl Sysroot {
             Err(error) => return Ok(vec![format!("/boot could not be checked: {error}")]),
         };
         let mut warnings = Vec::new();
-        if !plan.install.is_empty() || !plan.write.is_empty() || !plan.remove_entries.is_empty() {
+        let behind = !plan.install.is_empty() || !plan.write.is_empty() || !plan.remove_entries.is_empty();
+        if behind || plan.menu_outdated {
             warnings.push("/boot is not what the deployments need: run `atomos boot recover`".to_owned());
         }
         for pin in forecast.contrary_pins() {

@@ -148,7 +148,7 @@ impl Sysroot {
         cancel: &Cancel,
     ) -> Result<DeployPreview, SysrootError> {
         let _lock = self.lock()?;
-        let mut state = self.state()?;
+        let mut state = self.state_to_reorder()?;
         let decision = self.decide(rev, &state, options)?;
         let etc = match &decision.merge_from {
             Some(from) => Some(self.preview_merge(&decision, from, progress, cancel)?),
@@ -175,7 +175,7 @@ impl Sysroot {
         cancel: &Cancel,
     ) -> Result<DeployReport, SysrootError> {
         let lock = self.lock()?;
-        let mut state = self.state()?;
+        let mut state = self.state_to_reorder()?;
         self.remove_orphans(&lock, &state)?;
         let decision = self.decide(rev, &state, options)?;
         let built = self.build(&decision, &state, progress, cancel);

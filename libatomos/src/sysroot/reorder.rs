@@ -45,7 +45,7 @@ impl Sysroot {
     /// The visible step is its new boot entry. Takes the lock.
     pub fn rollback(&self, to: Option<&str>, progress: &dyn Progress) -> Result<SwitchReport, SysrootError> {
         let lock = self.lock()?;
-        let mut state = self.state()?;
+        let mut state = self.state_to_reorder()?;
         let booted = self.booted()?;
         let target = match to {
             Some(selector) => state.select(selector, booted.as_ref())?,
@@ -131,7 +131,7 @@ impl Sysroot {
         progress: &dyn Progress,
     ) -> Result<(DeploymentId, KernelArgs, bool), SysrootError> {
         let lock = self.lock()?;
-        let mut state = self.state()?;
+        let mut state = self.state_to_reorder()?;
         let booted = self.booted()?;
         let mut target = state
             .select(selector.unwrap_or("default"), booted.as_ref())?

@@ -346,6 +346,29 @@ fn boot_can_be_written_again_from_the_truth() {
     );
 }
 
+#[test]
+fn an_entry_that_outlived_its_sysroot_does_not_come_before_ours() {
+    let machine = Machine::new();
+    let entries = machine.path("sysroot/boot/loader/entries");
+    fs::create_dir_all(&entries).unwrap();
+    let old = format!("atomos-41-other-{}.0.conf", "ab".repeat(6));
+    fs::write(
+        entries.join(&old),
+        "title Old\nlinux /vmlinuz\nx-atomos-sysroot another\n",
+    )
+    .unwrap();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    assert!(
+        machine
+            .entries()
+            .iter()
+            .any(|name| name.starts_with("atomos-42-os-")),
+        "{:?}",
+        machine.entries()
+    );
+}
+
 /// Interrupts `operation` at each of its points on a fresh machine, and checks that the machine boots what it booted
 /// before or what it should boot afterwards, and that doing it again succeeds.
 fn survives_every_interruption(operation: impl Fn(&Machine) -> Result<(), SysrootError>) {
