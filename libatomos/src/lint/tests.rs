@@ -213,3 +213,18 @@ fn names_are_stable_and_unique() {
     names.dedup();
     assert_eq!(names.len(), count);
 }
+
+#[test]
+fn the_document_has_every_check() {
+    let document = include_str!("../../../docs/os-tree.md");
+    let rows: Vec<&str> = document
+        .lines()
+        .skip_while(|line| *line != "| name | severity | |")
+        .skip(2)
+        .collect();
+    let expected: Vec<String> = Check::ALL
+        .iter()
+        .map(|check| format!("| `{check}` | {} | {} |", check.severity(), check.text()))
+        .collect();
+    assert_eq!(rows, expected);
+}
