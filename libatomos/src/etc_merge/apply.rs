@@ -205,6 +205,9 @@ impl<'a> Pass<'a> {
                 return self.run();
             };
             if let Some(place) = self.place(&parent)? {
+                // It has its own mode already, which may keep its owner from writing to it.
+                rustix::fs::fchmod(&place.target, rustix::fs::Mode::RWXU)
+                    .map_err(|errno| FsError::new("open for writing", place.target.path(), errno))?;
                 place.target.remove_tree(OsStr::from_bytes(name))?;
                 self.make(&place, name, &mut doubtful)?;
                 self.finish(&place)?;

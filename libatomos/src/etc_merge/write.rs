@@ -10,13 +10,13 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::format::Metadata;
 use crate::fs::{Dir, FsError, copy_file_data, read_xattrs, write_xattrs, write_xattrs_at};
 
-use super::entry::{EtcEntry, EtcNode, LABEL};
+use super::entry::{ACL_ACCESS, ACL_DEFAULT, CAPABILITY, EtcEntry, EtcNode};
 
 /// Where a new file's bytes are.
 pub(super) enum Content<'a> {
@@ -71,14 +71,24 @@ pub(super) fn set_metadata(file: impl AsFd, metadata: &Metadata, path: &Path) ->
         let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
         rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(fail("set the owner of"))?;
     }
-    // What is made in a directory with a default ACL has got one. A label is the system's to give.
+    // What is made in a directory with a default ACL has got one. Labels are the system's to give.
+    let is_label = |name: &[u8]| name.starts_with(b"security.") && name != CAPABILITY;
     for (name, _) in read_xattrs(&file, path)?.iter() {
-        if metadata.xattrs.get(name).is_none() && name != LABEL {
+        if metadata.xattrs.get(name).is_none() && !is_label(name) {
             rustix::fs::fremovexattr(&file, OsStr::from_bytes(name))
                 .map_err(fail("remove an extended attribute of"))?;
         }
     }
     write_xattrs(&file, &metadata.xattrs, path)?;
+    if !rustix::process::geteuid().is_root() {
+        // An ordinary user's files may have lists too, and without its list the mode gives the group the mask.
+        for name in [ACL_ACCESS, ACL_DEFAULT] {
+            if let Some(acl) = metadata.xattrs.get(name) {
+                rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), acl, XattrFlags::empty())
+                    .map_err(fail("set the access control list of"))?;
+            }
+        }
+    }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(metadata.mode)).map_err(fail("set the mode of"))?;
     rustix::fs::futimens(&file, &crate::fs::mtime_only(metadata.mtime)).map_err(fail("set the time of"))
 }

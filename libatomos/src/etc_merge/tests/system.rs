@@ -146,8 +146,18 @@ fn an_ordinary_user_merges_what_is_the_user_s() {
     f.chmod("mine", "d", 0o500);
     f.write("theirs", "d/c", "c");
     give_away(&f);
-    let report = as_nobody(|| f.merge());
+    let list = acl::test_acl(6, 0, 6, 0, &[(7, 6)]);
+    set_xattr(&f, "mine", "a", "system.posix_acl_access", &list);
+    let plan = as_nobody(|| f.plan()).unwrap();
+    fs::write(f.at("mine", "d/b"), "after the plan").unwrap();
+    let report = as_nobody(|| f.apply(&plan)).unwrap();
     assert_eq!(conflicts(&report), []);
+    assert_eq!(f.read("d/b"), "after the plan");
+    assert_eq!(
+        xattr(&f, "a", "system.posix_acl_access").unwrap(),
+        list,
+        "or the group would get the mask"
+    );
     assert_eq!((f.read("a").as_str(), f.read("d/c").as_str()), ("mine", "c"));
     assert_eq!(f.mode("d"), 0o500);
 }
@@ -160,6 +170,46 @@ fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
     let error = as_nobody(|| f.plan()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("d/secret"), "{error}");
+}
+
+/// A file system mounted for a test, until it is dropped.
+struct Mount(PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+#[test]
+fn what_is_mounted_over_etc_is_neither_copied_nor_taken_as_deleted() {
+    if !is_root("mounts") {
+        return;
+    }
+    let f = Fixture::of(&[("d/a", file("a")), ("d/e/b", file("b"))]);
+    f.write("theirs", "d/e/b", "theirs");
+    let at = f.at("mine", "d");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "tmpfs"])
+        .arg(&at)
+        .stderr(Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: nothing can be mounted here");
+        return;
+    }
+    let mount = Mount(at);
+    f.write("mine", "d/of-the-mount", "x");
+    let report = f.merge();
+    drop(mount);
+    assert_eq!(
+        (f.read("d/a").as_str(), f.read("d/e/b").as_str()),
+        ("a", "theirs")
+    );
+    assert!(!f.exists("d/of-the-mount"));
+    assert_eq!(conflicts(&report), []);
+    assert_eq!(report.skipped[0].reason, SkipReason::Mount);
 }
 
 #[test]
