@@ -49,6 +49,21 @@ pub fn narrate(context: &Context, report: &DeployReport) {
             );
         }
     }
+    if let Some(etc) = &report.etc {
+        for file in &etc.regenerate {
+            ui.warning(format_args!(
+                "/etc/{} is the new version's, without what was changed here; after the next boot run: {}",
+                text::escape_bytes(file.path.as_bytes()),
+                text::escape_text(&file.command.join(" "))
+            ));
+        }
+        for path in &etc.unsettled {
+            let path = text::escape_bytes(path.as_bytes());
+            ui.warning(format_args!(
+                "/etc/{path} was being written all the time; the last state seen was taken"
+            ));
+        }
+    }
     for id in &report.removed {
         ui.status(format_args!("Removed {}", id.short()));
     }
