@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -25,6 +26,55 @@ pub struct LockHolder {
     pub pid: u32,
     /// The command line of that process, where it can be read.
     pub command: String,
+}
+
+/// A lock that somebody else holds, and that is being waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockWait {
+    /// What the lock is for.
+    pub what: &'static str,
+    /// Who holds it.
+    pub holders: Vec<LockHolder>,
+}
+
+impl std::fmt::Display for LockWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Waiting for the lock of {}, {}",
+            self.what,
+            describe(&self.holders)
+        )
+    }
+}
+
+type Notice = dyn Fn(&LockWait) + Send + Sync;
+
+/// Told, once for each lock, when it has to be waited for.
+#[derive(Clone, Default)]
+pub struct LockNotice(Option<Arc<Notice>>);
+
+impl LockNotice {
+    /// Calls `notice`, from whichever thread waits.
+    pub fn new(notice: impl Fn(&LockWait) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(notice)))
+    }
+
+    pub(crate) fn waiting(&self, what: &'static str, holders: &[LockHolder]) {
+        if let Some(notice) = &self.0 {
+            notice(&LockWait {
+                what,
+                holders: holders.to_vec(),
+            });
+        }
+    }
+}
+
+impl std::fmt::Debug for LockNotice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LockNotice").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A held lock: an open file with a `flock(2)` on it, released when dropped, and by the kernel when the process ends.

@@ -23,7 +23,7 @@ pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
 pub use error::FsError;
 pub(crate) use inode::{apply_to_file, set_mode, set_owner_and_mode, set_time, stat_file};
-pub use lock::{FileLock, LockError, LockHolder, LockMode};
+pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};

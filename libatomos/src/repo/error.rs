@@ -32,6 +32,12 @@ pub enum RepoError {
         /// What is there.
         reason: &'static str,
     },
+    /// A repository of true owners was to be made by somebody who may not give files away.
+    #[error("cannot make a bare repository at {}: it keeps true owners, and only root can set them", path.display())]
+    TakesRoot {
+        /// The path.
+        path: PathBuf,
+    },
     /// The configuration cannot be used.
     #[error("cannot use the configuration {}: {reason}", path.display())]
     Config {
@@ -181,6 +187,7 @@ impl RepoError {
             | Self::NoParent { .. }
             | Self::PathInTree { .. } => ErrorKind::NotFound,
             Self::Occupied { .. } => ErrorKind::AlreadyExists,
+            Self::TakesRoot { .. } => ErrorKind::Denied,
             Self::AmbiguousPrefix { .. }
             | Self::Config { .. }
             | Self::Encode { .. }

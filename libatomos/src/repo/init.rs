@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::digest::hex;
 use crate::format::limits;
-use crate::fs::{Dir, FsError};
+use crate::fs::{Dir, FsError, LockNotice};
 
 use super::config::{Config, FORMAT, Features, RepoMode};
 use super::layout::{CONFIG, LOCK, REFS, ROOTS, TMP};
@@ -32,9 +32,8 @@ impl Repo {
     /// Makes a repository in `dir`; see [`Repo::init`].
     pub fn init_at(dir: Dir, mode: RepoMode) -> Result<Self, RepoError> {
         if mode == RepoMode::Bare && !rustix::process::geteuid().is_root() {
-            return Err(RepoError::Occupied {
+            return Err(RepoError::TakesRoot {
                 path: dir.path().to_owned(),
-                reason: "the mode bare keeps true owners and takes root's rights; use bare-user",
             });
         }
         if dir.exists(CONFIG)? {
@@ -123,6 +122,7 @@ impl Repo {
             dir,
             config,
             lock_timeout: DEFAULT_LOCK_TIMEOUT,
+            lock_notice: LockNotice::default(),
         })
     }
 }

@@ -24,7 +24,7 @@ mod traverse;
 
 use std::time::Duration;
 
-use crate::fs::{Dir, FileLock, LockMode};
+use crate::fs::{Dir, FileLock, LockMode, LockNotice};
 
 pub use config::{Config, FORMAT, Features, RepoMode};
 pub use error::RepoError;
@@ -57,6 +57,7 @@ pub struct Repo {
     commits: Dir,
     config: Config,
     lock_timeout: Duration,
+    lock_notice: LockNotice,
 }
 
 /// How long a lock is waited for unless the caller says otherwise.
@@ -86,6 +87,11 @@ impl Repo {
         self.lock_timeout = timeout;
     }
 
+    /// Sets who is told when a lock has to be waited for.
+    pub fn set_lock_notice(&mut self, notice: LockNotice) {
+        self.lock_notice = notice;
+    }
+
     /// Keeps pruning away for as long as the guard lives.
     pub fn lock_shared(&self) -> Result<FileLock, RepoError> {
         self.lock(LockMode::Shared)
@@ -97,13 +103,14 @@ impl Repo {
     }
 
     fn lock(&self, mode: LockMode) -> Result<FileLock, RepoError> {
+        const WHAT: &str = "the repository";
         Ok(FileLock::acquire(
             &self.dir,
             layout::LOCK,
-            "the repository",
+            WHAT,
             mode,
             self.lock_timeout,
-            |_| (),
+            |holders| self.lock_notice.waiting(WHAT, holders),
         )?)
     }
 

@@ -54,7 +54,7 @@ impl Repo {
             "the refs",
             LockMode::Exclusive,
             self.lock_timeout,
-            |_| (),
+            |holders| self.lock_notice.waiting("the refs", holders),
         )?;
         let mut refs = self.refs()?;
         for update in updates {

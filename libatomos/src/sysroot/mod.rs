@@ -34,7 +34,7 @@ mod upgrade;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fs::{Dir, FileLock, LockMode};
+use crate::fs::{Dir, FileLock, LockMode, LockNotice};
 use crate::names::StaterootName;
 use crate::repo::{DEFAULT_LOCK_TIMEOUT, Repo};
 
@@ -59,6 +59,8 @@ pub struct SysrootOptions {
     pub host_root: PathBuf,
     /// How long locks are waited for.
     pub lock_timeout: Duration,
+    /// Who is told when one has to be waited for.
+    pub lock_notice: LockNotice,
 }
 
 impl Default for SysrootOptions {
@@ -66,6 +68,7 @@ impl Default for SysrootOptions {
         Self {
             host_root: PathBuf::from("/"),
             lock_timeout: DEFAULT_LOCK_TIMEOUT,
+            lock_notice: LockNotice::default(),
         }
     }
 }
@@ -78,6 +81,7 @@ pub struct Sysroot {
     repo: Repo,
     running: booted::RunningRoot,
     lock_timeout: Duration,
+    lock_notice: LockNotice,
 }
 
 /// Holds the sysroot's lock. What changes a sysroot takes one as proof.
@@ -109,6 +113,7 @@ impl Sysroot {
             }
         })?)?;
         repo.set_lock_timeout(options.lock_timeout);
+        repo.set_lock_notice(options.lock_notice.clone());
         let running = booted::RunningRoot::detect(&options.host_root)?;
         Ok(Self {
             path: path.to_owned(),
@@ -116,6 +121,7 @@ impl Sysroot {
             repo,
             running,
             lock_timeout: options.lock_timeout,
+            lock_notice: options.lock_notice.clone(),
         })
     }
 
@@ -138,13 +144,14 @@ impl Sysroot {
 
     /// Keeps everybody else from changing the sysroot.
     pub fn lock(&self) -> Result<SysrootLock, SysrootError> {
+        const WHAT: &str = "the sysroot";
         let lock = FileLock::acquire(
             &self.atomos,
             layout::LOCK,
-            "the sysroot",
+            WHAT,
             LockMode::Exclusive,
             self.lock_timeout,
-            |_| (),
+            |holders| self.lock_notice.waiting(WHAT, holders),
         )?;
         Ok(SysrootLock { _lock: lock })
     }
