@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libatomos::cancel::Cancel;
-use libatomos::fs::make_writable_in_private;
+use libatomos::fs::{LockNotice, make_writable_in_private};
 use libatomos::progress::Progress;
 use libatomos::repo::{Repo, RepoError};
 use libatomos::sysroot::{BOOTED, Sysroot, SysrootOptions};
 
 use crate::cli::Globals;
+use crate::output::text::escape_text;
 use crate::progress::Renderer;
 use crate::report::CliError;
 use crate::signals;
@@ -89,7 +90,14 @@ impl Context {
     pub fn open_repo_at(&self, path: &Path) -> Result<Repo, CliError> {
         let mut repo = Repo::open(path)?;
         repo.set_lock_timeout(Duration::from_secs(self.globals.lock_timeout));
+        repo.set_lock_notice(self.lock_notice());
         Ok(repo)
+    }
+
+    /// Says whom a command waits for.
+    fn lock_notice(&self) -> LockNotice {
+        let ui = self.ui;
+        LockNotice::new(move |wait| ui.status(escape_text(&wait.to_string())))
     }
 
     /// Returns where the sysroot's repository lies.
@@ -106,6 +114,7 @@ impl Context {
     pub fn sysroot_options(&self) -> SysrootOptions {
         let mut options = SysrootOptions::default();
         options.lock_timeout = Duration::from_secs(self.globals.lock_timeout);
+        options.lock_notice = self.lock_notice();
         if let Some(root) = &self.globals.host_root {
             options.host_root.clone_from(root);
         }

@@ -233,6 +233,7 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         RepoError::Occupied { .. } => {
             "choose an empty directory with --repo DIR, or another --mode".to_owned()
         }
+        RepoError::TakesRoot { .. } => "run it as root, or use --mode bare-user".to_owned(),
         RepoError::Config { path, .. } => format!("look at {}", shown(path)),
         RepoError::UnsupportedRepository { .. } => {
             "use the version of atomos that wrote it, or a newer one".to_owned()

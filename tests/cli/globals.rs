@@ -70,6 +70,30 @@ fn a_command_line_that_is_not_understood_exits_with_2() {
 }
 
 #[test]
+fn a_command_that_waits_says_for_whom() {
+    let scratch = Scratch::new();
+    let lock = std::fs::File::open(scratch.path("repo/lock")).unwrap();
+    lock.lock().unwrap();
+    let run = scratch.atomos(&["--lock-timeout", "1", "prune"]).code(8);
+    let (first, rest) = run.err.split_once('\n').unwrap();
+    assert!(
+        first.starts_with("Waiting for the lock of the repository, held by process "),
+        "{}",
+        run.err
+    );
+    assert!(
+        rest.starts_with(
+            "error: cannot lock the repository ([SCRATCH]/repo/lock) after waiting 1 s: held by "
+        ),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("\nhint: "), "{}", run.err);
+    lock.unlock().unwrap();
+    scratch.atomos(&["prune"]).code(0);
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let scratch = Scratch::new();
     // More than a pipe holds.

@@ -207,9 +207,11 @@ impl Screen {
             terminal.end(running.phase);
         }
         let mentioned = self.mentioned.remove(&running.phase).is_some();
-        let amount = match running.total.unwrap_or(running.done()) {
-            0 => String::new(),
-            number => format!("{} in ", running.amount(number)),
+        // A total is exact: what falls short of it was interrupted.
+        let amount = match running.total.filter(|total| running.done() < *total) {
+            Some(_) => format!("stopped at {} after ", running.describe()),
+            None if running.done() == 0 => String::new(),
+            None => format!("{} in ", running.amount(running.done())),
         };
         let seconds = running.started.elapsed().as_secs_f64();
         let line = format!("{}: {amount}{seconds:.1} s", running.phase.label());
