@@ -19,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::GRUB_MODULES;
-use crate::process::{capture, run};
+use crate::process::{Logged, run};
 
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
@@ -110,11 +110,12 @@ impl Disk {
     ///
     /// # Errors
     /// If one of them is not clean.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, work: &Path) -> Result<()> {
+        let log = Logged::create(&work.join("e2fsck.log"))?;
         for start in [BOOT_START, ROOT_START] {
             let mut device = self.image.clone().into_os_string();
             device.push(format!("?offset={start}"));
-            capture(Command::new("e2fsck").args(["-f", "-n"]).arg(device))?;
+            log.run(Command::new("e2fsck").args(["-f", "-n"]).arg(device))?;
         }
         Ok(())
     }

@@ -135,10 +135,7 @@ impl Machine {
     /// # Errors
     /// If the guest does not answer. What the script's exit status means is the caller's to say.
     pub fn script(&mut self, script: &str) -> Result<Answer> {
-        let line = format!("{}\n", base64_encode(script.as_bytes()));
-        self.port
-            .write_all(line.as_bytes())
-            .context("cannot send a script to the guest")?;
+        self.send(script)?;
         let deadline = Instant::now() + SCRIPT_TIMEOUT;
         let line = self.line(deadline, &format!("the guest to run `{script}`"))?;
         let mut words = line.split_whitespace();
@@ -156,6 +153,14 @@ impl Machine {
             status,
             text: String::from_utf8_lossy(&bytes).trim_end().to_owned(),
         })
+    }
+
+    /// Has the guest run a script whose end it may not live to tell.
+    fn send(&mut self, script: &str) -> Result<()> {
+        let line = format!("{}\n", base64_encode(script.as_bytes()));
+        self.port
+            .write_all(line.as_bytes())
+            .context("cannot send a script to the guest")
     }
 
     /// Runs a script that must succeed, and returns what it printed.
@@ -180,7 +185,7 @@ impl Machine {
     /// If it does not come up, or never went down.
     pub fn reboot(&mut self) -> Result<()> {
         let before = self.ask("cat /proc/sys/kernel/random/boot_id")?;
-        self.ask("systemctl --no-block reboot")?;
+        self.send("systemctl --no-block reboot")?;
         let after = self.wait_for_boot()?;
         ensure!(before != after, "the guest did not restart");
         Ok(())
@@ -191,7 +196,7 @@ impl Machine {
     /// # Errors
     /// If it does not go off.
     pub fn power_off(mut self) -> Result<String> {
-        self.ask("systemctl --no-block poweroff")?;
+        self.send("systemctl --no-block poweroff")?;
         let deadline = Instant::now() + self.boot_timeout;
         while Instant::now() < deadline {
             if self.qemu.try_wait().context("cannot wait for QEMU")?.is_some() {
