@@ -512,3 +512,24 @@ fn a_file_with_the_bytes_of_a_dirtree_or_a_commit_is_another_object() {
     repo.checkout("os", &repo.scratch().join("out"), &CheckoutOptions::default())
         .unwrap();
 }
+
+/// Digests that must never change: whoever published a tree must find it under the same name for ever.
+#[test]
+fn the_digests_of_known_trees_are_what_they_were() {
+    let repo = TestRepo::with_mode(RepoMode::BareUser);
+    let source = repo.scratch().join("source");
+    libatomos::testing::small_tree(&source, 1, 40);
+    let mut options = TestRepo::options("os");
+    options.owner = Some((0, 0));
+    options.subject = "pinned".to_owned();
+    let dir = Dir::open_ambient(&source).unwrap();
+    let report = commit(repo.repo(), dir, &options, &NoProgress, &Cancel::new()).unwrap();
+    assert_eq!(report.root.to_string(), "31dc3d0f188c5dc650926dcb0f71c7ff3a18c461b5e8eeda164db613f9b7c2ef");
+    assert_eq!(report.commit.to_string(), "24741e1eb7bd1a23bd4ebd93f11008a26c2683abb5c6092dfc527422af724a88");
+    if !is_root_or_skip("the digest of a tree of every odd thing") {
+        return;
+    }
+    let odd = repo.scratch().join("odd");
+    make(&OddTree::new(), &odd, Order::Forward);
+    assert_eq!(digest_of(&odd).0.to_string(), "2f0d5b703c450d9482b4e5dce1c97c2f18fb4d413744458f53d5048984904ff4");
+}

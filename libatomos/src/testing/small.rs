@@ -1,5 +1,6 @@
 //! Plain trees from a seed.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Makes a tree of `files` files in a few directories, of a few hundred bytes to some kilobytes, the same for the
@@ -17,7 +18,7 @@ pub fn small_tree(root: &Path, seed: u64, files: usize) {
             _ => random_bytes(&mut state),
         };
         let path = directory.join(format!("file-{index}"));
-        std::fs::write(&path, &bytes).unwrap();
+        write(&path, &bytes);
         set_time(&path, 1_600_000_000 + index as i64);
         last = bytes;
     }
@@ -34,10 +35,16 @@ pub fn touch_up(root: &Path, seed: u64, files: usize) {
         let path = root.join(format!("d{}/e{}/file-{index}", index % 5, index % 3));
         // Written anew: the file may be a link of a store's.
         let _ = std::fs::remove_file(&path);
-        std::fs::write(&path, random_bytes(&mut state)).unwrap();
+        write(&path, &random_bytes(&mut state));
         set_time(&path, 1_650_000_000 + seed as i64);
     }
     set_times_of_directories(root);
+}
+
+/// Writes a file whose mode does not depend on the umask.
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
 }
 
 /// xorshift64*, which is enough to be different and the same everywhere.
@@ -72,5 +79,6 @@ fn set_times_of_directories(dir: &Path) {
             set_time(&entry.path(), 1_600_000_000);
         }
     }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     set_time(dir, 1_600_000_000);
 }
