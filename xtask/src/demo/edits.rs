@@ -224,9 +224,11 @@ impl Edits {
         .into();
         let is_edited =
             |path: &Path| edited.contains(&path) || self.added.parent().is_some_and(|parent| parent == path);
+        // What account tools lock while they work; the merge does too, and leaves it as they do.
+        let lock = Path::new(".pwd.lock");
         let paths: BTreeSet<PathBuf> = walk(&etc)?.into_iter().chain(walk(&defaults)?).collect();
         let mut strange = Vec::new();
-        for path in paths.into_iter().filter(|path| !is_edited(path)) {
+        for path in paths.into_iter().filter(|path| path != lock && !is_edited(path)) {
             if !same_entry(&etc.join(&path), &defaults.join(&path))? {
                 strange.push(path);
             }

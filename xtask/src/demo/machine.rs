@@ -1,5 +1,6 @@
 //! A sysroot as a boot loader sees it: entries, and the deployments that they name.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -101,7 +102,12 @@ impl Machine {
         if stateroot != self.stateroot {
             bail!("it is of the stateroot {stateroot}");
         }
-        let in_boot = |path: &str| self.boot().join(path.trim_start_matches('/'));
+        // Paths in an entry begin where the filesystem begins that the loader reads it from.
+        let device = |path: &Path| path.metadata().map(|metadata| metadata.dev());
+        let separate = device(&self.boot()).context("cannot look at /boot")?
+            != device(&self.root).context("cannot look at the root")?;
+        let base = if separate { self.boot() } else { self.root.clone() };
+        let in_boot = |path: &str| base.join(path.trim_start_matches('/'));
         Ok(Entry {
             number,
             linux: in_boot(field("linux")?),
@@ -170,7 +176,7 @@ mod tests {
         for (number, deployment) in [("9", "aa.0"), ("10", "bb.0")] {
             fs::create_dir_all(root.path().join("atomos/deploy/os/deploy").join(deployment)).unwrap();
             let text = format!(
-                "title x\nlinux /atomos/k/vmlinuz\ninitrd /atomos/k/initramfs\noptions quiet atomos=os/{deployment}\n"
+                "title x\nlinux /boot/atomos/k/vmlinuz\ninitrd /boot/atomos/k/initramfs\noptions quiet atomos=os/{deployment}\n"
             );
             fs::write(entries.join(format!("atomos-{number}-os-aa.conf")), text).unwrap();
         }
