@@ -68,7 +68,6 @@ pub fn play(narrator: &mut Narrator, versions: &Versions, work: &Path) -> Result
     let v2 = commit(narrator, &versions.v2, "13+updates", "after dist-upgrade")?;
     let added = check_additions(narrator, &repo, &store_v1, work)?;
     narrator.atomos(&["diff", &format!("{REF}^"), REF])?;
-    again(narrator, &v2)?;
 
     narrator.heading("The machine is upgraded");
     narrator.atomos(&["upgrade", "--stateroot", STATEROOT])?;
@@ -128,6 +127,7 @@ pub fn play(narrator: &mut Narrator, versions: &Versions, work: &Path) -> Result
     narrator.atomos(&["status"])?;
 
     narrator.heading("Everything is whole");
+    again(narrator, &v2)?;
     narrator.atomos(&["fsck"])?;
     Ok(())
 }
