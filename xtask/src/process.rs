@@ -69,7 +69,15 @@ pub fn is_root() -> bool {
 /// A command as a person would type it, for messages.
 pub fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| quote(&word.to_string_lossy())));
+    words.extend(command.get_args().map(|word| {
+        let word = word.to_string_lossy();
+        // A script is told by its name, which follows it.
+        if word.contains('\n') {
+            "…".to_owned()
+        } else {
+            quote(&word)
+        }
+    }));
     words.join(" ")
 }
 
@@ -106,11 +114,7 @@ impl Logged {
     /// # Errors
     /// If the program cannot be started or fails; the message then ends with the end of the log.
     pub fn run(&self, command: &mut Command) -> Result<()> {
-        let mut words = describe(command);
-        if let Some(end) = words.find('\n') {
-            words.truncate(end);
-            words.push_str(" …");
-        }
+        let words = describe(command);
         let log = OpenOptions::new()
             .append(true)
             .open(&self.path)

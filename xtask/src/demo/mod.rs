@@ -35,7 +35,7 @@ pub struct DemoArgs {
     /// The atomos to show, instead of building one
     #[arg(long, value_name = "FILE", hide = true)]
     atomos: Option<PathBuf>,
-    /// The directory to work in, which exists and is removed with all that is in it, instead of one below target/
+    /// An empty directory to work in, which is left there, instead of one below target/
     #[arg(long, value_name = "DIR", hide = true)]
     work: Option<PathBuf>,
 }
@@ -63,10 +63,15 @@ pub fn demo(args: &DemoArgs) -> Result<()> {
     let result = perform(args, &atomos, &work);
     if args.keep {
         println!("\nkept: {}", work.display());
-    } else {
-        remove(&work)?;
+        return result;
     }
-    result
+    // Whoever named a directory removes it.
+    let removed = if args.work.is_some() {
+        Ok(())
+    } else {
+        remove(&work)
+    };
+    result.and(removed)
 }
 
 fn perform(args: &DemoArgs, atomos: &Path, work: &Path) -> Result<()> {

@@ -40,11 +40,9 @@ pub(super) fn run_as_nobody(args: &DemoArgs, atomos: &Path) -> Result<()> {
         .keep();
     let result = prepare_and_run(args, atomos, &place, &options.trees);
     if args.keep {
-        println!("kept: {}", place.display());
-    } else {
-        remove(&place)?;
+        return result;
     }
-    result
+    result.and(remove(&place))
 }
 
 fn prepare_and_run(args: &DemoArgs, atomos: &Path, place: &Path, trees: &Path) -> Result<()> {
