@@ -117,8 +117,19 @@ impl Dir {
         mode: Mode,
         action: &'static str,
     ) -> Result<OwnedFd, FsError> {
+        self.openat_resolving(name, flags, mode, BENEATH, action)
+    }
+
+    fn openat_resolving(
+        &self,
+        name: &Path,
+        flags: OFlags,
+        mode: Mode,
+        resolve: ResolveFlags,
+        action: &'static str,
+    ) -> Result<OwnedFd, FsError> {
         loop {
-            match rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, BENEATH) {
+            match rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, resolve) {
                 // The kernel asks to try again when a rename raced with the look-up.
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                 Ok(fd) => return Ok(fd),
@@ -145,6 +156,22 @@ impl Dir {
     /// Opens the directory `name`, or returns `None` where there is none.
     pub fn open_dir_optional(&self, name: impl AsRef<Path>) -> Result<Option<Self>, FsError> {
         absent_is_none(self.open_dir(name))
+    }
+
+    /// Opens the directory `name`, or returns `None` where something is mounted on it or on the way to it.
+    pub(super) fn open_dir_unless_mount(&self, name: &Path) -> Result<Option<Self>, FsError> {
+        let flags = dir_flags() | OFlags::NOFOLLOW;
+        let resolve = BENEATH | ResolveFlags::NO_XDEV;
+        match self.openat_resolving(name, flags, Mode::empty(), resolve, "open the directory") {
+            Ok(fd) => Ok(Some(Self {
+                fd,
+                path: self.child_path(name),
+            })),
+            Err(error) if error.source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the directory `name`, which must not exist. The mode is subject to the process's umask.

@@ -12,8 +12,8 @@ use super::{
     Dir, FileKind, FsError, Stat, copy_file_data, read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at,
 };
 
-/// Removes `name` in `parent` with all beneath it. Does not cross into another file system: a mount there is an
-/// error (`EBUSY`), as it is for `rmdir`.
+/// Removes `name` in `parent` with all beneath it. Does not cross into what is mounted there, be it another file system
+/// or a directory of the same one: a mount is an error (`EBUSY`), as it is for `rmdir`.
 pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
     let Some(stat) = parent.stat_optional(name)? else {
         return Ok(());
@@ -21,8 +21,10 @@ pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
     if stat.kind != FileKind::Dir {
         return parent.remove_file_optional(name).map(|_| ());
     }
-    let dir = parent.open_dir(name)?;
-    if dir.stat_self()?.dev == parent.stat_self()?.dev {
+    // A bind mount has the same device: a `/var` bound into an old deployment must outlive it.
+    if let Some(dir) = parent.open_dir_unless_mount(name)?
+        && dir.stat_self()?.dev == parent.stat_self()?.dev
+    {
         remove_tree_contents(&dir)?;
     }
     parent.remove_dir(name)
@@ -128,6 +130,33 @@ fn set_metadata(file: impl AsFd, stat: &Stat, xattrs: &Xattrs, path: &Path) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_bound_into_a_tree_outlives_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        let var = dir.ensure_dir_all("tree/var", 0o755).unwrap();
+        let kept = dir.ensure_dir("kept", 0o755).unwrap();
+        kept.write_atomic("data", b"precious", 0o644).unwrap();
+        let mount = |command: &str, paths: &[&Path]| {
+            let status = std::process::Command::new(command).args(paths).status();
+            status.is_ok_and(|status| status.success())
+        };
+        if !mount("mount", &[Path::new("--bind"), kept.path(), var.path()]) {
+            eprintln!("skipped: cannot bind a directory");
+            return;
+        }
+        let removed = dir.remove_tree("tree");
+        let data = kept.read("data", 100);
+        assert!(mount("umount", &[var.path()]));
+        assert_eq!(data.unwrap(), b"precious");
+        assert_eq!(
+            removed.unwrap_err().source.raw_os_error(),
+            Some(rustix::io::Errno::BUSY.raw_os_error())
+        );
+        dir.remove_tree("tree").unwrap();
+        assert!(!dir.exists("tree").unwrap());
+    }
 
     #[test]
     fn a_copy_keeps_capabilities_and_setuid_of_another_owner() {
