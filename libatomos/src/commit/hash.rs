@@ -208,7 +208,7 @@ impl Hasher<'_> {
                         Some((opened, dir)) if opened == directory => dir,
                         _ => &open.insert((*directory, self.tree.open_directory(*directory)?)).1,
                     };
-                    self.on_disk(dir, OsStr::from_bytes(name), &source.metadata, parent, scratch)?
+                    self.on_disk(dir, OsStr::from_bytes(name), parent, scratch)?
                 }
             };
             phase.advance(*size);
@@ -240,11 +240,12 @@ impl Hasher<'_> {
         Ok((metadata, node))
     }
 
+    /// Takes metadata and bytes from the same open file: one that replaced what was listed must not get a setuid bit or
+    /// an owner that was another's.
     fn on_disk(
         &self,
         dir: &Dir,
         name: &OsStr,
-        listed: &Metadata,
         parent: Option<&Entry>,
         scratch: &mut Scratch,
     ) -> Result<(Metadata, Node), CommitError> {
@@ -261,11 +262,15 @@ impl Hasher<'_> {
             blob: hashed.blob,
             verity: None,
         };
-        let metadata = self.record(listed, read_xattrs(&file, &path)?, &node, parent);
+        let listed = super::source::metadata_of(&before);
+        let metadata = self.record(&listed, read_xattrs(&file, &path)?, &node, parent);
         self.store(&file, &path, &metadata, &hashed, scratch)
             .map_err(|error| in_dir(error, dir))?;
         let after = stat(&file, &full)?;
-        let identity = |stat: &Stat| (stat.size, stat.mtime, stat.mtime_nsec);
+        let identity = |stat: &Stat| {
+            let time = (stat.mtime, stat.mtime_nsec);
+            (stat.size, time, stat.mode, stat.uid, stat.gid)
+        };
         if identity(&before) != identity(&after) || hashed.size != after.size {
             return Err(CommitError::SourceChanged { path: full() });
         }
@@ -383,4 +388,43 @@ fn in_dir(error: RepoError, dir: &Dir) -> RepoError {
 /// Takes a lock whose data no panic can spoil.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+    use crate::progress::{NoProgress, Phase, Unit};
+
+    #[test]
+    fn a_file_that_replaced_the_listed_one_has_its_own_metadata() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("program");
+        let set_mode = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        std::fs::write(&path, "trusted").unwrap();
+        set_mode(0o4755);
+        let cancel = Cancel::new();
+        let root = Dir::open_ambient(scratch.path()).unwrap();
+        let tree = SourceTree::scan(root, &super::super::ScanOptions::default(), &cancel).unwrap();
+
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another").unwrap();
+        set_mode(0o644);
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        let trees = MemoryTrees::default();
+        let hasher = Hasher {
+            tree: &tree,
+            sink: Sink::Memory(&trees),
+            recording: Recording::default(),
+            cancel: &cancel,
+        };
+        let phase = PhaseGuard::begin(&NoProgress, Phase::Verify, None, Unit::Bytes);
+        let files = hasher.files(&ParentTrees::new(), &phase).unwrap();
+        let (metadata, _) = files.values().next().unwrap();
+        assert_eq!((metadata.mode, metadata.mtime), (0o644, 1_000_000));
+        assert_eq!(metadata.uid, std::fs::metadata(&path).unwrap().uid());
+    }
 }

@@ -59,7 +59,7 @@ pub enum SourceKind {
 pub struct SourceNode {
     /// Its name; empty for the root.
     pub name: Box<[u8]>,
-    /// Its metadata; a file's extended attributes are still missing.
+    /// Its metadata. That of a file on disk is read again with its bytes, its extended attributes for the first time.
     pub metadata: Metadata,
     /// What it is.
     pub kind: SourceKind,
@@ -380,7 +380,7 @@ fn list(
     Ok(listing)
 }
 
-fn metadata_of(stat: &Stat) -> Metadata {
+pub(super) fn metadata_of(stat: &Stat) -> Metadata {
     Metadata {
         mode: stat.mode,
         uid: stat.uid,
