@@ -165,7 +165,8 @@ pub fn checkout(
 const BUILT: &str = "tree";
 
 /// Makes a directory for the unfinished tree. One that an interrupted run left is emptied; its lock says that its
-/// owner is gone.
+/// owner is gone. In a directory where anybody may write, somebody else may have made one of that name, to swap what is
+/// in it while the tree is built: only one that the caller alone can enter is taken.
 fn temporary_beside(
     parent: &Dir,
     name: &std::ffi::OsStr,
@@ -182,6 +183,10 @@ fn temporary_beside(
             temporary
         };
         let dir = parent.ensure_dir(&temporary, 0o700)?;
+        let stat = dir.stat_self()?;
+        if stat.uid != rustix::process::geteuid().as_raw() || stat.mode & 0o077 != 0 {
+            continue;
+        }
         if let Some(owner) = FileLock::try_acquire_dir(&dir)? {
             crate::fs::remove_tree_contents(&dir)?;
             return Ok((temporary, dir, owner));
@@ -231,4 +236,36 @@ pub fn checkout_into(
     let report = tree::materialise(repo, repo.load_dirtree(root)?, target, options, progress, cancel)?;
     metadata::apply_to_dir(target, metadata, options.ownership)?;
     Ok(report)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_somebody_else_can_enter_is_not_built_in() {
+        let scratch = tempfile::tempdir().unwrap();
+        let parent = Dir::open_ambient(scratch.path()).unwrap();
+        let waiting = scratch.path().join(".atomos-checkout-0-tree");
+        std::fs::create_dir(&waiting).unwrap();
+        std::fs::set_permissions(&waiting, PermissionsExt::from_mode(0o777)).unwrap();
+        let (name, _, _) = temporary_beside(&parent, "tree".as_ref()).unwrap();
+        assert_eq!(name, ".atomos-checkout-1-tree");
+
+        std::fs::set_permissions(&waiting, PermissionsExt::from_mode(0o700)).unwrap();
+        let (name, _, _) = temporary_beside(&parent, "tree".as_ref()).unwrap();
+        assert_eq!(
+            name, ".atomos-checkout-0-tree",
+            "what an interrupted run left is taken over"
+        );
+
+        if rustix::process::geteuid().is_root() {
+            chown(&waiting, Some(1000), None).unwrap();
+            let (name, _, _) = temporary_beside(&parent, "tree".as_ref()).unwrap();
+            assert_eq!(name, ".atomos-checkout-1-tree");
+        }
+    }
 }
