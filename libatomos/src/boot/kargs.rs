@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorKind;
 
-/// Bytes in a command line: the most that an architecture takes (`COMMAND_LINE_SIZE`: 2048 on x86 and arm64, 4096 on
-/// s390 and riscv's longest). The kernel cuts a longer one without a word.
-pub const MAX_COMMAND_LINE: usize = 4096;
+/// Bytes in a command line: what x86 and arm64 take (`COMMAND_LINE_SIZE`, 2048), less what a loader puts in front of it
+/// (GRUB its `BOOT_IMAGE=`, systemd-boot each `initrd=`). The kernel cuts a longer one without a word, and `atomos=`,
+/// without which nothing boots, stands near its end.
+pub const MAX_COMMAND_LINE: usize = 2048 - 256;
 
 /// What ends the kernel's own arguments.
 const INIT_SEPARATOR: &str = "--";
@@ -406,6 +407,10 @@ mod tests {
             "a\0b".parse::<KernelArgs>(),
             Err(KargsError::ControlCharacter { .. })
         ));
+        assert!(
+            "x".repeat(2048).parse::<KernelArgs>().is_err(),
+            "x86 would cut it"
+        );
         let long = "x".repeat(MAX_COMMAND_LINE + 1);
         assert!(matches!(
             long.parse::<KernelArgs>(),
