@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::boot::name::EntryName;
 use crate::boot::{
     BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, KernelCheck, KernelFiles,
     LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel, check_space, forecast,
@@ -29,6 +30,15 @@ impl Sysroot {
             state.next_entry = state.next_entry.max(highest + 1);
         }
         Ok(state)
+    }
+
+    /// Returns the names of the entries in `/boot`, those that nothing boots from among them.
+    pub(super) fn offered_by_boot(&self) -> Result<Vec<EntryName>, SysrootError> {
+        let found = self.boot_dir()?.list_entries()?;
+        Ok(found
+            .iter()
+            .filter_map(|found| found.file_name.parse().ok())
+            .collect())
     }
 
     fn desired(&self, state: &State) -> Result<Vec<DesiredEntry>, SysrootError> {

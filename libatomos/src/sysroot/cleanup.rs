@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::boot::KernelCheck;
+use crate::boot::name::EntryName;
 use crate::cancel::Cancel;
 use crate::fs::FileKind;
 use crate::progress::Progress;
@@ -70,14 +71,19 @@ impl Sysroot {
 
     /// Removes the directories and files of deployments that the truth does not have, and what they kept. The marker
     /// goes first, so that a half-removed deployment is never taken for a whole one.
+    ///
+    /// Where an interruption left `/boot` behind the truth, what an entry leads to stays until the entry is gone: it may
+    /// be what the next boot takes.
     pub(super) fn remove_orphans(
         &self,
         _lock: &SysrootLock,
         state: &State,
     ) -> Result<Vec<String>, SysrootError> {
-        let orphans = self.find_orphans(state)?;
+        let offered = self.offered_by_boot()?;
+        let mut orphans = self.find_orphans(state)?;
+        orphans.retain(|orphan| !offered.iter().any(|name| leads_to(name, &orphan.owner)));
         for orphan in &orphans {
-            let dir = self.deployments_dir(&orphan.stateroot)?;
+            let dir = self.deployments_dir(&orphan.owner.stateroot)?;
             if orphan.name.ends_with(".complete") {
                 dir.remove_file_optional(&orphan.name)?;
             }
@@ -86,17 +92,15 @@ impl Sysroot {
             self.atomos.sync_fs()?;
         }
         for orphan in &orphans {
-            self.deployments_dir(&orphan.stateroot)?
+            self.deployments_dir(&orphan.owner.stateroot)?
                 .remove_tree(&orphan.name)?;
         }
         // Objects are let go only once nothing links to them any more from a directory that may be booted.
         for (name, _) in self.repo.list_roots()? {
-            let text = name.to_string();
-            let kept = state
-                .deployments
-                .iter()
-                .any(|deployment| layout::root_name(&deployment.id) == name);
-            if text.starts_with(layout::ROOT_PREFIX) && !kept {
+            let kept = layout::root_owner(&name).is_some_and(|id| {
+                state.get(&id).is_some() || offered.iter().any(|entry| leads_to(entry, &id))
+            });
+            if name.to_string().starts_with(layout::ROOT_PREFIX) && !kept {
                 self.repo.remove_root(&name)?;
             }
         }
@@ -125,13 +129,12 @@ impl Sysroot {
                 // `.name.new` is what an interrupted replacement of a file leaves.
                 let stem = name.trim_start_matches('.');
                 let owner = stem.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
-                let kept = DeploymentId::from_dir_name(&stateroot, &owner)
-                    .is_none_or(|id| state.get(&id).is_some() && !name.starts_with('.'));
+                let Some(id) = DeploymentId::from_dir_name(&stateroot, &owner) else {
+                    continue;
+                };
+                let kept = state.get(&id).is_some() && !name.starts_with('.');
                 if !kept && running.as_ref() != Some(&owner) {
-                    orphans.push(Orphan {
-                        stateroot: stateroot.clone(),
-                        name,
-                    });
+                    orphans.push(Orphan { owner: id, name });
                 }
             }
         }
@@ -139,13 +142,18 @@ impl Sysroot {
     }
 }
 
+/// Returns whether the boot entry of this name is the deployment's.
+fn leads_to(entry: &EntryName, id: &DeploymentId) -> bool {
+    entry.stateroot == id.stateroot && entry.serial == id.serial && entry.commit == id.commit.short()
+}
+
 struct Orphan {
-    stateroot: crate::names::StaterootName,
+    owner: DeploymentId,
     name: String,
 }
 
 impl Orphan {
     fn path(&self) -> String {
-        format!("{}/deploy/{}", self.stateroot, self.name)
+        format!("{}/deploy/{}", self.owner.stateroot, self.name)
     }
 }

@@ -49,3 +49,12 @@ pub(super) fn root_name(id: &DeploymentId) -> RootName {
         .parse()
         .expect("a stateroot's name is at most 100 of a root name's bytes")
 }
+
+/// Reads back which deployment keeps objects under this name.
+pub(super) fn root_owner(name: &RootName) -> Option<DeploymentId> {
+    let text = name.to_string();
+    let rest = text.strip_prefix(ROOT_PREFIX)?;
+    // Neither a digest nor a number has a dot; a stateroot may.
+    let (dot, _) = rest.match_indices('.').nth(1)?;
+    DeploymentId::from_dir_name(&rest[dot + 1..].parse().ok()?, &rest[..dot])
+}

@@ -11,7 +11,7 @@ use crate::digest::CommitId;
 use crate::failpoint;
 use crate::fs::Dir;
 use crate::progress::NoProgress;
-use crate::repo::{FsckOptions, RepoMode};
+use crate::repo::{FsckOptions, PruneOptions, RepoMode};
 
 use super::{
     CleanupOptions, DeployOptions, DeployReport, KargsChange, Role, Sysroot, SysrootError, SysrootOptions,
@@ -448,4 +448,44 @@ fn a_change_of_kernel_arguments_interrupted_anywhere_leaves_the_old_or_the_new()
             .edit_kargs(None, &quiet, &NoProgress)
             .map(|_| ())
     });
+}
+
+#[test]
+fn what_boot_still_offers_outlives_a_deploy_that_fails_after_an_interruption() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    let booted = machine.booted_into(&one);
+    let deploy = |rev: &str| booted.deploy(rev, &DeployOptions::default(), &NoProgress, &Cancel::new());
+    let second = machine.commit("2", |_| ());
+    deploy("os").unwrap();
+    machine.commit("3", |_| ());
+    // The third takes the second's place in the truth, and the power goes before /boot hears of it.
+    for n in 0.. {
+        match failpoint::stop_at(n, || deploy("os")).unwrap_err() {
+            SysrootError::Failpoint(tripped) if tripped.name == "sysroot.state.durable" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(machine.assert_bootable().last(), Some(&second.to_string()));
+
+    deploy("no-such-ref").unwrap_err();
+    assert_eq!(machine.assert_bootable().last(), Some(&second.to_string()));
+    booted
+        .repo()
+        .prune(&PruneOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+
+    booted
+        .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert_eq!(machine.assert_bootable().len(), 2);
+    machine.assert_clean();
+    let left = fs::read_dir(machine.path("sysroot/atomos/deploy/os/deploy")).unwrap();
+    assert!(
+        !left
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .any(|name| name.contains(&second.to_string())),
+        "what nothing offers any more is removed"
+    );
 }
