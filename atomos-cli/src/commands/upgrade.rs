@@ -11,7 +11,7 @@ use crate::output::{deployment, json};
 
 /// Deploy the newest version of what the machine follows
 ///
-/// Looks at the ref that the running deployment follows, in the repository that it is pulled from, and deploys what the
+/// Looks at the ref that the default deployment follows, in the repository that it is pulled from, and deploys what the
 /// ref names when that is another commit. It takes effect at the next boot.
 #[derive(Debug, Args)]
 #[command(visible_alias = "update")]

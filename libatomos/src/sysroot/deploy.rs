@@ -241,17 +241,12 @@ impl Sysroot {
         // What runs is what a person has edited; else what would run next.
         let merge_from = booted
             .filter(|booted| booted.stateroot == stateroot)
-            .or_else(|| {
-                let newest = state
-                    .deployments
-                    .iter()
-                    .find(|deployment| deployment.id.stateroot == stateroot);
-                newest.map(|deployment| deployment.id.clone())
-            })
+            .or_else(|| state.newest(&stateroot).map(|deployment| deployment.id.clone()))
             .filter(|_| !options.no_merge);
-        let mut kargs: KernelArgs = match merge_from.as_ref().and_then(|from| state.get(from)) {
-            Some(deployment) => deployment.kargs.parse()?,
-            None => KernelArgs::new(),
+        // Those of what would run next: they may have been changed since this boot.
+        let mut kargs: KernelArgs = match state.newest(&stateroot) {
+            Some(deployment) if !options.no_merge => deployment.kargs.parse()?,
+            _ => KernelArgs::new(),
         };
         for change in &options.kargs {
             change.apply(&mut kargs)?;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::Dir;
+use crate::names::StaterootName;
 
 use super::{DeploymentId, SysrootError};
 
@@ -115,6 +116,14 @@ impl State {
         deployment.entry = self.next_entry;
         self.next_entry += 1;
         self.deployments.insert(0, deployment);
+    }
+
+    /// Returns the first deployment of the stateroot: of these, what would run next.
+    #[must_use]
+    pub fn newest(&self, stateroot: &StaterootName) -> Option<&DeploymentState> {
+        self.deployments
+            .iter()
+            .find(|deployment| deployment.id.stateroot == *stateroot)
     }
 
     /// Returns the deployment called `id`.

@@ -11,7 +11,7 @@ use crate::digest::CommitId;
 use crate::failpoint;
 use crate::fs::Dir;
 use crate::progress::NoProgress;
-use crate::repo::{FsckOptions, PruneOptions, RepoMode};
+use crate::repo::{FsckOptions, PruneOptions, RefUpdate, RepoMode};
 
 use super::{
     CleanupOptions, DeployOptions, DeployReport, KargsChange, Role, Sysroot, SysrootError, SysrootOptions,
@@ -488,4 +488,39 @@ fn what_boot_still_offers_outlives_a_deploy_that_fails_after_an_interruption() {
             .any(|name| name.contains(&second.to_string())),
         "what nothing offers any more is removed"
     );
+}
+
+#[test]
+fn what_was_changed_since_this_boot_is_where_an_upgrade_starts() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    let booted = machine.booted_into(&one);
+    let update = |name: &str, commit| RefUpdate {
+        name: name.parse().unwrap(),
+        expected: None,
+        new: Some(commit),
+    };
+    let second = machine.commit("2", |_| ());
+    booted.repo().update_refs(&[update("other", second)]).unwrap();
+    let upgrade = |options: &UpgradeOptions| booted.upgrade(options, &NoProgress, &Cancel::new()).unwrap();
+    let outcome = upgrade(&UpgradeOptions {
+        switch_to: Some("other".parse().unwrap()),
+        ..UpgradeOptions::default()
+    });
+    assert!(matches!(outcome, UpgradeOutcome::Deployed(_)), "{outcome:?}");
+    let quiet = [KargsChange::Append("quiet".to_owned())];
+    booted.edit_kargs(None, &quiet, &NoProgress).unwrap();
+
+    let outcome = upgrade(&UpgradeOptions::default());
+    assert!(
+        matches!(&outcome, UpgradeOutcome::Unchanged { reference, .. } if reference.as_str() == "other"),
+        "the switch stays: {outcome:?}"
+    );
+    let third = machine.commit("3", |_| ());
+    booted.repo().update_refs(&[update("other", third)]).unwrap();
+    upgrade(&UpgradeOptions::default());
+    let status = booted.status().unwrap();
+    assert_eq!(status.deployments[0].commit, third);
+    assert_eq!(status.deployments[0].kargs, "root=LABEL=root quiet");
 }

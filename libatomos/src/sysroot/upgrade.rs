@@ -16,7 +16,7 @@ use super::{DeployOptions, DeployReport, DeploymentId, Origin, Sysroot, SysrootE
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct UpgradeOptions {
-    /// Whose deployment to upgrade; the booted one's, or the default's, where none is named.
+    /// What to upgrade: the booted stateroot, or the default's, where none is named.
     pub stateroot: Option<StaterootName>,
     /// Only look whether there is something newer.
     pub check: bool,
@@ -54,7 +54,7 @@ pub enum UpgradeOutcome {
 }
 
 impl Sysroot {
-    /// Looks at what the deployment follows, and deploys it when it is another commit than the default's.
+    /// Looks at what the stateroot's newest deployment follows, and deploys it when it is another commit than that one's.
     pub fn upgrade(
         &self,
         options: &UpgradeOptions,
@@ -63,47 +63,36 @@ impl Sysroot {
     ) -> Result<UpgradeOutcome, SysrootError> {
         let state = self.state()?;
         let booted = self.booted()?;
-        let of = |id: &&DeploymentId| {
-            options
-                .stateroot
-                .as_ref()
-                .is_none_or(|name| id.stateroot == *name)
-        };
-        let current = booted
+        // What would run next, not what runs: a switch since this boot stays a switch.
+        let stateroot = options
+            .stateroot
             .as_ref()
-            .filter(of)
-            .or_else(|| state.deployments.iter().map(|deployment| &deployment.id).find(of))
+            .or(booted.as_ref().map(|id| &id.stateroot));
+        let current = match stateroot {
+            Some(name) => state.newest(name),
+            None => state.deployments.first(),
+        };
+        let current = current
             .ok_or_else(|| SysrootError::DeploymentNotFound {
-                selector: options
-                    .stateroot
-                    .as_ref()
-                    .map_or_else(|| "default".to_owned(), ToString::to_string),
+                selector: stateroot.map_or_else(|| "default".to_owned(), ToString::to_string),
             })?
+            .id
             .clone();
-        let mut origin = Origin::load(&self.deployments_dir(&current.stateroot)?, &current)?;
-        if let Some(name) = &options.switch_to {
-            origin = Origin {
+        let followed = Origin::load(&self.deployments_dir(&current.stateroot)?, &current)?;
+        let origin = match &options.switch_to {
+            Some(name) => Origin {
                 reference: Some(name.clone()),
                 pull_from: options.pull_from.clone(),
-            };
-        }
+            },
+            None => followed.clone(),
+        };
         let Some(reference) = origin.reference.clone() else {
             return Err(SysrootError::NoOrigin { id: current });
         };
         let commit = self.fetch(&reference, &origin, options.check, progress, cancel)?;
-        let default = state
-            .deployments
-            .iter()
-            .find(|deployment| deployment.id.stateroot == current.stateroot);
-        let same_origin = |id: &DeploymentId| -> Result<bool, SysrootError> {
-            Ok(Origin::load(&self.deployments_dir(&id.stateroot)?, id)? == origin)
-        };
-        if let Some(default) = default
-            && default.id.commit == commit.0
-            && same_origin(&default.id)?
-        {
+        if current.commit == commit.0 && followed == origin {
             return Ok(UpgradeOutcome::Unchanged {
-                deployment: default.id.clone(),
+                deployment: current,
                 reference,
             });
         }
