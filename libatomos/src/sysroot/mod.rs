@@ -34,7 +34,7 @@ mod upgrade;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fs::{Dir, FileLock, LockMode, LockNotice};
+use crate::fs::{Dir, FileKind, FileLock, LockMode, LockNotice};
 use crate::names::StaterootName;
 use crate::repo::{DEFAULT_LOCK_TIMEOUT, Repo};
 
@@ -159,11 +159,17 @@ impl Sysroot {
     /// Returns the names of the stateroots, sorted.
     pub fn stateroots(&self) -> Result<Vec<StaterootName>, SysrootError> {
         let deploy = self.atomos.open_dir(layout::DEPLOY)?;
-        let names = deploy.entries()?;
-        Ok(names
-            .iter()
-            .filter_map(|entry| entry.name.to_str()?.parse().ok())
-            .collect())
+        let mut names = Vec::new();
+        for entry in deploy.entries()? {
+            // A stray file, or a stateroot whose making was interrupted, is none, and must not stop anybody.
+            if let Some(name) = entry.name.to_str().and_then(|name| name.parse().ok())
+                && deploy.stat(&entry.name)?.kind == FileKind::Dir
+                && deploy.open_dir(&entry.name)?.exists("deploy")?
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// Returns the root directory of a deployment.

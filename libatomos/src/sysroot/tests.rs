@@ -524,3 +524,18 @@ fn what_was_changed_since_this_boot_is_where_an_upgrade_starts() {
     assert_eq!(status.deployments[0].commit, third);
     assert_eq!(status.deployments[0].kargs, "root=LABEL=root quiet");
 }
+
+#[test]
+fn a_stateroot_whose_making_was_interrupted_stops_nobody() {
+    let machine = Machine::new();
+    let deploy = machine.path("sysroot/atomos/deploy");
+    fs::create_dir(deploy.join("half")).unwrap();
+    fs::write(deploy.join("note"), "").unwrap();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    machine
+        .sysroot()
+        .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    machine.assert_clean();
+}
