@@ -144,6 +144,7 @@ impl Sysroot {
         let changed = text != target.kargs;
         let id = target.id.clone();
         if changed {
+            self.check_complete(&id)?;
             target.kargs = text;
             state.put_first(target);
             self.switch_to(&lock, &state, progress)?;

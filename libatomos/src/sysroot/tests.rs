@@ -539,3 +539,23 @@ fn a_stateroot_whose_making_was_interrupted_stops_nobody() {
         .unwrap();
     machine.assert_clean();
 }
+
+#[test]
+fn an_incomplete_deployment_does_not_become_the_default_by_its_kernel_arguments() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    machine.commit("2", |_| ());
+    let two = machine.deploy("os");
+    fs::remove_file(machine.root_of(&one).with_extension("0.complete")).unwrap();
+    let quiet = [KargsChange::Append("quiet".to_owned())];
+    let selector = one.deployment.to_string();
+    machine
+        .sysroot()
+        .edit_kargs(Some(&selector), &quiet, &NoProgress)
+        .unwrap_err();
+    assert_eq!(
+        machine.sysroot().state().unwrap().deployments[0].id,
+        two.deployment
+    );
+}
