@@ -311,7 +311,7 @@ impl Sysroot {
         }
     }
 
-    /// A serial is one more than any that the commit has, on disk or in the truth.
+    /// A serial is one more than any that the commit has on disk.
     fn next_id(&self, stateroot: &StaterootName, commit: CommitId) -> Result<DeploymentId, SysrootError> {
         let used = self
             .deployments_dir(stateroot)?
@@ -342,7 +342,7 @@ impl Sysroot {
     }
 
     /// Takes out of the truth what retention lets go of: all but the newest `keep` of the stateroot, what is running,
-    /// what is pinned, and what the new deployment was made from.
+    /// and what is pinned.
     fn retire(
         &self,
         state: &mut State,
@@ -384,7 +384,13 @@ impl Sysroot {
             commits: [id.commit].into(),
             ..RootRecord::default()
         };
-        self.repo.set_root(&layout::root_name(id), &record)?;
+        {
+            // A pruner that had read the roots before this one was there would remove what it keeps; one that came
+            // between the look at the commit and this lock has.
+            let _repo_lock = self.repo.lock_shared()?;
+            self.repo.load_commit(&id.commit)?;
+            self.repo.set_root(&layout::root_name(id), &record)?;
+        }
         crate::failpoint::hit("deploy.rooted")?;
         let deployments = self.deployments_dir(&id.stateroot)?;
         deployments.create_dir(id.dir_name(), 0o700)?;

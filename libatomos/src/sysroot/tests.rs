@@ -559,3 +559,21 @@ fn an_incomplete_deployment_does_not_become_the_default_by_its_kernel_arguments(
         two.deployment
     );
 }
+
+#[test]
+fn a_deploy_does_not_rely_on_objects_while_a_pruner_runs() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let sysroot = machine.sysroot();
+    let pruner = sysroot.repo().lock_exclusive().unwrap();
+    let options = SysrootOptions {
+        lock_timeout: std::time::Duration::ZERO,
+        ..SysrootOptions::default()
+    };
+    let impatient = Sysroot::open(&machine.path("sysroot"), &options).unwrap();
+    let deploy = || impatient.deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new());
+    deploy().unwrap_err();
+    assert!(sysroot.repo().list_roots().unwrap().is_empty());
+    drop(pruner);
+    deploy().unwrap();
+}
