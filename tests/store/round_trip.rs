@@ -524,12 +524,21 @@ fn the_digests_of_known_trees_are_what_they_were() {
     options.subject = "pinned".to_owned();
     let dir = Dir::open_ambient(&source).unwrap();
     let report = commit(repo.repo(), dir, &options, &NoProgress, &Cancel::new()).unwrap();
-    assert_eq!(report.root.to_string(), "31dc3d0f188c5dc650926dcb0f71c7ff3a18c461b5e8eeda164db613f9b7c2ef");
-    assert_eq!(report.commit.to_string(), "24741e1eb7bd1a23bd4ebd93f11008a26c2683abb5c6092dfc527422af724a88");
+    assert_eq!(
+        report.root.to_string(),
+        "31dc3d0f188c5dc650926dcb0f71c7ff3a18c461b5e8eeda164db613f9b7c2ef"
+    );
+    assert_eq!(
+        report.commit.to_string(),
+        "24741e1eb7bd1a23bd4ebd93f11008a26c2683abb5c6092dfc527422af724a88"
+    );
     if !is_root_or_skip("the digest of a tree of every odd thing") {
         return;
     }
     let odd = repo.scratch().join("odd");
     make(&OddTree::new(), &odd, Order::Forward);
-    assert_eq!(digest_of(&odd).0.to_string(), "2f0d5b703c450d9482b4e5dce1c97c2f18fb4d413744458f53d5048984904ff4");
+    assert_eq!(
+        digest_of(&odd).0.to_string(),
+        "2f0d5b703c450d9482b4e5dce1c97c2f18fb4d413744458f53d5048984904ff4"
+    );
 }

@@ -8,14 +8,15 @@ mod contest;
 mod measure;
 mod report;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::debian::{self, Availability};
 use crate::facts::{actual_additions, expected_additions, store_facts, tree_facts};
-use crate::process::{has_program, is_root, run};
+use crate::own_disk::Again;
+use crate::process::{has_program, is_root};
 use crate::workspace;
 use contest::{Contestant, Ring, Work};
 use measure::{peak_anonymous_memory, time};
@@ -30,9 +31,12 @@ pub struct BenchArgs {
     /// Directory that keeps the Debian trees [default: target/xtask/trees]
     #[arg(long, value_name = "DIR")]
     trees: Option<PathBuf>,
-    /// Directory to work in, on the filesystem that is to be measured [default: target/xtask]
+    /// An empty directory on the filesystem that is to be measured [default: on a new ext4 in a file]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
+    /// The atomos to measure, instead of building one
+    #[arg(long, value_name = "FILE", hide = true)]
+    atomos: Option<PathBuf>,
     /// Print the results and leave benches/RESULTS.md as it is
     #[arg(long)]
     print_only: bool,
@@ -52,32 +56,43 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     if !has_program("ostree") {
         bail!("ostree is not installed (`cargo xtask test` installs it)");
     }
-    let load = load()?;
-    let atomos = workspace::build_atomos()?;
+    let atomos = match &args.atomos {
+        Some(path) => path
+            .canonicalize()
+            .with_context(|| format!("there is no {}", path.display()))?,
+        None => workspace::build_atomos()?,
+    };
     let trees = trees(args)?;
-    let parent = args
-        .work
-        .clone()
-        .unwrap_or_else(|| workspace::root().join("target/xtask"));
-    let work = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(&parent)
-        .with_context(|| format!("cannot make a directory in {}", parent.display()))?
-        .keep();
-    let result = measure_all(args, &atomos, &trees, &work).and_then(|results| {
-        let circumstances = Circumstances {
-            command: command(args),
-            runs: usize::from(args.runs),
-            trees: &trees,
-            directory: &work,
-            load,
-        };
-        finish(args, &results, &circumstances)
-    });
-    run(Command::new("rm")
-        .args(["-rf", "--one-file-system", "--"])
-        .arg(&work))?;
-    result
+    let Some(work) = &args.work else {
+        return measure_elsewhere(args, &atomos, &trees);
+    };
+    let circumstances = Circumstances {
+        command: format!("cargo xtask bench --runs {}", args.runs),
+        runs: usize::from(args.runs),
+        trees: &trees,
+        directory: work,
+        load: load()?,
+    };
+    let results = measure_all(args, &atomos, &trees, work)?;
+    finish(args, &results, &circumstances)
+}
+
+/// Starts it again on a filesystem of its own.
+fn measure_elsewhere(args: &BenchArgs, atomos: &Path, trees: &debian::Trees) -> Result<()> {
+    let runs = args.runs.to_string();
+    let mut words = vec!["bench", "--runs", &runs];
+    words.extend(args.print_only.then_some("--print-only"));
+    words.extend(args.strict.then_some("--strict"));
+    let words: Vec<&OsStr> = words.into_iter().map(OsStr::new).collect();
+    let trees = trees.v1.parent().context("the trees lie in no directory")?;
+    Again {
+        name: "bench",
+        atomos,
+        trees,
+        user: None,
+        gibibytes: 16,
+    }
+    .run(&words)
 }
 
 fn finish(args: &BenchArgs, results: &Results, circumstances: &Circumstances<'_>) -> Result<()> {
@@ -179,11 +194,6 @@ fn count_and_watch(ring: &Ring, results: &mut Results) -> Result<()> {
         results.additions = Some((expected, actual));
     }
     Ok(())
-}
-
-/// The command line, without directories, which are this machine's affair.
-fn command(args: &BenchArgs) -> String {
-    format!("cargo xtask bench --runs {}", args.runs)
 }
 
 fn load() -> Result<String> {

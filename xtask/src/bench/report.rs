@@ -228,16 +228,22 @@ fn machine(directory: &Path) -> Result<String> {
         })
         .context("/proc/meminfo has no MemTotal")?;
     let cores = std::thread::available_parallelism().context("cannot count the cores")?;
-    let filesystem = word(
+    let mount = word(
         Command::new("findmnt")
-            .args(["--noheadings", "--output", "FSTYPE,OPTIONS", "--target"])
+            .args(["--noheadings", "--output", "SOURCE,FSTYPE,OPTIONS", "--target"])
             .arg(directory),
     )?;
+    let (source, filesystem) = mount.split_once(char::is_whitespace).unwrap_or(("", &mount));
+    let place = if source.starts_with("/dev/loop") {
+        " (new, in a file)"
+    } else {
+        ""
+    };
     let kernel = word(Command::new("uname").arg("-r"))?;
     // Only the number: what follows it may name who built it.
     let kernel = kernel.split('-').next().unwrap_or_default().to_owned();
     Ok(format!(
-        "{model}, {cores} cores, {:.0} GiB, {}, Linux {kernel}",
+        "{model}, {cores} cores, {:.0} GiB, {}{place}, Linux {kernel}",
         kibibytes as f64 / f64::from(1 << 20),
         filesystem.split_whitespace().collect::<Vec<_>>().join(" ")
     ))

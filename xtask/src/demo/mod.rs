@@ -6,16 +6,16 @@
 mod edits;
 mod machine;
 mod narrator;
-mod ordinary;
 mod scenario;
 mod source;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::debian;
+use crate::debian::{self, Availability};
+use crate::own_disk::{self, Again};
 use crate::process::{is_root, run};
 use crate::workspace;
 use narrator::Narrator;
@@ -35,7 +35,7 @@ pub struct DemoArgs {
     /// The atomos to show, instead of building one
     #[arg(long, value_name = "FILE", hide = true)]
     atomos: Option<PathBuf>,
-    /// An empty directory to work in, which is left there, instead of one below target/
+    /// An empty directory to work in, which is left there
     #[arg(long, value_name = "DIR", hide = true)]
     work: Option<PathBuf>,
 }
@@ -51,27 +51,46 @@ pub fn demo(args: &DemoArgs) -> Result<()> {
             .with_context(|| format!("there is no {}", path.display()))?,
         None => workspace::build_atomos()?,
     };
-    if args.as_user && is_root() {
-        return ordinary::run_as_nobody(args, &atomos);
+    match &args.work {
+        Some(path) => {
+            let work = path
+                .canonicalize()
+                .with_context(|| format!("there is no {}", path.display()))?;
+            perform(args, &atomos, &work)
+        }
+        None if is_root() && (args.as_user || !args.keep) => perform_elsewhere(args, &atomos),
+        None => {
+            let work = make_work(&workspace::root().join("target/xtask"))?;
+            let result = perform(args, &atomos, &work);
+            if args.keep {
+                println!("\nkept: {}", work.display());
+                return result;
+            }
+            result.and(remove(&work))
+        }
     }
-    let work = match &args.work {
-        Some(path) => path
-            .canonicalize()
-            .with_context(|| format!("there is no {}", path.display()))?,
-        None => make_work(&workspace::root().join("target/xtask"))?,
-    };
-    let result = perform(args, &atomos, &work);
+}
+
+/// Runs it on a filesystem of its own, as `nobody` if that is asked for.
+fn perform_elsewhere(args: &DemoArgs, atomos: &Path) -> Result<()> {
     if args.keep {
-        println!("\nkept: {}", work.display());
-        return result;
+        bail!("what `nobody` leaves is not kept: run it with --keep as root, or as the user that you are");
     }
-    // Whoever named a directory removes it.
-    let removed = if args.work.is_some() {
-        Ok(())
-    } else {
-        remove(&work)
+    let options = debian::Options::kept_in(args.trees.as_deref());
+    // Made here, where they stay and where root can; whoever comes next finds them made.
+    if debian::load_trees(&options)?.is_none()
+        && let Availability::Answers(archive) = debian::find_archive(&options.release)?
+    {
+        debian::ensure_trees(&options, &archive)?;
+    }
+    let again = Again {
+        name: "demo",
+        atomos,
+        trees: &options.trees,
+        user: args.as_user.then_some(own_disk::NOBODY),
+        gibibytes: 16,
     };
-    result.and(removed)
+    again.run(&["demo".as_ref()])
 }
 
 fn perform(args: &DemoArgs, atomos: &Path, work: &Path) -> Result<()> {
