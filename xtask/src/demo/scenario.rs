@@ -32,7 +32,7 @@ pub fn play(narrator: &mut Narrator, versions: &Versions, work: &Path) -> Result
     narrator.atomos(&["stateroot", "init", STATEROOT])?;
 
     narrator.heading("The first version is committed");
-    let v1 = commit(narrator, &versions.v1, "13", "as released")?;
+    let v1 = commit(narrator, &versions.v1, &versions.names[0])?;
     let store_v1 = store_facts(&repo)?;
     let count = format!(
         "{} blobs and {} dirtrees are in the store",
@@ -65,7 +65,7 @@ pub fn play(narrator: &mut Narrator, versions: &Versions, work: &Path) -> Result
     let etc_before = tree_facts(&first.join("etc"))?.root;
 
     narrator.heading("The second version is committed");
-    let v2 = commit(narrator, &versions.v2, "13+updates", "after dist-upgrade")?;
+    let v2 = commit(narrator, &versions.v2, &versions.names[1])?;
     let added = check_additions(narrator, &repo, &store_v1, work)?;
     narrator.atomos(&["diff", &format!("{REF}^"), REF])?;
 
@@ -133,7 +133,7 @@ pub fn play(narrator: &mut Narrator, versions: &Versions, work: &Path) -> Result
 }
 
 /// Commits a tree as an operating system and returns the commit's digest.
-fn commit(narrator: &mut Narrator, tree: &Path, version: &str, subject: &str) -> Result<String> {
+fn commit(narrator: &mut Narrator, tree: &Path, (version, subject): &(String, String)) -> Result<String> {
     let tree = tree.to_str().context("the tree's path is not UTF-8")?;
     let words = [
         "commit",

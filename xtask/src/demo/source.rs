@@ -29,6 +29,8 @@ pub struct Versions {
     pub v1: PathBuf,
     /// The second.
     pub v2: PathBuf,
+    /// The version and the subject that each is committed with.
+    pub names: [(String, String); 2],
     /// What they are, in a sentence each.
     pub description: Vec<String>,
     /// Whether they hold a package database that can be asked.
@@ -89,7 +91,7 @@ fn real(trees: &Trees, work: &Path) -> Result<Versions> {
         let mut unreadable = 0;
         for (tree, name) in [(&mut v1, "v1"), (&mut v2, "v2")] {
             let copied = work.join(name);
-            let mut copy = Copy::unlimited();
+            let mut copy = Copy::default();
             copy.tree(tree, &copied)?;
             unreadable = unreadable.max(copy.left_out);
             *tree = copied;
@@ -116,13 +118,25 @@ fn real(trees: &Trees, work: &Path) -> Result<Versions> {
             choose_made_up(&v1, &v2)?
         }
     };
+    let version = version(&v1)?;
     Ok(Versions {
+        names: [
+            (version.clone(), "as released".to_owned()),
+            (format!("{version}+updates"), "after dist-upgrade".to_owned()),
+        ],
         v1,
         v2,
         description,
         is_debian: true,
         edits,
     })
+}
+
+/// What the tree calls its version, as `13.2`.
+fn version(tree: &Path) -> Result<String> {
+    let path = tree.join("etc/debian_version");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 fn choose_made_up(v1: &Path, v2: &Path) -> Result<Edits> {
@@ -133,9 +147,12 @@ fn choose_made_up(v1: &Path, v2: &Path) -> Result<Edits> {
 fn made_up(why: &str, work: &Path) -> Result<Versions> {
     let (v1, v2) = (work.join("v1"), work.join("v2"));
     fs::create_dir_all(v1.join("usr")).context("cannot make the first version")?;
-    let mut copy = Copy::limited();
+    let mut copy = Copy::default();
     copy.tree(Path::new("/etc"), &v1.join("etc"))?;
-    for name in ["lib", "bin", "sbin", "share"] {
+    let parts = ["share", "lib", "bin", "sbin"];
+    for (name, part) in parts.iter().zip(1..) {
+        // Each may take what those before it left of their shares.
+        copy.most = Some((OWN_FILES * part / 4, OWN_BYTES * part / 4));
         copy.tree(&Path::new("/usr").join(name), &v1.join("usr").join(name))?;
     }
     for name in ["bin", "sbin", "lib", "lib64"] {
@@ -156,7 +173,7 @@ fn made_up(why: &str, work: &Path) -> Result<Versions> {
     ] {
         fs::write(modules.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
-    Copy::unlimited().tree(&v1, &v2)?;
+    Copy::default().tree(&v1, &v2)?;
     let changed = change_every_hundredth(&v2.join("usr/share"))?;
     change_defaults(&v2.join("etc"))?;
     fs::write(
@@ -179,6 +196,8 @@ fn made_up(why: &str, work: &Path) -> Result<Versions> {
                 "v2 is the same with {changed} files of /usr/share, two defaults in /etc and the stand-in changed."
             ),
         ],
+        names: [("1", "a part of this machine"), ("2", "the same, changed")]
+            .map(|(version, subject)| (version.to_owned(), subject.to_owned())),
         v1,
         v2,
         is_debian: false,
@@ -243,26 +262,17 @@ fn change_every_hundredth(directory: &Path) -> Result<u64> {
 /// Copies trees as an ordinary user can: modes without setuid bits and times are kept, what cannot be read is left out.
 #[derive(Debug, Default)]
 struct Copy {
-    limited: bool,
+    /// The files and bytes at which it stops.
+    most: Option<(u64, u64)>,
     files: u64,
     bytes: u64,
     left_out: u64,
 }
 
 impl Copy {
-    fn unlimited() -> Self {
-        Self::default()
-    }
-
-    fn limited() -> Self {
-        Self {
-            limited: true,
-            ..Self::default()
-        }
-    }
-
     fn is_full(&self) -> bool {
-        self.limited && (self.files >= OWN_FILES || self.bytes >= OWN_BYTES)
+        self.most
+            .is_some_and(|(files, bytes)| self.files >= files || self.bytes >= bytes)
     }
 
     fn tree(&mut self, from: &Path, to: &Path) -> Result<()> {
@@ -302,7 +312,7 @@ impl Copy {
             return std::os::unix::fs::symlink(target, to)
                 .with_context(|| format!("cannot make {}", to.display()));
         }
-        if !metadata.is_file() || self.limited && metadata.len() > OWN_FILE_BYTES {
+        if !metadata.is_file() || self.most.is_some() && metadata.len() > OWN_FILE_BYTES {
             self.left_out += 1;
             return Ok(());
         }
@@ -345,7 +355,7 @@ mod tests {
         fs::write(from.join("d/f"), "text").unwrap();
         fs::set_permissions(from.join("d/f"), fs::Permissions::from_mode(0o4755)).unwrap();
         std::os::unix::fs::symlink("f", from.join("d/l")).unwrap();
-        let mut copy = Copy::unlimited();
+        let mut copy = Copy::default();
         copy.tree(&from, &scratch.path().join("to")).unwrap();
         let copied = scratch.path().join("to/d/f");
         let (old, new) = (from.join("d/f").metadata().unwrap(), copied.metadata().unwrap());
