@@ -577,3 +577,42 @@ fn a_deploy_does_not_rely_on_objects_while_a_pruner_runs() {
     drop(pruner);
     deploy().unwrap();
 }
+
+/// What the first interruption leaves must survive the second: the truth is ahead of `/boot` then, and the only
+/// deployment that can be booted is one that the truth has let go.
+#[test]
+fn a_deploy_interrupted_anywhere_and_the_next_one_too_leaves_something_to_boot() {
+    let operation = |machine: &Machine| {
+        let options = DeployOptions {
+            keep: 1,
+            ..DeployOptions::default()
+        };
+        machine
+            .sysroot()
+            .deploy("os", &options, &NoProgress, &Cancel::new())
+    };
+    let prepare = || {
+        let machine = Machine::new();
+        machine.commit("1", |_| ());
+        machine.deploy("os");
+        machine.commit("2", |_| ());
+        machine
+    };
+    let machine = prepare();
+    let (points, result) = failpoint::trace(|| operation(&machine).map(drop));
+    result.unwrap();
+    let second = points
+        .iter()
+        .position(|point| *point == "deploy.checked-out")
+        .unwrap();
+    for (index, point) in points.iter().enumerate() {
+        let machine = prepare();
+        failpoint::stop_at(index, || operation(&machine)).expect_err(point);
+        machine.commit("3", |_| ());
+        failpoint::stop_at(second, || operation(&machine)).expect_err("the second deploy");
+        assert!(!machine.assert_bootable().is_empty(), "after {point}, and again");
+        operation(&machine).unwrap_or_else(|error| panic!("again after {point}: {error}"));
+        assert_eq!(machine.assert_bootable().len(), 1, "after {point}");
+        machine.assert_clean();
+    }
+}
