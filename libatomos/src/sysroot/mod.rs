@@ -178,13 +178,25 @@ impl Sysroot {
     }
 
     /// Returns the deployment that is running, if it is one of this sysroot's.
+    ///
+    /// The directories are asked, not the truth: after an interruption between the two the machine may have booted one
+    /// that the truth has let go of, and its `/etc` is the one that people have edited.
     pub fn booted(&self) -> Result<Option<DeploymentId>, SysrootError> {
-        for deployment in &self.state()?.deployments {
-            let deployments = self.deployments_dir(&deployment.id.stateroot)?;
-            if let Some(dir) = deployments.open_dir_optional(deployment.id.dir_name())?
-                && self.running.is(&dir)?
-            {
-                return Ok(Some(deployment.id.clone()));
+        for stateroot in self.stateroots()? {
+            let deployments = self.deployments_dir(&stateroot)?;
+            for entry in deployments.entries()? {
+                let Some(id) = entry
+                    .name
+                    .to_str()
+                    .and_then(|name| DeploymentId::from_dir_name(&stateroot, name))
+                else {
+                    continue;
+                };
+                if deployments.stat(&entry.name)?.kind == FileKind::Dir
+                    && self.running.is(&deployments.open_dir(&entry.name)?)?
+                {
+                    return Ok(Some(id));
+                }
             }
         }
         Ok(None)

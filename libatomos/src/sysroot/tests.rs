@@ -347,6 +347,43 @@ fn boot_can_be_written_again_from_the_truth() {
 }
 
 #[test]
+fn what_runs_is_merged_from_even_when_the_truth_has_let_go_of_it() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    machine.commit("2", |_| ());
+    let two = machine.deploy("os");
+    // An upgrade of the first, which runs, lets the second go, and is cut off before /boot hears of it.
+    machine.commit("3", |_| ());
+    let booted = machine.booted_into(&one);
+    let deploy =
+        |sysroot: &Sysroot| sysroot.deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new());
+    let (points, _) = failpoint::trace(|| {
+        let other = Machine::new();
+        other.commit("1", |_| ());
+        other.deploy("os")
+    });
+    let cut = points
+        .iter()
+        .position(|point| *point == "sysroot.state.durable")
+        .unwrap();
+    failpoint::stop_at(cut, || deploy(&booted)).unwrap_err();
+    assert!(booted.state().unwrap().get(&two.deployment).is_none());
+    // The loader takes the second all the same, and somebody edits its /etc.
+    fs::write(machine.root_of(&two).join("etc/hostname"), "edited\n").unwrap();
+    let running = machine.booted_into(&two);
+    assert_eq!(running.booted().unwrap().as_ref(), Some(&two.deployment));
+    let four = deploy(&running).unwrap();
+    assert_eq!(four.merge_from.as_ref(), Some(&two.deployment));
+    assert_eq!(
+        fs::read_to_string(machine.root_of(&four).join("etc/hostname")).unwrap(),
+        "edited\n"
+    );
+    assert!(machine.root_of(&two).exists(), "what runs is not removed");
+    machine.assert_bootable();
+}
+
+#[test]
 fn an_entry_that_outlived_its_sysroot_does_not_come_before_ours() {
     let machine = Machine::new();
     let entries = machine.path("sysroot/boot/loader/entries");
