@@ -336,10 +336,17 @@ fn list(
                 },
             },
             FileKind::Dir => {
-                let child = dir.open_dir(name)?;
+                let unmounted = dir
+                    .open_dir_unless_mount(Path::new(name))?
+                    .filter(|_| stat.dev == device);
+                let is_foreign = unmounted.is_none();
+                let child = match unmounted {
+                    Some(child) => child,
+                    None => dir.open_dir(name)?,
+                };
                 metadata.xattrs = read_xattrs(&child, child.path())?;
-                if stat.dev != device {
-                    // Another file system is mounted here: /proc in a chroot, say. Its contents are not the tree's.
+                if is_foreign {
+                    // Something is mounted here: /proc in a chroot, or another directory. Its contents are not the tree's.
                     listing.skipped.push(full);
                     listing.nodes.push(SourceNode {
                         name: name.as_bytes().into(),
@@ -387,5 +394,37 @@ pub(super) fn metadata_of(stat: &Stat) -> Metadata {
         gid: stat.gid,
         mtime: stat.mtime,
         ..Metadata::with_mode(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bound_into_a_tree_is_not_of_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        let mounted = dir.ensure_dir_all("tree/mounted", 0o755).unwrap();
+        let other = dir.ensure_dir("other", 0o755).unwrap();
+        other.write_atomic("secret", b"not of the tree", 0o644).unwrap();
+        let mount = |command: &str, paths: &[&Path]| {
+            let status = std::process::Command::new(command).args(paths).status();
+            status.is_ok_and(|status| status.success())
+        };
+        if !mount("mount", &[Path::new("--bind"), other.path(), mounted.path()]) {
+            eprintln!("skipped: cannot bind a directory");
+            return;
+        }
+        let tree = SourceTree::scan(
+            dir.open_dir("tree").unwrap(),
+            &ScanOptions::default(),
+            &Cancel::new(),
+        );
+        assert!(mount("umount", &[mounted.path()]));
+        let tree = tree.unwrap();
+        assert_eq!(tree.skipped(), [Path::new("mounted")]);
+        let node = tree.find("mounted").unwrap();
+        assert!(tree.children(node).is_empty());
     }
 }

@@ -159,7 +159,7 @@ impl Dir {
     }
 
     /// Opens the directory `name`, or returns `None` where something is mounted on it or on the way to it.
-    pub(super) fn open_dir_unless_mount(&self, name: &Path) -> Result<Option<Self>, FsError> {
+    pub(crate) fn open_dir_unless_mount(&self, name: &Path) -> Result<Option<Self>, FsError> {
         let flags = dir_flags() | OFlags::NOFOLLOW;
         let resolve = BENEATH | ResolveFlags::NO_XDEV;
         match self.openat_resolving(name, flags, Mode::empty(), resolve, "open the directory") {
