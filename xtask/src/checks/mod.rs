@@ -4,7 +4,7 @@
 //! say how long each took, and what was left out and why.
 
 mod licences;
-mod packages;
+pub(crate) mod packages;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -42,6 +42,14 @@ pub(super) fn ensure_installed() -> Result<Outcome> {
     if !is_root() {
         return cannot(format!("only root can install {}", missing.join(" ")));
     }
+    match install(&missing) {
+        Ok(()) => Ok(Outcome::Passed),
+        Err(error) => cannot(format!("cannot install {}: {error:#}", missing.join(" "))),
+    }
+}
+
+/// Installs packages by apt, which takes root.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let apt = |words: &[&str]| {
         let mut command = Command::new("apt-get");
         command
@@ -51,12 +59,9 @@ pub(super) fn ensure_installed() -> Result<Outcome> {
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdout(Stdio::null()))
     };
-    let mut install = vec!["--yes", "--no-install-recommends", "install"];
-    install.extend(&missing);
-    match apt(&["update"]).and_then(|()| apt(&install)) {
-        Ok(()) => Ok(Outcome::Passed),
-        Err(error) => cannot(format!("cannot install {}: {error:#}", missing.join(" "))),
-    }
+    let mut words = vec!["--yes", "--no-install-recommends", "install"];
+    words.extend(packages);
+    apt(&["update"]).and_then(|()| apt(&words))
 }
 
 fn is_installed(package: &str) -> Result<bool> {

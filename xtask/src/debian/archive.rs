@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::sources::{Mirrors, find_mirrors};
+use crate::checks::packages;
 use crate::process::{has_program, is_root, run};
 
 /// Debian's own place for the keys of its releases.
@@ -42,10 +43,18 @@ pub fn find_archive(release: &str) -> Result<Availability> {
     if !is_root() {
         return unavailable("making a Debian tree needs root");
     }
-    for program in ["debootstrap", "unshare", "gpgv"] {
-        if !has_program(program) {
+    for (program, package) in [
+        ("debootstrap", "debootstrap"),
+        ("unshare", "util-linux"),
+        ("gpgv", "gpgv"),
+    ] {
+        if has_program(program) {
+            continue;
+        }
+        eprintln!("installing {package}, which makes the trees");
+        if let Err(error) = packages::install(&[package]) {
             return Ok(Availability::Unavailable(format!(
-                "{program} is not installed (`cargo xtask test` installs it)"
+                "{program} is not installed, and apt cannot install it: {error:#}"
             )));
         }
     }
