@@ -20,7 +20,7 @@ use crate::fs::{Dir, copy_tree};
 use crate::names::{RefName, StaterootName};
 use crate::os_var::{SeedReport, seed_var};
 use crate::progress::{Event, Progress};
-use crate::repo::{Located, RepoMode, Resolved, RootRecord};
+use crate::repo::{Located, RepoMode, RootRecord};
 
 use super::os_release::pretty_name;
 use super::{DeploymentId, DeploymentState, Origin, State, Sysroot, SysrootError, SysrootLock, layout};
@@ -219,10 +219,7 @@ impl Sysroot {
     }
 
     fn decide(&self, rev: &str, state: &State, options: &DeployOptions) -> Result<Decision, SysrootError> {
-        let commit_id = match self.repo.resolve(rev)? {
-            Resolved::Commit(id) => id,
-            Resolved::Tree(_) => self.repo.resolve_commit(rev)?,
-        };
+        let commit_id = self.repo.resolve_commit(rev)?;
         let commit = self.repo.load_commit(&commit_id)?;
         self.check_shape(&commit_id, &commit)?;
         let booted = self.booted()?;
