@@ -75,6 +75,7 @@ pub mod boot;
 pub mod cancel;
 pub mod checkout;
 pub mod commit;
+pub mod compress;
 pub mod diff;
 pub mod digest;
 pub mod error;
@@ -88,6 +89,7 @@ pub mod os_var;
 mod parallel;
 pub mod progress;
 pub mod repo;
+pub mod site;
 pub mod sysroot;
 #[cfg(feature = "testing")]
 pub mod testing;
