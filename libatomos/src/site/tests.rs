@@ -270,7 +270,7 @@ fn frames_outside_of_their_files_are_refused() {
     refused(&|index| index.packs[0].size -= 1);
     refused(&|index| index.places[0].frames[0] = 0);
     refused(&|index| index.places[0].frames[0] = limits::MAX_FRAME + 1);
-    refused(&|index| index.places[2].blob = 100);
+    refused(&|index| index.places.last_mut().unwrap().blob = 100);
     refused(&|index| index.patch_files[0].size = 299);
     refused(&|index| index.image = index.image.take().map(|(file, _)| (file, vec![1])));
     refused(&|index| {
