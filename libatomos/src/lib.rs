@@ -89,6 +89,7 @@ pub mod os_var;
 mod parallel;
 pub mod progress;
 pub mod repo;
+pub mod sign;
 pub mod site;
 pub mod sysroot;
 #[cfg(feature = "testing")]
