@@ -94,6 +94,7 @@ pub mod site;
 pub mod sysroot;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod transport;
 
 pub use crate::cancel::Cancel;
 pub use crate::checkout::CheckoutOptions;
