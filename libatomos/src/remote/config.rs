@@ -1,0 +1,273 @@
+//! What a person said of a remote: `remotes/<name>.toml` in the repository, which does not roll back as `/etc` does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{InvalidName, RefName, check};
+use crate::repo::{Repo, RepoError};
+use crate::sign::{PublicKey, TrustedKeys};
+
+use super::{REMOTES, RemoteError, RemoteState};
+
+/// Bytes in a remote's configuration.
+const MAX_CONFIG: usize = 256 * 1024;
+
+/// The name of a remote: letters, digits and `. _ - +`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RemoteName(String);
+
+impl RemoteName {
+    /// Returns the text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the name under which the remote's `reference` is kept here, `remote:ref`.
+    pub fn local_ref(&self, reference: &RefName) -> Result<RefName, InvalidName> {
+        format!("{}:{reference}", self.0).parse()
+    }
+}
+
+impl FromStr for RemoteName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        check("remote", text, false)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for RemoteName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<RemoteName> for String {
+    fn from(name: RemoteName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for RemoteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How to reach a site, and whom to believe. Keys that this program does not know are errors: a misspelt one must not
+/// be taken for silence.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct RemoteConfig {
+    /// The site and its mirrors, in the order in which they are asked: http, https or file URLs, or absolute paths.
+    pub urls: Vec<String>,
+    /// Public keys, as PEM or lines of ssh-keygen. Any of them signs.
+    pub keys: Vec<String>,
+    /// Believe whatever comes. There are no keys then.
+    pub no_verify: bool,
+    /// What this machine is: a version that is for certain machines only must name one of these.
+    pub compatible: Vec<String>,
+    /// A file of certificate authorities in PEM, besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// A file with this machine's certificate in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<PathBuf>,
+    /// A file with the certificate's key in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
+    /// `http://[user:password@]host:port`, or `none`, whatever the environment says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// The user, with `password-file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A file that holds the user's password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// A file that holds a bearer token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// A command (for `sh -c`) that prints a bearer token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_command: Option<String>,
+    /// A file as curl and ftp read it, with a user and a password for each host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netrc_file: Option<PathBuf>,
+    /// Seconds to connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<u64>,
+    /// Seconds without a byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_timeout: Option<u64>,
+    /// Seconds for one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<u64>,
+    /// How often a mirror that fails is asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// Connections at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<usize>,
+    /// Bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_rate: Option<u64>,
+    /// Headers to send with every request to the site's own host.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl RemoteConfig {
+    /// Refuses what cannot work, and what would say less than it seems to.
+    pub fn check(&self) -> Result<(), String> {
+        if self.urls.is_empty() {
+            return Err("`urls` has no URL".to_owned());
+        }
+        for url in &self.urls {
+            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+            match scheme {
+                Some("http" | "https" | "file") => {}
+                None if url.starts_with('/') => {}
+                _ => {
+                    return Err(format!(
+                        "{url:?} is no http, https or file URL, and no absolute path"
+                    ));
+                }
+            }
+        }
+        match (self.keys.is_empty(), self.no_verify) {
+            (true, false) => return Err("there is no key; `no-verify = true` does without".to_owned()),
+            (false, true) => return Err("there are keys, and `no-verify` says not to use them".to_owned()),
+            _ => {}
+        }
+        self.pinned_keys()?;
+        if self.client_cert.is_some() != self.client_key.is_some() {
+            return Err("`client-cert` and `client-key` go together".to_owned());
+        }
+        if self.user.is_some() != self.password_file.is_some() {
+            return Err("`user` and `password-file` go together".to_owned());
+        }
+        let ways = [
+            self.user.is_some(),
+            self.token_file.is_some(),
+            self.token_command.is_some(),
+            self.netrc_file.is_some(),
+        ];
+        if ways.iter().filter(|used| **used).count() > 1 {
+            return Err(
+                "only one of `user`, `token-file`, `token-command` and `netrc-file` can be used".to_owned(),
+            );
+        }
+        if self.jobs == Some(0) || self.limit_rate == Some(0) {
+            return Err("`jobs` and `limit-rate` are 1 at least".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Returns the keys that a person gave; `None` with `no-verify`.
+    pub fn pinned_keys(&self) -> Result<Option<TrustedKeys>, String> {
+        if self.no_verify {
+            return Ok(None);
+        }
+        let keys = self
+            .keys
+            .iter()
+            .map(|text| PublicKey::parse(text))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| error.to_string())?;
+        TrustedKeys::pinned(keys)
+            .map(Some)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Reads the text of a configuration.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.message().replace('\n', "; "))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads the configuration of `name`.
+    pub fn load(repo: &Repo, name: &RemoteName) -> Result<Self, RemoteError> {
+        let file = format!("{REMOTES}/{name}.toml");
+        let bytes = match repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)? {
+            Some(dir) => dir
+                .read_optional(format!("{name}.toml"), MAX_CONFIG)
+                .map_err(RepoError::from)?,
+            None => None,
+        };
+        let bytes = bytes.ok_or_else(|| RemoteError::NotFound {
+            name: name.clone(),
+            repo: repo.dir().path().to_owned(),
+        })?;
+        let invalid = |reason| RemoteError::Config {
+            path: repo.dir().path().join(&file),
+            reason,
+        };
+        let text = String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
+        Self::parse(&text).map_err(invalid)
+    }
+
+    /// Writes the configuration of `name`, readable by its owner alone: headers may be secret.
+    pub fn save(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
+        let path = repo.dir().path().join(REMOTES).join(format!("{name}.toml"));
+        let invalid = |reason| RemoteError::Config {
+            path: path.clone(),
+            reason,
+        };
+        self.check().map_err(invalid)?;
+        let text = toml::to_string(self).map_err(|error| invalid(error.to_string()))?;
+        let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
+        dir.write_atomic(format!("{name}.toml"), text.as_bytes(), 0o600)
+            .map_err(RepoError::from)?;
+        dir.sync_fs().map_err(RepoError::from)?;
+        Ok(())
+    }
+
+    /// Returns the names of all remotes, sorted.
+    pub fn list(repo: &Repo) -> Result<Vec<RemoteName>, RemoteError> {
+        let Some(dir) = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)? else {
+            return Ok(Vec::new());
+        };
+        let mut names: Vec<RemoteName> = dir
+            .entries()
+            .map_err(RepoError::from)?
+            .iter()
+            .filter_map(|entry| entry.name.to_str()?.strip_suffix(".toml")?.parse().ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Forgets `name`, and what was seen of it. What was pulled from it stays.
+    pub fn remove(repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
+        let not_found = || RemoteError::NotFound {
+            name: name.clone(),
+            repo: repo.dir().path().to_owned(),
+        };
+        let dir = repo
+            .dir()
+            .open_dir_optional(REMOTES)
+            .map_err(RepoError::from)?
+            .ok_or_else(not_found)?;
+        if !dir
+            .remove_file_optional(format!("{name}.toml"))
+            .map_err(RepoError::from)?
+        {
+            return Err(not_found());
+        }
+        dir.remove_file_optional(RemoteState::file_name(name))
+            .map_err(RepoError::from)?;
+        Ok(())
+    }
+}

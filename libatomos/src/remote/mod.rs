@@ -1,0 +1,83 @@
+//! Remotes: how to reach a site, whom to believe, and what was seen of it.
+//!
+//! Both the configuration and the memory lie in the repository, under `remotes/`: the repository is in `/atomos`, which
+//! does not roll back with the system, so a machine that goes back to an older version does not forget what it has seen.
+
+mod config;
+#[cfg(feature = "http")]
+mod credentials;
+mod open;
+mod source;
+mod state;
+
+use std::path::PathBuf;
+
+use crate::error::ErrorKind;
+use crate::repo::RepoError;
+use crate::transport::TransportError;
+
+pub use config::{RemoteConfig, RemoteName};
+pub use open::{OpenOptions, ProxyEnvironment, open_mirrors};
+pub use source::{Attempts, Fetched, Meta, Metered, Rejection, Source, SourceOptions, Traffic};
+pub use state::{RemoteState, SeenRef, set_verified, unverified_commits};
+
+/// Directory of remotes in a repository.
+pub(crate) const REMOTES: &str = "remotes";
+
+/// A remote cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// There is none of that name.
+    #[error("there is no remote {name} in {}", repo.display())]
+    NotFound {
+        /// The name.
+        name: RemoteName,
+        /// The repository.
+        repo: PathBuf,
+    },
+    /// Its configuration is not acceptable.
+    #[error("cannot use the remote's configuration {}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Which key, and why.
+        reason: String,
+    },
+    /// What was seen of it cannot be read. Without it an old version could be taken for a new one.
+    #[error("cannot read what was seen of the remote in {}: {reason}", path.display())]
+    DamagedState {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file that the configuration names cannot be used.
+    #[error("cannot use {}, which the remote's configuration names: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A site cannot be reached at all.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The repository cannot be read or written.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+}
+
+impl RemoteError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Config { .. } | Self::File { .. } => ErrorKind::Invalid,
+            Self::DamagedState { .. } => ErrorKind::Corrupt,
+            Self::Transport(error) => error.kind(),
+            Self::Repo(error) => error.kind(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What this machine has seen of a remote: `remotes/<name>.state` in the repository.
+//!
+//! It is what tells an old record from a new one, so it must survive restarts and rollbacks of the system. It is written
+//! durably before anything that it vouches for is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::CommitId;
+use crate::names::RefName;
+use crate::repo::{Repo, RepoError};
+use crate::sign::TrustedKeys;
+
+use super::{REMOTES, RemoteError, RemoteName};
+
+/// Bytes in a remembered state.
+const MAX_STATE: usize = 16 * 1024 * 1024;
+
+/// What was seen of one ref.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SeenRef {
+    /// The newest record, as it was served. It is verified again when it is used.
+    pub record: String,
+    /// Key set and sequence of that record: what orders records.
+    pub order: (u64, u64),
+    /// The mirror that the record came from, and how it called it: asks for it only if it has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<(String, String)>,
+    /// The numbers of releases that were pulled, by commit.
+    #[serde(default)]
+    pub releases: BTreeMap<CommitId, u64>,
+}
+
+/// What was seen of a remote.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RemoteState {
+    /// The repository's id. Another one's records are refused, whoever signed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The newest key set of the chain that begins with the keys that a person gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<TrustedKeys>,
+    /// The latest time that a believed record was signed at, in seconds since 1970.
+    #[serde(default)]
+    pub newest_time: i64,
+    /// By ref.
+    #[serde(default)]
+    pub refs: BTreeMap<RefName, SeenRef>,
+}
+
+impl RemoteState {
+    pub(super) fn file_name(name: &RemoteName) -> String {
+        format!("{name}.state")
+    }
+
+    /// Reads what was seen of `name`; nothing, where there is no file.
+    pub fn load(repo: &Repo, name: &RemoteName) -> Result<Self, RemoteError> {
+        let Some(dir) = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)? else {
+            return Ok(Self::default());
+        };
+        let file = Self::file_name(name);
+        let Some(bytes) = dir.read_optional(&file, MAX_STATE).map_err(RepoError::from)? else {
+            return Ok(Self::default());
+        };
+        serde_json::from_slice(&bytes).map_err(|error| RemoteError::DamagedState {
+            path: dir.path().join(file),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Remembers. Durable on return.
+    pub fn save(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
+        let bytes = serde_json::to_vec_pretty(self).expect("the state is text and numbers");
+        let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
+        dir.write_atomic(Self::file_name(name), &bytes, 0o644)
+            .map_err(RepoError::from)?;
+        dir.sync_fs().map_err(RepoError::from)?;
+        Ok(())
+    }
+}
+
+/// The file that says which commits came without anybody vouching for them. It outlives the remote.
+const UNVERIFIED: &str = "unverified.json";
+
+/// Returns the commits that were pulled with `no-verify` and never again with verification.
+pub fn unverified_commits(repo: &Repo) -> Result<BTreeSet<CommitId>, RemoteError> {
+    let Some(dir) = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)? else {
+        return Ok(BTreeSet::new());
+    };
+    let Some(bytes) = dir
+        .read_optional(UNVERIFIED, MAX_STATE)
+        .map_err(RepoError::from)?
+    else {
+        return Ok(BTreeSet::new());
+    };
+    serde_json::from_slice(&bytes).map_err(|error| RemoteError::DamagedState {
+        path: dir.path().join(UNVERIFIED),
+        reason: error.to_string(),
+    })
+}
+
+/// Notes whether `commit` came verified. Durable on return.
+pub fn set_verified(repo: &Repo, commit: &CommitId, verified: bool) -> Result<(), RemoteError> {
+    let mut commits = unverified_commits(repo)?;
+    let changed = if verified {
+        commits.remove(commit)
+    } else {
+        commits.insert(*commit)
+    };
+    if changed {
+        let bytes = serde_json::to_vec_pretty(&commits).expect("digests are text");
+        let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
+        dir.write_atomic(UNVERIFIED, &bytes, 0o644)
+            .map_err(RepoError::from)?;
+        dir.sync_fs().map_err(RepoError::from)?;
+    }
+    Ok(())
+}
