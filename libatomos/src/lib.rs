@@ -88,6 +88,7 @@ pub mod names;
 pub mod os_var;
 mod parallel;
 pub mod progress;
+pub mod publish;
 pub mod remote;
 pub mod repo;
 pub mod sign;

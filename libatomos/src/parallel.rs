@@ -26,3 +26,139 @@ pub(crate) fn pool(threads: Option<usize>) -> ThreadPool {
             .expect("a pool of the calling thread alone starts no thread"),
     }
 }
+
+/// Does `work` for every one of `0..count` on `threads` threads, and gives the results to `sink` in order, in the
+/// caller's thread. At most `ahead` results wait at any time, so the memory that they take is bounded.
+pub(crate) fn in_order<T: Send, E: Send>(
+    count: usize,
+    threads: usize,
+    ahead: usize,
+    work: impl Fn(usize) -> Result<T, E> + Sync,
+    mut sink: impl FnMut(usize, T) -> Result<(), E>,
+) -> Result<(), E> {
+    use std::collections::BTreeMap;
+    use std::sync::{Condvar, Mutex, PoisonError};
+
+    struct State<T, E> {
+        next: usize,
+        given: usize,
+        done: BTreeMap<usize, Result<T, E>>,
+        stop: bool,
+    }
+    let state = Mutex::new(State {
+        next: 0,
+        given: 0,
+        done: BTreeMap::new(),
+        stop: false,
+    });
+    let (worked, gave) = (Condvar::new(), Condvar::new());
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// However the caller's thread leaves, the workers must not wait for it.
+    struct Stop<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Stop<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    std::thread::scope(|scope| {
+        let _stop = Stop(|| {
+            lock().stop = true;
+            gave.notify_all();
+        });
+        for _ in 0..threads.clamp(1, count.max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let index = {
+                        let mut state = lock();
+                        while !state.stop && state.next < count && state.next >= state.given + ahead {
+                            state = gave.wait(state).unwrap_or_else(PoisonError::into_inner);
+                        }
+                        if state.stop || state.next >= count {
+                            return;
+                        }
+                        state.next += 1;
+                        state.next - 1
+                    };
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(index)));
+                    let mut state = lock();
+                    match result {
+                        Ok(result) => {
+                            state.done.insert(index, result);
+                            worked.notify_all();
+                        }
+                        Err(panic) => {
+                            state.stop = true;
+                            worked.notify_all();
+                            drop(state);
+                            std::panic::resume_unwind(panic);
+                        }
+                    }
+                }
+            });
+        }
+        for index in 0..count {
+            let result = {
+                let mut state = lock();
+                loop {
+                    if let Some(result) = state.done.remove(&index) {
+                        state.given += 1;
+                        break result;
+                    }
+                    if state.stop {
+                        // A worker panicked; the scope will say so.
+                        return Ok(());
+                    }
+                    state = worked.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            };
+            gave.notify_all();
+            sink(index, result?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Returns how many threads there may be: what was asked for, or one for each processor.
+pub(crate) fn threads(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn results_come_in_order_and_never_too_many_at_once() {
+        let waiting = AtomicUsize::new(0);
+        let mut seen = Vec::new();
+        super::in_order::<_, ()>(
+            1000,
+            4,
+            8,
+            |index| {
+                assert!(waiting.fetch_add(1, Ordering::SeqCst) <= 8 + 4);
+                Ok(index)
+            },
+            |index, value| {
+                assert_eq!(index, value);
+                waiting.fetch_sub(1, Ordering::SeqCst);
+                seen.push(value);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+        let failed = super::in_order(
+            100,
+            3,
+            4,
+            |index| if index == 50 { Err(index) } else { Ok(()) },
+            |_, ()| Ok(()),
+        );
+        assert_eq!(failed, Err(50));
+        let failed = super::in_order(100, 3, 4, Ok::<_, usize>, |index, _| {
+            if index == 7 { Err(7) } else { Ok(()) }
+        });
+        assert_eq!(failed, Err(7));
+    }
+}

@@ -24,6 +24,12 @@ pub enum Phase {
     Sweep,
     /// Copying objects from another repository.
     Pull,
+    /// Compressing what is new for a site.
+    Compress,
+    /// Compressing the image of a tree.
+    Image,
+    /// Making patches.
+    Patch,
     /// Merging `/etc`.
     MergeEtc,
     /// Copying kernel and initramfs.
@@ -44,6 +50,9 @@ impl Phase {
             Self::Mark => "Marking",
             Self::Sweep => "Sweeping",
             Self::Pull => "Pulling",
+            Self::Compress => "Compressing",
+            Self::Image => "Making the image",
+            Self::Patch => "Making patches",
             Self::MergeEtc => "Merging /etc",
             Self::Kernel => "Copying the kernel",
             Self::Sync => "Syncing",

@@ -125,6 +125,12 @@ impl TrustedKeys {
         }))
     }
 
+    /// Takes a set from the publisher's own disk, where nobody else writes. A machine that pulls must follow the chain.
+    #[must_use]
+    pub const fn from_own_disk(set: KeySet) -> Self {
+        Self(set)
+    }
+
     /// Returns the set.
     #[must_use]
     pub const fn set(&self) -> &KeySet {

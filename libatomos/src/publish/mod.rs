@@ -1,0 +1,245 @@
+//! Writing a site: what any web server can serve, and a machine can pull.
+//!
+//! Everything that is named by its digest is written under a temporary name, made durable, and renamed; then the records,
+//! each by one rename. **A record is the visible step**: before it a client sees the old release, after it the
+//! new, and everything that either needs is there. Whatever the site has already is not made again.
+
+mod consolidate;
+mod manifests;
+mod pack;
+mod publisher;
+mod site_dir;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cancel::Cancelled;
+use crate::compress::CompressError;
+use crate::digest::{CommitId, Digest};
+use crate::error::ErrorKind;
+use crate::failpoint::Tripped;
+use crate::fs::{FsError, LockError};
+use crate::names::RefName;
+use crate::repo::RepoError;
+use crate::sign::{KeyId, SignError, Signer};
+use crate::site::SiteError;
+
+pub use publisher::publish;
+pub use site_dir::{Published, SiteDir};
+
+/// How much work to spend on fewer bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// As fast as copying: for development and for small fleets.
+    #[default]
+    Fast,
+    /// Minutes of work, once, for fewer bytes on every machine.
+    Thorough,
+}
+
+/// How to publish.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct PublishOptions<'a> {
+    /// The refs; all that are not of a remote where empty.
+    pub refs: Vec<RefName>,
+    /// Sign the records, and the releases where no keys are set apart for those.
+    pub signers: Vec<&'a dyn Signer>,
+    /// How much work to spend.
+    pub profile: Profile,
+    /// Threads; all processors where `None`.
+    pub threads: Option<usize>,
+    /// Leave out the image, a stream of the whole tree for new machines.
+    pub no_image: bool,
+    /// Leave out patches.
+    pub no_patches: bool,
+    /// Make patches from these commits, too.
+    pub patch_from: Vec<CommitId>,
+    /// For which machines it is; everybody where empty.
+    pub compatible: Vec<String>,
+    /// The release that a machine must have had before this one, by number; as the last one's where `None`.
+    pub min_from: Option<u64>,
+    /// For how many seconds the records are to be believed; 30 days where `None`.
+    pub lifetime: Option<i64>,
+    /// Sign new records although nothing else is new.
+    pub renew: bool,
+    /// What time it is, in seconds since 1970; the system's where `None`.
+    pub time: Option<i64>,
+}
+
+impl std::fmt::Debug for PublishOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublishOptions")
+            .field("refs", &self.refs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of one ref.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PublishedRef {
+    /// The ref.
+    #[serde(rename = "ref")]
+    pub reference: RefName,
+    /// Its commit.
+    pub commit: CommitId,
+    /// The commit's version.
+    pub version: String,
+    /// The release's number.
+    pub number: u64,
+    /// The record's sequence.
+    pub sequence: u64,
+    /// What was done.
+    pub outcome: RefOutcome,
+}
+
+/// What was done for a ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum RefOutcome {
+    /// A new release.
+    Released,
+    /// The same release, and a new record that says so.
+    Renewed,
+    /// Nothing: the site has it, and its record is good for a while.
+    Unchanged,
+}
+
+/// What publishing did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PublishReport {
+    /// By ref.
+    pub refs: Vec<PublishedRef>,
+    /// Blobs that the site did not have.
+    pub new_blobs: u64,
+    /// Bytes in them.
+    pub new_blob_bytes: u64,
+    /// Bytes of new packs.
+    pub pack_bytes: u64,
+    /// Bytes of new images.
+    pub image_bytes: u64,
+    /// Bytes of new patch files.
+    pub patch_bytes: u64,
+    /// Bytes of new manifests.
+    pub manifest_bytes: u64,
+    /// Bytes that were copied from small packs into larger ones.
+    pub consolidated_bytes: u64,
+}
+
+/// Publishing failed. The site is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The directory is something else.
+    #[error("{} is not this repository's site: {reason}", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file of the site is not what its name or its record says.
+    #[error("the site's file {} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        reason: String,
+    },
+    /// Signatures are missing.
+    #[error(
+        "signing the {what} takes {threshold} of these keys, and {} were given: {}",
+        given,
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    MissingKeys {
+        /// Record, or release.
+        what: &'static str,
+        /// How many it takes.
+        threshold: usize,
+        /// How many of them were given.
+        given: usize,
+        /// The keys that count.
+        keys: Vec<KeyId>,
+    },
+    /// The commit was taken back.
+    #[error("commit {commit} of {reference} was withdrawn: {reason}")]
+    Withdrawn {
+        /// The ref.
+        reference: RefName,
+        /// The commit.
+        commit: CommitId,
+        /// Why.
+        reason: String,
+    },
+    /// There is no such release.
+    #[error("{reference} has no release {selector} on this site")]
+    NoSuchRelease {
+        /// The ref.
+        reference: RefName,
+        /// How it was named.
+        selector: String,
+    },
+    /// Nothing was named, and there is nothing.
+    #[error("there is no ref to publish in {}", path.display())]
+    NoRefs {
+        /// The repository.
+        path: PathBuf,
+    },
+    /// A blob cannot be compressed.
+    #[error("cannot compress blob {blob}")]
+    Compress {
+        /// The blob.
+        blob: Digest,
+        /// Why.
+        #[source]
+        source: CompressError,
+    },
+    /// The site's formats.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// Signing, or what was signed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The repository.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another publisher is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The caller asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// A test stopped the operation here.
+    #[error(transparent)]
+    Failpoint(#[from] Tripped),
+}
+
+impl PublishError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotOurs { .. } | Self::Withdrawn { .. } => ErrorKind::Conflict,
+            Self::Damaged { .. } => ErrorKind::Corrupt,
+            Self::MissingKeys { .. } => ErrorKind::Untrusted,
+            Self::NoSuchRelease { .. } | Self::NoRefs { .. } => ErrorKind::NotFound,
+            Self::Compress { .. } | Self::Failpoint(_) => ErrorKind::Io,
+            Self::Site(error) => error.kind(),
+            Self::Sign(error) => error.kind(),
+            Self::Repo(error) => error.kind(),
+            Self::Fs(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+        }
+    }
+}

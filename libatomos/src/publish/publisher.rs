@@ -1,0 +1,512 @@
+//! Publishing, from a repository's refs to signed records.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::cancel::Cancel;
+use crate::digest::{BlobId, CommitId};
+use crate::format::{Commit, Node};
+use crate::names::RefName;
+use crate::progress::{Phase, PhaseGuard, Progress, Unit};
+use crate::repo::{Repo, RepoError};
+use crate::sign::{Envelope, PublicKey, Role, Signer, TrustedKeys};
+use crate::site::{
+    Artifact, BlobList, FileRef, HistoryEntry, Manifest, RECORD_TYPE, RELEASE_TYPE, Record, Release, Totals,
+    TreeTable, blob_frames, image_frames, limits,
+};
+
+use super::consolidate::{Known, consolidate};
+use super::manifests::{number, write_relative};
+use super::pack::write_frames;
+use super::site_dir::{Published, SiteWriter};
+use super::{Profile, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
+
+/// Seconds that a record is believed unless the publisher says otherwise: 30 days.
+const LIFETIME: i64 = 30 * 24 * 3600;
+
+/// Levels of zstd.
+struct Levels {
+    pack: i32,
+    image: i32,
+    manifest: i32,
+}
+
+impl Profile {
+    const fn levels(self) -> Levels {
+        match self {
+            Self::Fast => Levels {
+                pack: 5,
+                image: 6,
+                manifest: 9,
+            },
+            Self::Thorough => Levels {
+                pack: 19,
+                image: 19,
+                manifest: 19,
+            },
+        }
+    }
+}
+
+/// Publishes refs of `repo` to the site at `to`, which is made if there is nothing.
+///
+/// The visible step is the replacement of each ref's record. On error no record has changed, unless some of several were
+/// replaced and then the disk failed; each of them is whole.
+pub fn publish(
+    repo: &Repo,
+    to: &Path,
+    options: &PublishOptions<'_>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<PublishReport, PublishError> {
+    let _shared = repo.lock_shared()?;
+    let mut refs = options.refs.clone();
+    if refs.is_empty() {
+        let own = |name: &RefName| !name.as_str().contains(':');
+        refs = repo.refs()?.into_keys().filter(own).collect();
+    }
+    if refs.is_empty() {
+        return Err(PublishError::NoRefs {
+            path: repo.dir().path().to_owned(),
+        });
+    }
+    refs.sort();
+    refs.dedup();
+    let writer = SiteWriter::open(to, &repo.config().id)?;
+    let publics: Vec<PublicKey> = options.signers.iter().map(|signer| signer.public()).collect();
+    let keys = writer.site.trusted_keys(&publics)?;
+    let publisher = Publisher {
+        repo,
+        options,
+        keys: &keys,
+        record_signers: signers(&options.signers, &keys, &keys.set().record, "record")?,
+        release_signers: match &keys.set().release {
+            Some(role) => signers(&options.signers, &keys, role, "release")?,
+            None => signers(&options.signers, &keys, &keys.set().record, "release")?,
+        },
+        time: options.time.unwrap_or_else(now),
+        writer: &writer,
+        progress,
+        cancel,
+    };
+    publisher.run(&refs)
+}
+
+fn now() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs() as i64)
+}
+
+/// Returns those of the given signers that the role knows; enough of them, or an error before any work is done.
+fn signers<'a>(
+    given: &[&'a dyn Signer],
+    _keys: &TrustedKeys,
+    role: &Role,
+    what: &'static str,
+) -> Result<Vec<&'a dyn Signer>, PublishError> {
+    let found: Vec<_> = given
+        .iter()
+        .copied()
+        .filter(|signer| role.keys.contains(&signer.public().id()))
+        .collect();
+    if found.len() < role.threshold {
+        return Err(PublishError::MissingKeys {
+            what,
+            threshold: role.threshold,
+            given: found.len(),
+            keys: role.keys.iter().copied().collect(),
+        });
+    }
+    Ok(found)
+}
+
+struct Publisher<'a> {
+    repo: &'a Repo,
+    options: &'a PublishOptions<'a>,
+    keys: &'a TrustedKeys,
+    record_signers: Vec<&'a dyn Signer>,
+    release_signers: Vec<&'a dyn Signer>,
+    time: i64,
+    writer: &'a SiteWriter,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+}
+
+/// What is to be done for a ref.
+struct Job {
+    reference: RefName,
+    commit: CommitId,
+    previous: Option<Published>,
+    outcome: RefOutcome,
+}
+
+impl Publisher<'_> {
+    fn run(&self, refs: &[RefName]) -> Result<PublishReport, PublishError> {
+        let mut report = PublishReport::default();
+        let jobs = refs
+            .iter()
+            .map(|name| self.job(name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut known = HashMap::new();
+        if jobs.iter().any(|job| job.outcome == RefOutcome::Released) {
+            self.collect_known(&mut known)?;
+        }
+        let mut records = Vec::new();
+        for job in jobs {
+            self.cancel.check()?;
+            let (file, release) = match (job.outcome, &job.previous) {
+                (RefOutcome::Released, _) => self.release(&job, &mut known, &mut report)?,
+                (_, Some(previous)) => {
+                    let file = FileRef {
+                        digest: previous.record.release,
+                        size: previous.record.release_size,
+                    };
+                    (file, previous.release.clone())
+                }
+                (_, None) => unreachable!("a ref without a record gets a release"),
+            };
+            let sequence = self.next_sequence(&job);
+            report.refs.push(PublishedRef {
+                reference: job.reference.clone(),
+                commit: release.commit,
+                version: release.version.clone(),
+                number: release.number,
+                sequence: match (&job.previous, job.outcome) {
+                    (Some(previous), RefOutcome::Unchanged) => previous.record.sequence,
+                    _ => sequence,
+                },
+                outcome: job.outcome,
+            });
+            if job.outcome != RefOutcome::Unchanged {
+                let record = self.record(&job, &release, file, sequence)?;
+                records.push((job.reference, record));
+            }
+        }
+        self.writer.place_artifacts()?;
+        for (reference, record) in &records {
+            self.writer.write_record(reference, record)?;
+        }
+        if !records.is_empty() {
+            self.writer.sync()?;
+        }
+        Ok(report)
+    }
+
+    fn job(&self, reference: &RefName) -> Result<Job, PublishError> {
+        let commit = self
+            .repo
+            .ref_optional(reference)?
+            .ok_or_else(|| RepoError::RefNotFound {
+                name: reference.clone(),
+                repo: self.repo.dir().path().to_owned(),
+            })?;
+        let previous = self.writer.site.published(reference, self.keys)?;
+        let outcome = match &previous {
+            Some(previous) => {
+                let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);
+                if let Some(withdrawn) = withdrawn {
+                    return Err(PublishError::Withdrawn {
+                        reference: reference.clone(),
+                        commit,
+                        reason: withdrawn.reason.clone(),
+                    });
+                }
+                self.outcome(previous, &commit)
+            }
+            None => RefOutcome::Released,
+        };
+        Ok(Job {
+            reference: reference.clone(),
+            commit,
+            previous,
+            outcome,
+        })
+    }
+
+    fn outcome(&self, previous: &Published, commit: &CommitId) -> RefOutcome {
+        let release = &previous.release;
+        let other_terms = (!self.options.compatible.is_empty()
+            && self.options.compatible != release.compatible)
+            || self
+                .options
+                .min_from
+                .is_some_and(|number| number != release.min_from);
+        if release.commit != *commit || other_terms || !self.options.patch_from.is_empty() {
+            return RefOutcome::Released;
+        }
+        // With other keys the release has to be signed again, and that makes it another file.
+        if previous.record.keys != self.keys.number() {
+            return RefOutcome::Released;
+        }
+        let life = previous.record.expires - previous.record.time;
+        let left = previous.record.expires - self.time;
+        if self.options.renew || left < life / 3 {
+            RefOutcome::Renewed
+        } else {
+            RefOutcome::Unchanged
+        }
+    }
+
+    /// Collects where blobs lie already, for all refs of the site.
+    fn collect_known(&self, known: &mut HashMap<BlobId, Known>) -> Result<(), PublishError> {
+        for reference in self.writer.site.refs()? {
+            self.cancel.check()?;
+            let Some(published) = self.writer.site.published(&reference, self.keys)? else {
+                continue;
+            };
+            let manifest = self.writer.site.manifest(&published.release)?;
+            for place in &manifest.index.places {
+                let id = manifest.blobs.blobs()[place.blob as usize].id;
+                known
+                    .entry(id)
+                    .or_insert_with(|| Known::of(place, &manifest.index.packs));
+            }
+        }
+        Ok(())
+    }
+
+    fn next_sequence(&self, job: &Job) -> u64 {
+        match &job.previous {
+            Some(previous) if previous.record.keys == self.keys.number() => previous.record.sequence + 1,
+            _ => 1,
+        }
+    }
+
+    fn record(
+        &self,
+        job: &Job,
+        release: &Release,
+        file: FileRef,
+        sequence: u64,
+    ) -> Result<Vec<u8>, PublishError> {
+        let record = Record {
+            repository: release.repository.clone(),
+            reference: job.reference.clone(),
+            keys: self.keys.number(),
+            sequence,
+            time: self.time,
+            expires: self
+                .time
+                .saturating_add(self.options.lifetime.unwrap_or(LIFETIME)),
+            release: file.digest,
+            release_size: file.size,
+            number: release.number,
+            commit: release.commit,
+            version: release.version.clone(),
+            compatible: release.compatible.clone(),
+            min_from: release.min_from,
+            withdrawn: job
+                .previous
+                .as_ref()
+                .map(|previous| previous.record.withdrawn.clone())
+                .unwrap_or_default(),
+            extensions: Default::default(),
+            critical: Vec::new(),
+        };
+        Ok(Envelope::sign(RECORD_TYPE, record.to_payload(), &self.record_signers)?.encode())
+    }
+
+    /// Writes everything that a new release needs.
+    fn release(
+        &self,
+        job: &Job,
+        known: &mut HashMap<BlobId, Known>,
+        report: &mut PublishReport,
+    ) -> Result<(FileRef, Release), PublishError> {
+        let levels = self.options.profile.levels();
+        let threads = crate::parallel::threads(self.options.threads);
+        let commit = self.repo.load_commit(&job.commit)?;
+        let table = TreeTable::encode(self.repo, &job.commit)?;
+        let blobs = BlobList::of_tree(self.repo, &commit.root)?;
+
+        // What is new becomes one pack.
+        let new: Vec<u32> = (0..blobs.len())
+            .filter(|index| !known.contains_key(&blobs.blobs()[*index as usize].id))
+            .collect();
+        let frames: Vec<_> = new
+            .iter()
+            .flat_map(|index| blob_frames(*index, blobs.size(*index)))
+            .collect();
+        let new_bytes: u64 = new.iter().map(|index| blobs.size(*index)).sum();
+        report.new_blobs += new.len() as u64;
+        report.new_blob_bytes += new_bytes;
+        if !frames.is_empty() {
+            let phase = PhaseGuard::begin(self.progress, Phase::Compress, Some(new_bytes), Unit::Bytes);
+            let (pack, lens) = write_frames(
+                self.repo,
+                &blobs,
+                &frames,
+                Artifact::Pack,
+                levels.pack,
+                threads,
+                self.writer,
+                &phase,
+                self.cancel,
+            )?;
+            report.pack_bytes += pack.size;
+            let (mut offset, mut lens) = (0, lens.into_iter());
+            for index in &new {
+                let count = blob_frames(*index, blobs.size(*index)).count();
+                let frames: Vec<u64> = lens.by_ref().take(count).collect();
+                let place = Known { pack, offset, frames };
+                offset += place.len();
+                known.insert(blobs.blobs()[*index as usize].id, place);
+            }
+        }
+        let mut places: Vec<Known> = blobs.blobs().iter().map(|blob| known[&blob.id].clone()).collect();
+        self.consolidate(&blobs, &new, &mut places, known, report)?;
+
+        let image = self.image(&blobs, levels.image, threads, report)?;
+        let patches = Vec::new();
+        let index = number((0..blobs.len()).zip(places.iter().cloned()), &patches, image);
+        let whole = Manifest::encode(&job.commit, &table, &index, None, levels.manifest)?;
+        report.manifest_bytes += whole.len() as u64;
+        let manifest = self.writer.add_bytes(Artifact::Manifest, &whole)?;
+        let history = history(job);
+        let (manifests, bytes) = write_relative(
+            self.repo,
+            &job.commit,
+            &table,
+            &blobs,
+            &places,
+            &patches,
+            &history,
+            levels.manifest,
+            self.writer,
+        )?;
+        report.manifest_bytes += bytes;
+        let previous = job.previous.as_ref();
+        let release = Release {
+            repository: self.repo.config().id.clone(),
+            reference: job.reference.clone(),
+            number: history.first().map_or(1, |entry| entry.number + 1),
+            time: self.time,
+            commit: job.commit,
+            root: commit.root,
+            version: commit.version.clone(),
+            subject: commit.subject.clone(),
+            compatible: if self.options.compatible.is_empty() {
+                previous
+                    .map(|previous| previous.release.compatible.clone())
+                    .unwrap_or_default()
+            } else {
+                self.options.compatible.clone()
+            },
+            min_from: self
+                .options
+                .min_from
+                .or(previous.map(|previous| previous.release.min_from))
+                .unwrap_or(0),
+            totals: Totals {
+                files: blobs.files(),
+                blobs: u64::from(blobs.len()),
+                bytes: blobs.bytes(),
+                dirtrees: blobs.dirtrees(),
+            },
+            boot_bytes: boot_bytes(self.repo, &commit)?,
+            manifest,
+            manifests,
+            history,
+        };
+        let envelope = Envelope::sign(RELEASE_TYPE, release.to_payload(), &self.release_signers)?;
+        let file = self.writer.add_bytes(Artifact::Release, &envelope.encode())?;
+        Ok((file, release))
+    }
+
+    fn consolidate(
+        &self,
+        blobs: &BlobList,
+        new: &[u32],
+        places: &mut [Known],
+        known: &mut HashMap<BlobId, Known>,
+        report: &mut PublishReport,
+    ) -> Result<(), PublishError> {
+        // The new pack stays by itself: for whoever comes from the last release it is the one file to get.
+        let mut is_new = vec![false; places.len()];
+        new.iter().for_each(|index| is_new[*index as usize] = true);
+        let old: Vec<usize> = (0..places.len()).filter(|index| !is_new[*index]).collect();
+        let mut old_places: Vec<Known> = old.iter().map(|index| places[*index].clone()).collect();
+        report.consolidated_bytes += consolidate(&mut old_places, self.writer, self.cancel)?;
+        for (index, place) in old.into_iter().zip(old_places) {
+            known.insert(blobs.blobs()[index].id, place.clone());
+            places[index] = place;
+        }
+        Ok(())
+    }
+
+    fn image(
+        &self,
+        blobs: &BlobList,
+        level: i32,
+        threads: usize,
+        report: &mut PublishReport,
+    ) -> Result<Option<(FileRef, Vec<u64>)>, PublishError> {
+        if self.options.no_image || blobs.is_empty() {
+            return Ok(None);
+        }
+        let frames = image_frames(blobs);
+        let phase = PhaseGuard::begin(self.progress, Phase::Image, Some(blobs.bytes()), Unit::Bytes);
+        let image = write_frames(
+            self.repo,
+            blobs,
+            &frames,
+            Artifact::Image,
+            level,
+            threads,
+            self.writer,
+            &phase,
+            self.cancel,
+        )?;
+        report.image_bytes += image.0.size;
+        Ok(Some(image))
+    }
+}
+
+/// Returns the new release's history: the previous release, and what it had.
+fn history(job: &Job) -> Vec<HistoryEntry> {
+    let Some(previous) = &job.previous else {
+        return Vec::new();
+    };
+    let mut history = previous.release.history.clone();
+    let release = &previous.release;
+    history.insert(
+        0,
+        HistoryEntry {
+            number: release.number,
+            version: release.version.clone(),
+            commit: release.commit,
+            release: FileRef {
+                digest: previous.record.release,
+                size: previous.record.release_size,
+            },
+            time: release.time,
+            min_from: release.min_from,
+        },
+    );
+    history.truncate(limits::HISTORY);
+    history
+}
+
+/// Returns the bytes of kernels and initramfs in the tree, by which `/boot` will grow.
+fn boot_bytes(repo: &Repo, commit: &Commit) -> Result<u64, PublishError> {
+    let mut tree = repo.load_dirtree(&commit.root)?;
+    for part in ["usr", "lib", "modules"] {
+        match tree.get(part.as_bytes()).map(|entry| &entry.node) {
+            Some(Node::Dir { tree: id }) => tree = repo.load_dirtree(id)?,
+            _ => return Ok(0),
+        }
+    }
+    let mut bytes = 0;
+    for entry in tree.entries() {
+        if let Node::Dir { tree: id } = &entry.node {
+            let version = repo.load_dirtree(id)?;
+            for name in ["vmlinuz", "initramfs.img", "initramfs"] {
+                if let Some(Node::File { size, .. }) = version.get(name.as_bytes()).map(|entry| &entry.node) {
+                    bytes += size;
+                }
+            }
+        }
+    }
+    Ok(bytes)
+}

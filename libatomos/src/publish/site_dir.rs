@@ -1,0 +1,331 @@
+//! A site's directory: reading what is published, and adding to it.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::digest::Digest;
+use crate::fs::{Dir, FileLock, FsError, LockMode};
+use crate::names::RefName;
+use crate::sign::{Envelope, KeySet, PublicKey, TrustedKeys};
+use crate::site::{
+    Artifact, FORMAT, FileRef, INFO, KEYS, Manifest, RECORD_TYPE, REFS, Record, Release, SiteInfo,
+    key_set_path, limits, record_path,
+};
+
+use super::PublishError;
+
+/// What is not yet published. Its name starts with a dot, and no path of a site does.
+const WORK: &str = ".publish";
+
+/// How long another publisher is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A published ref: its record and its release.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The record.
+    pub record: Record,
+    /// The release.
+    pub release: Release,
+}
+
+/// A site on this machine's disk.
+#[derive(Debug)]
+pub struct SiteDir {
+    dir: Dir,
+    info: SiteInfo,
+}
+
+/// A site that this process may write to.
+#[derive(Debug)]
+pub(super) struct SiteWriter {
+    pub(super) site: SiteDir,
+    work: Dir,
+    _lock: FileLock,
+    pending: std::cell::RefCell<Vec<(Artifact, Digest)>>,
+    counter: std::cell::Cell<u32>,
+}
+
+impl SiteDir {
+    /// Opens a site.
+    pub fn open(path: &Path) -> Result<Self, PublishError> {
+        Self::with_dir(Dir::open_ambient(path)?)
+    }
+
+    fn with_dir(dir: Dir) -> Result<Self, PublishError> {
+        let bytes = dir.read_optional(INFO, limits::MAX_INFO)?;
+        let bytes = bytes.ok_or_else(|| PublishError::NotOurs {
+            path: dir.path().to_owned(),
+            reason: format!("it has no {INFO}"),
+        })?;
+        let info = SiteInfo::parse(&bytes)?;
+        Ok(Self { dir, info })
+    }
+
+    /// Returns the repository's id.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.info.repository
+    }
+
+    /// Returns the directory.
+    #[must_use]
+    pub const fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn damaged(&self, name: &str, reason: impl ToString) -> PublishError {
+        PublishError::Damaged {
+            path: self.path(name),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Returns the names of all published refs, sorted.
+    pub fn refs(&self) -> Result<Vec<RefName>, PublishError> {
+        let mut names = Vec::new();
+        let mut stack = vec![String::new()];
+        while let Some(prefix) = stack.pop() {
+            let path = format!("{REFS}{prefix}");
+            let Some(dir) = self.dir.open_dir_optional(&path)? else {
+                continue;
+            };
+            for entry in dir.entries()? {
+                let Some(name) = entry.name.to_str().filter(|name| !name.starts_with('.')) else {
+                    continue;
+                };
+                let name = format!("{prefix}/{name}");
+                if dir.stat(&entry.name)?.kind == crate::fs::FileKind::Dir {
+                    stack.push(name);
+                } else if let Ok(name) = name[1..].parse() {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Returns the newest key set, with those before it unlooked at: the publisher's own disk is not a network.
+    pub fn newest_key_set(&self) -> Result<Option<KeySet>, PublishError> {
+        let Some(dir) = self.dir.open_dir_optional(KEYS)? else {
+            return Ok(None);
+        };
+        let numbers = dir
+            .entries()?
+            .into_iter()
+            .filter_map(|entry| entry.name.to_str()?.parse::<u64>().ok());
+        match numbers.max() {
+            Some(number) => self.key_set(number).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns key set `number`.
+    pub fn key_set(&self, number: u64) -> Result<KeySet, PublishError> {
+        let name = key_set_path(number);
+        let bytes = self.dir.read(&name, limits::MAX_RECORD)?;
+        let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
+        let set = KeySet::from_payload(envelope.unverified_payload())
+            .map_err(|error| self.damaged(&name, error))?;
+        if set.number != number || set.repository != self.info.repository {
+            return Err(self.damaged(&name, "it is another key set"));
+        }
+        Ok(set)
+    }
+
+    /// Returns the keys that the site's newest records are signed by: its newest key set, or `pinned`.
+    pub fn trusted_keys(&self, pinned: &[PublicKey]) -> Result<TrustedKeys, PublishError> {
+        let pinned = || TrustedKeys::pinned(pinned.iter().cloned());
+        Ok(match self.newest_key_set()? {
+            Some(set) => TrustedKeys::from_own_disk(set),
+            None => pinned()?,
+        })
+    }
+
+    /// Reads a ref's record and release. `keys` verify the record where it is of their number; an older one's keys may
+    /// be gone.
+    pub fn published(
+        &self,
+        reference: &RefName,
+        keys: &TrustedKeys,
+    ) -> Result<Option<Published>, PublishError> {
+        let name = record_path(reference);
+        let Some(bytes) = self.dir.read_optional(&name, limits::MAX_RECORD)? else {
+            return Ok(None);
+        };
+        let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
+        let record = Record::from_payload(envelope.unverified_payload())?;
+        if record.keys == keys.number() {
+            keys.verify_record(&envelope, RECORD_TYPE)?;
+        }
+        if record.reference != *reference || record.repository != self.info.repository {
+            return Err(self.damaged(&name, "it is another ref's record"));
+        }
+        let release = self.release(&FileRef {
+            digest: record.release,
+            size: record.release_size,
+        })?;
+        Ok(Some(Published { record, release }))
+    }
+
+    /// Reads a release that something signed names.
+    pub fn release(&self, file: &FileRef) -> Result<Release, PublishError> {
+        let name = Artifact::Release.path(&file.digest);
+        let bytes = self.read_artifact(Artifact::Release, file, limits::MAX_RELEASE)?;
+        let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
+        Ok(Release::from_payload(envelope.unverified_payload())?)
+    }
+
+    /// Reads the whole manifest of a release.
+    pub fn manifest(&self, release: &Release) -> Result<Manifest, PublishError> {
+        let bytes = self.read_artifact(Artifact::Manifest, &release.manifest, limits::MAX_MANIFEST)?;
+        Ok(Manifest::decode(&bytes, &release.commit, &[])?)
+    }
+
+    fn read_artifact(&self, kind: Artifact, file: &FileRef, limit: usize) -> Result<Vec<u8>, PublishError> {
+        let name = kind.path(&file.digest);
+        let bytes = self.dir.read(&name, limit)?;
+        if bytes.len() as u64 != file.size || Digest::of(&bytes) != file.digest {
+            return Err(self.damaged(&name, "its bytes are not those of its name"));
+        }
+        Ok(bytes)
+    }
+
+    /// Opens an artifact for reading.
+    pub(super) fn open_artifact(&self, kind: Artifact, digest: &Digest) -> Result<File, PublishError> {
+        Ok(self.dir.open_file(kind.path(digest))?)
+    }
+}
+
+impl SiteWriter {
+    /// Opens the site at `path` for writing; makes one where there is nothing. What an interrupted run left is removed.
+    pub(super) fn open(path: &Path, repository: &str) -> Result<Self, PublishError> {
+        let dir = Dir::ensure_ambient(path)?;
+        if !dir.exists(INFO)? {
+            let foreign = dir.entries()?.into_iter().find(|entry| entry.name != WORK);
+            if let Some(entry) = foreign {
+                return Err(PublishError::NotOurs {
+                    path: path.to_owned(),
+                    reason: format!("it has {}, and no {INFO}", entry.name.to_string_lossy()),
+                });
+            }
+        }
+        let work = dir.ensure_dir(WORK, 0o700)?;
+        let lock = FileLock::acquire(
+            &work,
+            "lock",
+            "the site",
+            LockMode::Exclusive,
+            LOCK_TIMEOUT,
+            |_| {},
+        )?;
+        for entry in work.entries()? {
+            if entry.name != "lock" {
+                work.remove_tree(&entry.name)?;
+            }
+        }
+        if !dir.exists(INFO)? {
+            let info = SiteInfo {
+                format: FORMAT,
+                repository: repository.to_owned(),
+                features: Default::default(),
+            };
+            dir.write_atomic(INFO, &info.to_bytes(), 0o644)?;
+        }
+        let site = SiteDir::with_dir(dir)?;
+        if site.repository() != repository {
+            return Err(PublishError::NotOurs {
+                path: path.to_owned(),
+                reason: format!("it is that of repository {}", site.repository()),
+            });
+        }
+        Ok(Self {
+            site,
+            work,
+            _lock: lock,
+            pending: Default::default(),
+            counter: Default::default(),
+        })
+    }
+
+    /// Makes a file for an artifact whose digest is not known yet.
+    pub(super) fn create(&self) -> Result<(String, File), PublishError> {
+        let number = self.counter.get();
+        self.counter.set(number + 1);
+        let name = format!("new-{number}");
+        let file = self.work.create_file(&name, 0o644)?;
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644))
+            .map_err(|errno| FsError::new("set the mode of", &name, errno))?;
+        Ok((name, file))
+    }
+
+    /// Takes a finished file into what will be published.
+    pub(super) fn add(&self, kind: Artifact, name: &str, digest: Digest) -> Result<(), PublishError> {
+        let staged = format!("{}-{digest}", kind.dir());
+        self.work.rename(name, &self.work, &staged)?;
+        self.pending.borrow_mut().push((kind, digest));
+        Ok(())
+    }
+
+    /// Takes bytes into what will be published.
+    pub(super) fn add_bytes(&self, kind: Artifact, bytes: &[u8]) -> Result<FileRef, PublishError> {
+        let digest = Digest::of(bytes);
+        let (name, mut file) = self.create()?;
+        file.write_all(bytes)
+            .map_err(|error| FsError::new("write", self.work.path().join(&name), error))?;
+        self.add(kind, &name, digest)?;
+        Ok(FileRef {
+            digest,
+            size: bytes.len() as u64,
+        })
+    }
+
+    /// Drops a file that is not wanted after all.
+    pub(super) fn discard(&self, name: &str) -> Result<(), PublishError> {
+        Ok(self.work.remove_file(name)?)
+    }
+
+    /// Gives everything its name, in an order in which whatever is named is there, and makes it durable.
+    pub(super) fn place_artifacts(&self) -> Result<(), PublishError> {
+        let mut pending = self.pending.take();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        crate::failpoint::hit("publish.staged")?;
+        self.work.sync_fs()?;
+        pending.sort_by_key(|(kind, _)| *kind as u8 == Artifact::Release as u8);
+        for kind in Artifact::ALL {
+            self.site.dir.ensure_dir(kind.dir(), 0o755)?;
+            for (_, digest) in pending.iter().filter(|(this, _)| *this == kind) {
+                let staged = format!("{}-{digest}", kind.dir());
+                self.work.rename(&staged, &self.site.dir, kind.path(digest))?;
+            }
+            crate::failpoint::hit("publish.placed")?;
+        }
+        self.site.dir.sync_fs()?;
+        crate::failpoint::hit("publish.durable")?;
+        Ok(())
+    }
+
+    /// Replaces a ref's record: the visible step.
+    pub(super) fn write_record(&self, reference: &RefName, bytes: &[u8]) -> Result<(), PublishError> {
+        let path = record_path(reference);
+        if let Some(parent) = Path::new(&path).parent() {
+            self.site.dir.ensure_dir_all(parent, 0o755)?;
+        }
+        self.site.dir.write_atomic(&path, bytes, 0o644)?;
+        crate::failpoint::hit("publish.record")?;
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> Result<(), PublishError> {
+        Ok(self.site.dir.sync_fs()?)
+    }
+}
