@@ -1,8 +1,11 @@
 //! From a configuration to transports.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
-use crate::transport::{DirTransport, Transport};
+use crate::cancel::Cancel;
+use crate::transport::{DirTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::{RemoteConfig, RemoteError};
 
@@ -13,7 +16,7 @@ pub struct ProxyEnvironment {
     pub http: Option<String>,
     /// For https sites (`https_proxy`).
     pub https: Option<String>,
-    /// Hosts that are reached directly (`no_proxy`): names, `.suffixes`, or `*`, with commas between them.
+    /// Hosts that are reached directly (`no_proxy`): names, `.suffixes`, addresses, or `*`, with commas between them.
     pub except: Option<String>,
 }
 
@@ -21,15 +24,21 @@ impl ProxyEnvironment {
     /// Returns the proxy for a site.
     #[must_use]
     pub fn proxy_of(&self, scheme: &str, host: &str) -> Option<&str> {
+        let host = host
+            .trim_matches(['[', ']'])
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
         let excepted = self.except.iter().flat_map(|list| list.split(',')).any(|entry| {
-            let entry = entry.trim();
-            let suffix = entry.strip_prefix('.').unwrap_or(entry);
-            entry == "*"
-                || (!suffix.is_empty()
-                    && (host.eq_ignore_ascii_case(suffix)
-                        || host
-                            .to_ascii_lowercase()
-                            .ends_with(&format!(".{}", suffix.to_ascii_lowercase()))))
+            let entry = entry.trim().to_ascii_lowercase();
+            let name = entry
+                .trim_start_matches("*.")
+                .trim_start_matches('.')
+                .trim_matches(['[', ']']);
+            let is_beneath = || {
+                host.strip_suffix(name)
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            entry == "*" || (!name.is_empty() && is_beneath())
         });
         if excepted {
             return None;
@@ -39,6 +48,7 @@ impl ProxyEnvironment {
             "https" => self.https.as_deref(),
             _ => None,
         }
+        .filter(|proxy| !proxy.is_empty())
     }
 }
 
@@ -51,32 +61,85 @@ pub struct OpenOptions {
     /// A time that is surely past, in seconds since 1970: certificates are judged as of then where the machine's clock
     /// is behind it.
     pub not_before: i64,
+    /// Ends every wait when it is set.
+    pub cancel: Cancel,
 }
 
-/// Returns the remote's mirrors, in order. Nothing is sent yet.
+/// Returns the path of a site in a directory; `None` for one that is reached otherwise.
+pub(super) fn local_path(url: &str) -> Option<Result<PathBuf, String>> {
+    if url.starts_with('/') {
+        return Some(Ok(url.into()));
+    }
+    let rest = url.strip_prefix("file://")?;
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return Some(Err("a file URL is file:// and an absolute path".to_owned()));
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if byte != 0 => bytes.push(byte),
+            _ => return Some(Err("a % takes two hexadecimal digits after it".to_owned())),
+        }
+        rest = &rest[2..];
+    }
+    Some(Ok(OsString::from_vec(bytes).into()))
+}
+
+/// A mirror that cannot be used now, such as a stick that is not plugged in. The others may do without it.
+#[derive(Debug)]
+struct Absent {
+    url: String,
+    reason: String,
+}
+
+impl Transport for Absent {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn get(&self, _: &Request<'_>) -> Result<Response, TransportError> {
+        Err(TransportError::new(
+            &self.url,
+            TransportErrorKind::Local,
+            &self.reason,
+        ))
+    }
+}
+
+/// Returns the remote's mirrors, in order. Nothing is sent yet. A directory that is not there is an error only if there is
+/// no other mirror.
 pub fn open_mirrors(
     config: &RemoteConfig,
     options: &OpenOptions,
 ) -> Result<Vec<Box<dyn Transport>>, RemoteError> {
-    config
-        .urls
-        .iter()
-        .map(|url| {
-            match url
-                .strip_prefix("file://")
-                .or(url.starts_with('/').then_some(url))
-            {
-                Some(path) => match DirTransport::open(Path::new(path)) {
-                    Ok(transport) => Ok(Box::new(transport) as Box<dyn Transport>),
-                    Err(error) => Err(RemoteError::File {
-                        path: path.into(),
-                        reason: error.to_string(),
-                    }),
-                },
-                None => http(url, config, options),
-            }
-        })
-        .collect()
+    let open = |url: &String| -> Result<Box<dyn Transport>, RemoteError> {
+        let Some(path) = local_path(url) else {
+            return http(url, config, options);
+        };
+        let path =
+            path.map_err(|reason| TransportError::new(url.as_str(), TransportErrorKind::Local, reason))?;
+        match DirTransport::open(&path) {
+            Ok(transport) => Ok(Box::new(transport)),
+            Err(error) if config.urls.len() > 1 => Ok(Box::new(Absent {
+                url: url.clone(),
+                reason: error.to_string(),
+            })),
+            Err(error) => Err(RemoteError::File {
+                path,
+                reason: error.to_string(),
+            }),
+        }
+    };
+    config.urls.iter().map(open).collect()
 }
 
 #[cfg(not(feature = "http"))]
@@ -87,6 +150,18 @@ fn http(url: &str, _: &RemoteConfig, _: &OpenOptions) -> Result<Box<dyn Transpor
         "this program was built without http",
     )
     .into())
+}
+
+/// Returns the scheme, and the host without its port.
+#[cfg(feature = "http")]
+fn scheme_and_host(url: &str) -> (String, &str) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    (scheme.to_ascii_lowercase(), host)
 }
 
 #[cfg(feature = "http")]
@@ -106,16 +181,15 @@ fn http(url: &str, config: &RemoteConfig, options: &OpenOptions) -> Result<Box<d
             key: read_file(key)?,
         });
     }
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let authority = rest.split('/').next().unwrap_or_default();
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let (scheme, host) = scheme_and_host(url);
     http.proxy = match config.proxy.as_deref() {
         Some("none") => None,
         Some(proxy) => Some(proxy.to_owned()),
-        None => options.proxies.proxy_of(scheme, host).map(str::to_owned),
+        None => options.proxies.proxy_of(&scheme, host).map(str::to_owned),
     };
     http.headers = config.headers.clone().into_iter().collect();
-    http.authorization = authorization(config)?;
+    http.authorization = authorization(config, &options.cancel);
+    http.cancel = options.cancel.clone();
     let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
     http.connect_timeout = seconds(config.connect_timeout, http.connect_timeout);
     http.stall_timeout = seconds(config.stall_timeout, http.stall_timeout);
@@ -138,7 +212,7 @@ mod tests {
         let proxies = ProxyEnvironment {
             http: Some("http://p:1".to_owned()),
             https: None,
-            except: Some("localhost, .lan,example.org".to_owned()),
+            except: Some("localhost, .lan,example.org,*.star,[::1],10.0.0.1,,".to_owned()),
         };
         for (host, proxied) in [
             ("localhost", false),
@@ -147,9 +221,63 @@ mod tests {
             ("plan", true),
             ("www.EXAMPLE.org", false),
             ("example.com", true),
+            ("a.star", false),
+            ("::1", false),
+            ("10.0.0.1", false),
+            ("10.0.0.11", true),
         ] {
             assert_eq!(proxies.proxy_of("http", host).is_some(), proxied, "{host}");
         }
         assert_eq!(proxies.proxy_of("https", "example.com"), None);
+    }
+
+    #[test]
+    fn a_file_url_is_an_absolute_path() {
+        let path = |url| local_path(url).map(|path| path.map(|path| path.display().to_string()));
+        assert_eq!(path("/media/a b"), Some(Ok("/media/a b".to_owned())));
+        assert_eq!(path("file:///media/a%20b"), Some(Ok("/media/a b".to_owned())));
+        assert_eq!(path("file://localhost/media"), Some(Ok("/media".to_owned())));
+        for bad in [
+            "file://media/a",
+            "file://",
+            "file:///a%",
+            "file:///a%2",
+            "file:///%00",
+            "file:///%+1",
+            "file:///%é",
+        ] {
+            assert!(path(bad).unwrap().is_err(), "{bad}");
+        }
+        assert_eq!(path("https://host/a"), None);
+    }
+
+    #[test]
+    #[cfg(feature = "http")]
+    fn a_port_is_no_part_of_a_host() {
+        for (url, scheme, host) in [
+            ("http://a.example:80/x:1", "http", "a.example"),
+            ("HTTPS://[::1]:8443", "https", "::1"),
+            ("https://[fe80::2]/x", "https", "fe80::2"),
+            ("http://a", "http", "a"),
+        ] {
+            assert_eq!(scheme_and_host(url), (scheme.to_owned(), host));
+        }
+    }
+
+    #[test]
+    fn a_stick_that_is_not_plugged_in_stops_nobody_who_has_another_mirror() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("atomos.json"), "{}").unwrap();
+        let mut config = RemoteConfig {
+            urls: vec!["/nowhere/stick".to_owned()],
+            ..RemoteConfig::default()
+        };
+        let open = |config: &RemoteConfig| open_mirrors(config, &OpenOptions::default());
+        assert!(open(&config).unwrap_err().to_string().contains("/nowhere/stick"));
+        config.urls.push(scratch.path().display().to_string());
+        let mirrors = open(&config).unwrap();
+        let request = Request::whole("atomos.json", 10);
+        assert!(mirrors[0].get(&request).is_err());
+        assert!(mirrors[1].get(&request).is_ok());
     }
 }

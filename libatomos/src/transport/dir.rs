@@ -1,6 +1,7 @@
 //! A site in a directory of this machine, such as a USB stick.
 
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::fs::{Dir, FsError};
@@ -50,7 +51,9 @@ impl Transport for DirTransport {
             Err(error) => return Err(io(&error)),
         };
         let metadata = file.metadata().map_err(|error| io(&error))?;
-        use std::os::unix::fs::MetadataExt;
+        if !metadata.is_file() {
+            return Err(fail(TransportErrorKind::NotFound, "it is no file".to_owned()));
+        }
         let etag = format!(
             "\"{:x}-{:x}-{:x}-{:x}\"",
             metadata.ino(),
@@ -76,6 +79,10 @@ impl Transport for DirTransport {
             )
         };
         match &request.range {
+            Some(range) if range.is_empty() => Err(fail(
+                TransportErrorKind::Local,
+                "this is no range of a file".to_owned(),
+            )),
             None if size > request.max_bytes => Err(too_large(size)),
             None => Ok(answer(
                 Status::Whole,
@@ -106,5 +113,69 @@ impl Transport for DirTransport {
                 ))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn site() -> (tempfile::TempDir, DirTransport) {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("site");
+        std::fs::create_dir_all(root.join("refs/os")).unwrap();
+        std::fs::write(root.join("refs/os/a"), "0123456789").unwrap();
+        std::fs::write(scratch.path().join("secret"), "secret").unwrap();
+        symlink("../../../secret", root.join("refs/os/link")).unwrap();
+        symlink("../..", root.join("refs/up")).unwrap();
+        let transport = DirTransport::open(&root).unwrap();
+        (scratch, transport)
+    }
+
+    fn read(transport: &DirTransport, request: &Request<'_>) -> Result<String, TransportErrorKind> {
+        let mut text = String::new();
+        let mut response = transport.get(request).map_err(|error| error.kind)?;
+        response.body.read_to_string(&mut text).unwrap();
+        Ok(text)
+    }
+
+    #[test]
+    fn a_directory_answers_as_a_server_does() {
+        use TransportErrorKind::{Local, NotFound, Protocol, TooLarge};
+        let (_scratch, transport) = site();
+        let whole = |path, max| read(&transport, &Request::whole(path, max));
+        let range = |range| read(&transport, &Request::range("refs/os/a", range, 10));
+        assert_eq!(whole("refs/os/a", 10).unwrap(), "0123456789");
+        assert_eq!(whole("refs/os/a", 9).unwrap_err(), TooLarge);
+        assert_eq!(whole("refs/os/none", 10).unwrap_err(), NotFound);
+        assert_eq!(whole("refs/os", 10).unwrap_err(), NotFound);
+        assert_eq!(whole("../secret", 10).unwrap_err(), Local);
+        assert_eq!(range(2..4).unwrap(), "23");
+        assert_eq!(range(9..10).unwrap(), "9");
+        assert_eq!(range(9..11).unwrap_err(), Protocol);
+        assert_eq!(range(4..4).unwrap_err(), Local);
+    }
+
+    #[test]
+    fn no_link_leads_out_of_the_directory() {
+        let (_scratch, transport) = site();
+        for path in ["refs/os/link", "refs/up/secret"] {
+            let error = transport.get(&Request::whole(path, 10)).unwrap_err();
+            assert_eq!(error.kind, TransportErrorKind::Local, "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_as_it_was_is_not_read_again() {
+        let (scratch, transport) = site();
+        let first = transport.get(&Request::whole("refs/os/a", 10)).unwrap();
+        let mut request = Request::whole("refs/os/a", 20);
+        request.if_none_match = first.etag.as_deref();
+        assert_eq!(transport.get(&request).unwrap().status, Status::NotModified);
+        std::fs::write(scratch.path().join("site/refs/os/a"), "other").unwrap();
+        assert_eq!(transport.get(&request).unwrap().status, Status::Whole);
     }
 }

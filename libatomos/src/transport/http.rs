@@ -3,27 +3,34 @@
 //! Connections are kept and used again. Redirects are followed here and not by the client library, because what proves
 //! who asks must never reach another host. Nothing is sent compressed beyond what the site's files are.
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, StatusCode, Uri, header};
+use ureq::http::{StatusCode, Uri, header};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
-use super::tls::{ClientCertificate, Clock, TlsConnector, config};
+use crate::cancel::{Cancel, Cancelled};
+
+use super::answer::{Origin, is_range, is_redirect, redirect, refusal};
+use super::body::{Pace, Paced};
+use super::connection::{ForwardConnector, WatchConnector};
+use super::tls::{ClientCertificate, Clock, TlsConnector};
 use super::{Bounded, Request, Response, Status, Transport, TransportError, TransportErrorKind, check_path};
 
 /// Redirects that one request may lead through.
 const MAX_REDIRECTS: usize = 8;
 
-/// The longest that a server can make a client wait by asking for it.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Bytes of an answer that nobody wants, such as a page that says "moved", which are read so that the connection can
+/// be used again. For more, a new connection is cheaper.
+const MAX_DRAINED: u64 = 16 * 1024;
 
-/// Gives the value of the header `Authorization`. Asked again when the server refused the last one.
+/// Gives the value of the header `Authorization`.
 pub trait Authorization: Send + Sync {
-    /// Returns the header's value for `host`, or `None` to send none. `refused` is set when the last one was refused.
-    fn value(&self, host: &str, refused: bool) -> Result<Option<String>, String>;
+    /// Returns the header's value for `host`, or `None` to send none. `refused` is a value that the server has just
+    /// refused: if there may be another by now, it is to be had anew. Called from several threads at once.
+    fn value(&self, host: &str, refused: Option<&str>) -> Result<Option<String>, String>;
 }
 
 /// How to reach a server.
@@ -32,9 +39,9 @@ pub trait Authorization: Send + Sync {
 pub struct HttpOptions {
     /// Certificate authorities besides the system's, in PEM.
     pub ca: Option<Vec<u8>>,
-    /// Shows who asks.
+    /// Shows the site's own host who asks.
     pub client_certificate: Option<ClientCertificate>,
-    /// `http://[user:password@]host:port` of a proxy.
+    /// `http://[user:password@]host:port` of a proxy; `https` works, too.
     pub proxy: Option<String>,
     /// Headers for the site's own host.
     pub headers: Vec<(String, String)>,
@@ -44,15 +51,23 @@ pub struct HttpOptions {
     pub connect_timeout: Duration,
     /// The longest time without a byte.
     pub stall_timeout: Duration,
-    /// The longest time for one request.
+    /// The least bytes per second, over [`Self::stall_timeout`]: an answer that trickles is as bad as none.
+    pub min_rate: u64,
+    /// The longest time of waiting for one body.
     pub request_timeout: Option<Duration>,
     /// Tells certificates how late it is.
     pub clock: Clock,
+    /// Ends every wait when it is set.
+    pub cancel: Cancel,
 }
 
 impl std::fmt::Debug for HttpOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpOptions").finish_non_exhaustive()
+        // Nearly everything else in it may be secret.
+        f.debug_struct("HttpOptions")
+            .field("connect_timeout", &self.connect_timeout)
+            .field("stall_timeout", &self.stall_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,8 +81,10 @@ impl Default for HttpOptions {
             authorization: None,
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
+            min_rate: 100,
             request_timeout: Some(Duration::from_secs(3600)),
             clock: Clock::default(),
+            cancel: Cancel::new(),
         }
     }
 }
@@ -78,8 +95,6 @@ pub struct HttpTransport {
     base: String,
     origin: Origin,
     options: HttpOptions,
-    /// Where the last redirect of a path's directory led is not remembered: each request asks the site first.
-    refused: Mutex<bool>,
 }
 
 impl std::fmt::Debug for HttpTransport {
@@ -90,30 +105,7 @@ impl std::fmt::Debug for HttpTransport {
     }
 }
 
-/// Scheme, host and port: what may learn a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    scheme: String,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    fn of(uri: &Uri) -> Option<Self> {
-        let scheme = uri.scheme_str()?.to_ascii_lowercase();
-        let port = match (uri.port_u16(), scheme.as_str()) {
-            (Some(port), "http" | "https") => port,
-            (None, "http") => 80,
-            (None, "https") => 443,
-            _ => return None,
-        };
-        Some(Self {
-            host: uri.host()?.to_ascii_lowercase(),
-            scheme,
-            port,
-        })
-    }
-}
+type Answer = ureq::http::Response<ureq::Body>;
 
 impl HttpTransport {
     /// Prepares to reach the site at `url`. Nothing is sent yet.
@@ -123,26 +115,26 @@ impl HttpTransport {
             .parse()
             .map_err(|error| local(format!("this is no URL: {error}")))?;
         let origin = Origin::of(&uri).ok_or_else(|| local("this is no http or https URL".to_owned()))?;
-        if uri.query().is_some()
-            || uri
-                .authority()
-                .is_some_and(|authority| authority.as_str().contains('@'))
-        {
+        let has_user = uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'));
+        if uri.query().is_some() || has_user || url.contains('#') {
             return Err(local(
                 "a site's URL has neither a query nor a user's name in it".to_owned(),
             ));
         }
-        let tls = config(
-            options.ca.as_deref(),
-            options.client_certificate.as_ref(),
-            &options.clock,
-        )
-        .map_err(local)?;
+        let tls = TlsConnector::new(&options, &origin).map_err(local)?;
         let proxy = match &options.proxy {
             None => None,
-            Some(proxy) => {
-                Some(ureq::Proxy::new(proxy).map_err(|error| local(format!("the proxy: {error}")))?)
-            }
+            Some(proxy) => Some(
+                ureq::Proxy::new(proxy)
+                    .ok()
+                    .filter(|proxy| {
+                        use ureq::ProxyProtocol::{Http, Https};
+                        matches!(proxy.protocol(), Http | Https)
+                    })
+                    .ok_or_else(|| local("its proxy is no http or https URL".to_owned()))?,
+            ),
         };
         let agent_config = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -153,30 +145,38 @@ impl HttpTransport {
             .proxy(proxy)
             .max_idle_connections(32)
             .max_idle_connections_per_host(16)
+            .timeout_resolve(Some(options.connect_timeout))
             .timeout_connect(Some(options.connect_timeout))
+            .timeout_send_request(Some(options.stall_timeout))
             .timeout_recv_response(Some(options.stall_timeout))
             .timeout_per_read(Some(options.stall_timeout))
-            .timeout_global(options.request_timeout)
             .build();
+        let watch = WatchConnector(options.cancel.clone());
+        let forward = ForwardConnector {
+            tls: tls.clone(),
+            watch: watch.clone(),
+        };
         let connector =
-            ().chain(ConnectProxyConnector::default())
+            ().chain(forward)
+                .chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
-                .chain(TlsConnector(tls));
+                .chain(watch)
+                .chain(tls);
         Ok(Self {
             agent: ureq::Agent::with_parts(agent_config, connector, DefaultResolver::default()),
             base: url.trim_end_matches('/').to_owned(),
             origin,
             options,
-            refused: Mutex::new(false),
         })
     }
 
+    /// Sends the request to `url`. Returns the value of `Authorization` that it took along, too.
     fn send(
         &self,
         url: &Uri,
         request: &Request<'_>,
-    ) -> Result<ureq::http::Response<ureq::Body>, TransportError> {
-        let text = url.to_string();
+        refused: Option<&str>,
+    ) -> Result<(Answer, Option<String>), TransportError> {
         let mut call = self
             .agent
             .get(url.clone())
@@ -187,167 +187,113 @@ impl HttpTransport {
         if let Some(tag) = request.if_none_match {
             call = call.header(header::IF_NONE_MATCH, tag);
         }
+        let mut sent = None;
         if Origin::of(url).as_ref() == Some(&self.origin) {
             for (name, value) in &self.options.headers {
                 call = call.header(name, value);
             }
             if let Some(authorization) = &self.options.authorization {
-                let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-                let value = authorization
+                sent = authorization
                     .value(&self.origin.host, refused)
-                    .map_err(|reason| TransportError::new(&text, TransportErrorKind::Denied, reason))?;
-                if let Some(value) = value {
+                    .map_err(|reason| {
+                        TransportError::new(url.to_string(), TransportErrorKind::Denied, reason)
+                    })?;
+                if let Some(value) = &sent {
                     call = call.header(header::AUTHORIZATION, value);
                 }
             }
         }
-        call.call().map_err(|error| classify(&text, &error))
+        match call.call() {
+            Ok(answer) => Ok((answer, sent)),
+            Err(error) => Err(self.explain(url, &error)),
+        }
     }
 
     /// Follows redirects, and asks for new credentials once.
-    fn follow(
-        &self,
-        request: &Request<'_>,
-    ) -> Result<(Uri, ureq::http::Response<ureq::Body>), TransportError> {
+    fn follow(&self, request: &Request<'_>) -> Result<(Uri, Answer), TransportError> {
         let first = format!("{}/{}", self.base, request.path);
-        let local = |reason: String| TransportError::new(&first, TransportErrorKind::Local, reason);
+        let fail = |kind, reason: String| TransportError::new(&first, kind, reason);
         let mut url: Uri = first
             .parse()
-            .map_err(|error| local(format!("this is no URL: {error}")))?;
-        let mut asked_again = false;
-        for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&url, request)?;
-            let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && self.options.authorization.is_some() && !asked_again {
-                asked_again = true;
-                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = true;
-                let again = self.send(&url, request);
-                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = false;
-                let again = again?;
-                if again.status() == StatusCode::UNAUTHORIZED {
-                    return Ok((url, again));
+            .map_err(|error| fail(TransportErrorKind::Local, format!("this is no URL: {error}")))?;
+        let mut redirects = 0;
+        let mut refused: Option<String> = None;
+        loop {
+            let (answer, sent) = self.send(&url, request, refused.as_deref())?;
+            if answer.status() == StatusCode::UNAUTHORIZED && refused.is_none() && sent.is_some() {
+                refused = sent;
+                drain(answer);
+            } else if is_redirect(answer.status()) {
+                redirects += 1;
+                if redirects > MAX_REDIRECTS {
+                    return Err(fail(
+                        TransportErrorKind::Protocol,
+                        format!("it leads through more than {MAX_REDIRECTS} redirects"),
+                    ));
                 }
-                if !again.status().is_redirection() || again.status() == StatusCode::NOT_MODIFIED {
-                    return Ok((url, again));
-                }
-                url = redirect(&url, again.headers())?;
-                continue;
+                url = redirect(&url, answer.headers())?;
+                drain(answer);
+            } else {
+                return Ok((url, answer));
             }
-            if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
-                return Ok((url, response));
+        }
+    }
+
+    fn explain(&self, url: &Uri, error: &ureq::Error) -> TransportError {
+        let inner: Option<&(dyn std::error::Error + Send + Sync)> = match error {
+            ureq::Error::Io(error) => error.get_ref(),
+            ureq::Error::Other(error) => Some(&**error),
+            _ => None,
+        };
+        let (kind, reason) = match (error, inner.and_then(|inner| inner.downcast_ref())) {
+            _ if self.options.cancel.is_cancelled() => (TransportErrorKind::Cancelled, Cancelled.to_string()),
+            // Alerts come from the server: it does not like what this machine shows, or how it speaks.
+            (_, Some(error @ rustls::Error::AlertReceived(_))) => {
+                (TransportErrorKind::Denied, error.to_string())
             }
-            url = redirect(&url, response.headers())?;
-        }
-        Err(TransportError::new(
-            first,
-            TransportErrorKind::Protocol,
-            format!("it leads through more than {MAX_REDIRECTS} redirects"),
-        ))
+            (_, Some(error)) => (TransportErrorKind::Untrusted, error.to_string()),
+            (ureq::Error::Tls(reason), _) => (TransportErrorKind::Untrusted, (*reason).to_owned()),
+            // These may repeat what they were given, which may be secret.
+            (ureq::Error::BadUri(_), _) => (TransportErrorKind::Local, "this is no URL".to_owned()),
+            (ureq::Error::Http(_), _) => (
+                TransportErrorKind::Local,
+                "a header cannot be sent as it is".to_owned(),
+            ),
+            (ureq::Error::InvalidProxyUrl, _) => {
+                (TransportErrorKind::Local, "the proxy's URL is none".to_owned())
+            }
+            (ureq::Error::Timeout(what), _) => (
+                TransportErrorKind::Temporary,
+                format!("the server did not answer in time ({what})"),
+            ),
+            (ureq::Error::HostNotFound, _) => {
+                (TransportErrorKind::Temporary, "the host is not known".to_owned())
+            }
+            (ureq::Error::Protocol(error), _) => (
+                TransportErrorKind::Temporary,
+                format!("the server does not speak HTTP: {error}"),
+            ),
+            (ureq::Error::Io(error), _) => (TransportErrorKind::Temporary, error.to_string()),
+            (other, _) => (TransportErrorKind::Temporary, other.to_string()),
+        };
+        TransportError::new(url.to_string(), kind, reason)
     }
 }
 
-/// Returns where a redirect leads. From https, never to http.
-fn redirect(from: &Uri, headers: &HeaderMap) -> Result<Uri, TransportError> {
-    let fail = |reason: &str| TransportError::new(from.to_string(), TransportErrorKind::Protocol, reason);
-    let target = headers
-        .get(header::LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| fail("it redirects to nowhere"))?;
-    let target = target.split('#').next().unwrap_or_default();
-    let absolute = if let Some(rest) = target.strip_prefix("//") {
-        format!("{}://{rest}", from.scheme_str().unwrap_or("https"))
-    } else if target.contains("://") {
-        target.to_owned()
-    } else {
-        let authority = from.authority().map(ToString::to_string).unwrap_or_default();
-        let scheme = from.scheme_str().unwrap_or("https");
-        if target.starts_with('/') {
-            format!("{scheme}://{authority}{target}")
-        } else {
-            let dir = from.path().rsplit_once('/').map_or("", |(dir, _)| dir);
-            format!("{scheme}://{authority}{dir}/{target}")
-        }
-    };
-    let url: Uri = absolute
-        .parse()
-        .map_err(|_| fail("it redirects to what is no URL"))?;
-    match Origin::of(&url) {
-        None => Err(fail("it redirects to what is neither http nor https")),
-        Some(origin) if from.scheme_str() == Some("https") && origin.scheme == "http" => {
-            Err(fail("it redirects from https to http"))
-        }
-        Some(_) => Ok(url),
+/// Reads what is left of a small answer, so that its connection can be used again.
+fn drain(answer: Answer) {
+    let small = answer
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .is_some_and(|length: u64| length <= MAX_DRAINED);
+    if small {
+        // If it fails, the connection is not used again, and that is all.
+        let _ = io::copy(
+            &mut answer.into_body().into_reader().take(MAX_DRAINED),
+            &mut io::sink(),
+        );
     }
-}
-
-fn classify(url: &str, error: &ureq::Error) -> TransportError {
-    let kind = match error {
-        ureq::Error::Tls(_) => TransportErrorKind::Untrusted,
-        ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl | ureq::Error::Http(_) => {
-            TransportErrorKind::Local
-        }
-        ureq::Error::Io(error) if is_tls(error) => TransportErrorKind::Untrusted,
-        ureq::Error::Other(error) if error.is::<rustls::Error>() => TransportErrorKind::Untrusted,
-        _ => TransportErrorKind::Temporary,
-    };
-    TransportError::new(url, kind, explain(error))
-}
-
-fn is_tls(error: &std::io::Error) -> bool {
-    matches!(
-        error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>()),
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
-    )
-}
-
-fn explain(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::Timeout(what) => format!("the server did not answer in time ({what})"),
-        ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::HostNotFound => "the host is not known".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
-}
-
-/// Judges a status that brings no body.
-fn refusal(url: &str, status: StatusCode, headers: &HeaderMap, ranged: bool) -> TransportError {
-    let kind = match status.as_u16() {
-        400 | 403 | 405 | 416 | 501 if ranged => TransportErrorKind::RangeRefused,
-        404 | 410 => TransportErrorKind::NotFound,
-        401 | 403 | 407 => TransportErrorKind::Denied,
-        408 | 421 | 425 | 429 | 500..=599 => TransportErrorKind::Temporary,
-        _ => TransportErrorKind::Protocol,
-    };
-    let mut error = TransportError::new(url, kind, format!("the server answered {status}"));
-    error.retry_after = retry_after(headers);
-    error
-}
-
-/// Checks `Content-Range: bytes a-b/total` against what was asked for.
-fn is_range(headers: &HeaderMap, range: &Range<u64>) -> bool {
-    let parse = || {
-        let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
-        let (bytes, _total) = text.strip_prefix("bytes ")?.split_once('/')?;
-        let (start, last) = bytes.split_once('-')?;
-        Some((
-            start.trim().parse::<u64>().ok()?,
-            last.trim().parse::<u64>().ok()?,
-        ))
-    };
-    parse().is_some_and(|(start, last)| start == range.start && last.checked_add(1) == Some(range.end))
 }
 
 impl Transport for HttpTransport {
@@ -356,26 +302,26 @@ impl Transport for HttpTransport {
     }
 
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        if !check_path(request.path) {
+        let empty = request.range.as_ref().is_some_and(std::ops::Range::is_empty);
+        if !check_path(request.path) || empty {
             let url = format!("{}/{}", self.base, request.path);
             return Err(TransportError::new(
                 url,
                 TransportErrorKind::Local,
-                "this is no path of a site",
+                "this is no path of a site, or no range of a file",
             ));
         }
-        let (url, response) = self.follow(request)?;
-        // A query may be a signature: it is not for messages.
-        let url = url.to_string().split('?').next().unwrap_or_default().to_owned();
+        let (url, answer) = self.follow(request)?;
+        let url = super::without_secrets(&url.to_string());
         let fail = |kind, reason: String| Err(TransportError::new(&url, kind, reason));
-        let headers = response.headers();
+        let headers = answer.headers();
         let header = |name| {
             headers
                 .get(name)
                 .and_then(|value| value.to_str().ok())
                 .map(str::to_owned)
         };
-        let status = match (response.status().as_u16(), &request.range) {
+        let status = match (answer.status().as_u16(), &request.range) {
             (200, _) => Status::Whole,
             (206, Some(range)) if is_range(headers, range) => Status::Partial,
             (206, _) => {
@@ -385,9 +331,13 @@ impl Transport for HttpTransport {
                 );
             }
             (304, _) if request.if_none_match.is_some() => Status::NotModified,
-            _ => {
-                let ranged = request.range.is_some();
-                return Err(refusal(&url, response.status(), headers, ranged));
+            (status, range) => {
+                let error = refusal(&url, answer.status(), headers, range.is_some());
+                // A busy server's word may be followed by a close; what it refused for good is asked otherwise.
+                if status < 500 {
+                    drain(answer);
+                }
+                return Err(error);
             }
         };
         if let Some(encoding) = header(header::CONTENT_ENCODING)
@@ -415,17 +365,22 @@ impl Transport for HttpTransport {
         let announced = match status {
             Status::Partial => Some(allowed),
             Status::Whole => length,
-            Status::NotModified => None,
+            Status::NotModified => Some(0),
         };
         let (etag, content_type) = (header(header::ETAG), header(header::CONTENT_TYPE));
-        let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let pace = Pace {
+            window: self.options.stall_timeout,
+            min_rate: self.options.min_rate,
+            whole: self.options.request_timeout,
+        };
+        let reader = answer.into_body().into_with_config().limit(u64::MAX).reader();
         Ok(Response {
             status,
             etag,
             url,
             content_type,
             body: Box::new(Bounded {
-                inner: reader,
+                inner: Paced::new(reader, pace),
                 left: allowed,
                 announced,
             }),

@@ -6,9 +6,17 @@
 //!
 //! A range is always a single one: servers in the field answer several with the whole file, or with an error.
 
+#[cfg(feature = "http")]
+mod answer;
+#[cfg(feature = "http")]
+mod body;
+#[cfg(feature = "http")]
+mod connection;
 mod dir;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(all(test, feature = "http"))]
+mod http_tests;
 #[cfg(feature = "http")]
 mod tls;
 
@@ -136,10 +144,10 @@ pub struct TransportError {
 }
 
 impl TransportError {
-    /// Makes an error.
-    pub fn new(url: impl Into<String>, kind: TransportErrorKind, reason: impl fmt::Display) -> Self {
+    /// Makes an error. What may be secret in the URL is left out.
+    pub fn new(url: impl AsRef<str>, kind: TransportErrorKind, reason: impl fmt::Display) -> Self {
         Self {
-            url: url.into(),
+            url: without_secrets(url.as_ref()),
             kind,
             reason: reason.to_string(),
             retry_after: None,
@@ -168,13 +176,36 @@ impl TransportError {
 }
 
 /// Gives the bytes of a site. Called from several threads at once.
+///
+/// A program may bring its own. The caller verifies every byte, tries again what is [`TransportErrorKind::Temporary`],
+/// and goes to another mirror after anything else, so an implementation only has to:
+///
+/// - bound every wait, and end it soon after the caller asked to stop, if it has been told of the flag;
+/// - refuse paths that [`check_path`] refuses;
+/// - answer with [`Status::Partial`] only if the body is exactly the range that was asked for. A server that has no
+///   ranges may give the whole file, or [`TransportErrorKind::RangeRefused`];
+/// - end the body with an error when it is shorter than announced, or longer than [`Request::max_bytes`];
+/// - leave secrets out of URLs, reasons and `Debug`.
 pub trait Transport: Send + Sync + fmt::Debug {
     /// Returns the address of the site, for messages; without secrets.
     fn url(&self) -> &str;
 
-    /// Asks for a file, or a range of one. An implementation must bound the time without a byte, and must not send
-    /// more than `max_bytes`.
+    /// Asks for a file, or a range of one. Returns when the answer begins; its body is read as it comes.
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError>;
+}
+
+/// Leaves out of a URL what is not for messages: a user's name and password, and a query, which may be a signature.
+pub(crate) fn without_secrets(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    if scheme.eq_ignore_ascii_case("file") {
+        return url.to_owned();
+    }
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// Refuses a path that is not plainly beneath a site: parts of letters, digits and `. _ - + :`, none starting with a dot.
@@ -229,6 +260,19 @@ mod tests {
             "", "/x", "x/", "a//b", "../x", "a/../b", "a/.b", "a b", "a%2f", "a?b", "a\\b", "a\0",
         ] {
             assert!(!check_path(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn messages_have_no_secrets_in_their_urls() {
+        for (url, shown) in [
+            ("https://u:p@host:1/a/b?sig=s", "https://host:1/a/b"),
+            ("https://host?token", "https://host"),
+            ("http://u@v@host/x@y#z", "http://host/x@y"),
+            ("file:///media/a?b@c", "file:///media/a?b@c"),
+            ("/media/a?b", "/media/a?b"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
         }
     }
 

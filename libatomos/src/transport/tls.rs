@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
@@ -12,6 +12,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
+
+use super::answer::Origin;
+use super::http::HttpOptions;
 
 /// Returns the time in seconds since 1970.
 #[derive(Clone)]
@@ -57,7 +60,7 @@ impl fmt::Debug for ClientCertificate {
 }
 
 /// Makes the configuration. `extra` are certificate authorities in PEM.
-pub(super) fn config(
+fn config(
     extra: Option<&[u8]>,
     client: Option<&ClientCertificate>,
     clock: &Clock,
@@ -108,8 +111,52 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(certificates)
 }
 
-/// Wraps connections to https servers.
-pub(super) struct TlsConnector(pub(super) Arc<ClientConfig>);
+/// Wraps connections to https servers. This machine's certificate is shown to the site's own host alone.
+#[derive(Clone)]
+pub(super) struct TlsConnector(Arc<Inner>);
+
+struct Inner {
+    origin: Origin,
+    ca: Option<Vec<u8>>,
+    clock: Clock,
+    /// For the site's own host.
+    own: Option<Arc<ClientConfig>>,
+    /// For others. Reading the system's certificates takes milliseconds, which a site without https need not spend.
+    other: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+impl TlsConnector {
+    pub(super) fn new(options: &HttpOptions, origin: &Origin) -> Result<Self, String> {
+        let client = options.client_certificate.as_ref();
+        let wanted = origin.scheme == "https" || options.ca.is_some() || client.is_some();
+        let own = if wanted {
+            Some(config(options.ca.as_deref(), client, &options.clock)?)
+        } else {
+            None
+        };
+        Ok(Self(Arc::new(Inner {
+            origin: origin.clone(),
+            ca: options.ca.clone(),
+            clock: options.clock.clone(),
+            own,
+            other: OnceLock::new(),
+        })))
+    }
+
+    fn config_for(&self, uri: &ureq::http::Uri) -> Result<Arc<ClientConfig>, ureq::Error> {
+        let inner = &self.0;
+        if let Some(own) = &inner.own
+            && Origin::of(uri).as_ref() == Some(&inner.origin)
+        {
+            return Ok(Arc::clone(own));
+        }
+        inner
+            .other
+            .get_or_init(|| config(inner.ca.as_deref(), None, &inner.clock))
+            .clone()
+            .map_err(|_| ureq::Error::Tls("the system's certificates cannot be used"))
+    }
+}
 
 impl fmt::Debug for TlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +182,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| ureq::Error::Tls("the host's name is no name"))?;
-        let mut connection = ClientConnection::new(Arc::clone(&self.0), name)
+        let mut connection = ClientConnection::new(self.config_for(details.uri)?, name)
             .map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut socket = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);
