@@ -31,6 +31,9 @@ impl Default for SourceOptions {
     }
 }
 
+/// Bytes per second that a connection is taken to carry before anything was seen.
+const DEFAULT_RATE: f64 = 5_000_000.0;
+
 /// The longest wait between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -59,6 +62,8 @@ pub struct Source<'a> {
     requests: AtomicU64,
     bytes: AtomicU64,
     limiter: Mutex<Instant>,
+    /// The shortest time to an answer, and the most bytes per second, that were seen so far.
+    pace: Mutex<(Option<Duration>, f64)>,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
 }
@@ -93,6 +98,7 @@ impl<'a> Source<'a> {
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             limiter: Mutex::new(Instant::now()),
+            pace: Mutex::new((None, 0.0)),
             progress,
             cancel,
         }
@@ -159,20 +165,44 @@ impl<'a> Source<'a> {
                 content_type: answer.content_type.clone(),
             };
             let mut bytes = Vec::new();
+            let began = Instant::now();
             match Metered::new(self, answer.body).read_to_end(&mut bytes) {
-                Ok(_) => match accept(bytes, &meta) {
-                    Ok(value) => return Ok(Fetched::New(value)),
-                    Err(rejection) => {
-                        let mut reason = rejection.reason;
-                        if let Some(kind) = meta.content_type.filter(|kind| kind.contains("html")) {
-                            reason = format!("{reason} (the server calls it {kind})");
+                Ok(len) => {
+                    self.note_rate(len, began.elapsed());
+                    match accept(bytes, &meta) {
+                        Ok(value) => return Ok(Fetched::New(value)),
+                        Err(rejection) => {
+                            let mut reason = rejection.reason;
+                            if let Some(kind) = meta.content_type.filter(|kind| kind.contains("html")) {
+                                reason = format!("{reason} (the server calls it {kind})");
+                            }
+                            attempts.reject(&meta.url, &reason);
                         }
-                        attempts.reject(&meta.url, &reason);
                     }
-                },
+                }
                 Err(error) => attempts.failed(&meta.url, &error),
             }
         }
+    }
+
+    /// Small answers say nothing of the rate.
+    fn note_rate(&self, len: usize, took: Duration) {
+        if len >= 64 * 1024 {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.1 = pace.1.max(len as f64 / took.as_secs_f64().max(1e-6));
+        }
+    }
+
+    /// Returns how many bytes a request is worth: what a connection carries in a round trip, as far as was seen.
+    #[must_use]
+    pub fn request_cost(&self) -> u64 {
+        let (round_trip, rate) = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let rate = if rate > 0.0 { rate } else { DEFAULT_RATE };
+        let rate = self
+            .options
+            .limit_rate
+            .map_or(rate, |limit| rate.min(limit as f64));
+        (round_trip.unwrap_or_default().as_secs_f64() * rate) as u64
     }
 
     fn sleep(&self, duration: Duration) -> Result<(), TransportError> {
@@ -273,8 +303,14 @@ impl Attempts<'_, '_> {
             if mirror.no_ranges.load(Ordering::Relaxed) {
                 request.range = None;
             }
-            match mirror.transport.get(&request) {
+            let asked = Instant::now();
+            let answered = mirror.transport.get(&request);
+            let took = asked.elapsed();
+            match answered {
                 Ok(response) => {
+                    let mut pace = self.source.pace.lock().unwrap_or_else(PoisonError::into_inner);
+                    pace.0 = Some(pace.0.map_or(took, |least| least.min(took)));
+                    drop(pace);
                     if request.range.is_some() && response.status == crate::transport::Status::Whole {
                         mirror.no_ranges.store(true, Ordering::Relaxed);
                     }
@@ -313,6 +349,12 @@ impl Attempts<'_, '_> {
     /// What came is not what it should be: this mirror is not asked for it again.
     pub fn reject(&mut self, url: &str, reason: &str) {
         self.give_up(TransportError::new(url, TransportErrorKind::Protocol, reason));
+    }
+
+    /// Returns whether no mirror is left to ask.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.choose().is_none()
     }
 
     fn choose(&self) -> Option<usize> {

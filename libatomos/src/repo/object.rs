@@ -28,6 +28,26 @@ impl Repo {
         DirTree::decode(&bytes).map_err(|error| damaged(ObjectKind::DirTree, id.digest(), &error))
     }
 
+    /// Names every blob to `visit`, once.
+    pub fn for_each_blob(&self, visit: &mut dyn FnMut(BlobId)) -> Result<(), RepoError> {
+        let objects = self.kind_dir(ObjectKind::Blob);
+        for shard in objects.entries()? {
+            let Some(prefix) = shard.name.to_str() else {
+                continue;
+            };
+            for entry in objects.open_dir(&shard.name)?.entries()? {
+                let parsed = entry
+                    .name
+                    .to_str()
+                    .and_then(|name| parse_object_name(prefix, name));
+                if let Some((digest, None)) = parsed {
+                    visit(BlobId::new(digest));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a blob for reading. Its bytes are not verified: an object that exists is whole unless the disk failed,
     /// which [`Repo::fsck`] finds.
     pub fn open_blob(&self, id: &BlobId) -> Result<File, RepoError> {

@@ -121,6 +121,37 @@ const WHOLE: usize = 1024 * 1024;
 /// A power of two that keeps threads out of each other's way.
 const CLAIM_SHARDS: usize = 64;
 
+/// Directory of large blobs that are being put together.
+const PARTIAL: &str = "partial";
+
+/// A large blob that is being put together. Bytes are appended.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    dir: Dir,
+    name: String,
+    file: File,
+    len: u64,
+}
+
+impl Partial {
+    /// Returns how many bytes there are.
+    pub(crate) const fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Write for Partial {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let len = self.file.write(bytes)?;
+        self.len += len as u64;
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A buffer that a thread reuses from file to file.
 #[derive(Debug)]
 pub(crate) struct Scratch(Vec<u8>);
@@ -249,6 +280,113 @@ impl<'r> Transaction<'r> {
             }
             copy_verified(file, target, path, hashed)
         })
+    }
+
+    /// Stores bytes whose digest the caller has found to be `id`.
+    pub(crate) fn store_verified(
+        &self,
+        id: &BlobId,
+        bytes: &[u8],
+        metadata: &Metadata,
+    ) -> Result<StoredBlob, RepoError> {
+        let hashed = Hashed {
+            blob: *id,
+            size: bytes.len() as u64,
+            in_scratch: true,
+        };
+        self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
+    }
+
+    /// Returns whether there is what an interrupted run staged.
+    pub(crate) fn has_adopted(&self) -> bool {
+        self.staging.adopted
+    }
+
+    /// Takes a blob that an interrupted run staged, if it is whole, as every one of `inodes`.
+    pub(crate) fn take_staged(&self, id: &BlobId, size: u64, inodes: &[Metadata]) -> Result<bool, RepoError> {
+        let name = format!("{}/{}", ObjectKind::Blob.dir(), object_path(id.digest()));
+        let Some(file) = self.staging.dir.open_file_optional(&name)? else {
+            return Ok(false);
+        };
+        let path = self.staging.dir.path().join(&name);
+        let mut scratch = Scratch::new();
+        let hashed = hash_into(&file, size, &path, &mut scratch)?;
+        if hashed.blob != *id || hashed.size != size {
+            self.staging.dir.remove_file(&name)?;
+            return Ok(false);
+        }
+        for metadata in inodes {
+            self.store_hashed(&file, &path, metadata, &hashed, &scratch)?;
+        }
+        Ok(true)
+    }
+
+    /// Opens the file in which a large blob is put together; an interrupted run may have begun it.
+    pub(crate) fn open_partial(&self, id: &BlobId) -> Result<Partial, RepoError> {
+        let dir = self.staging.dir.ensure_dir(PARTIAL, 0o700)?;
+        let name = id.to_string();
+        let mut file = dir.open_or_create_file(&name, 0o600)?;
+        let len = file
+            .seek(SeekFrom::End(0))
+            .map_err(|error| FsError::new("look at", dir.path().join(&name), error))?;
+        Ok(Partial { dir, name, file, len })
+    }
+
+    /// Stores a blob that was put together, as every one of `inodes`, if its bytes are those of `id`; returns whether
+    /// they are. If they are not, the file is removed.
+    pub(crate) fn store_partial(
+        &self,
+        partial: Partial,
+        id: &BlobId,
+        size: u64,
+        inodes: &[Metadata],
+    ) -> Result<bool, RepoError> {
+        let path = partial.dir.path().join(&partial.name);
+        let mut scratch = Scratch::new();
+        (&mut &partial.file)
+            .seek(SeekFrom::Start(0))
+            .map_err(|error| FsError::new("read", &path, error))?;
+        let hashed = hash_into(&partial.file, size, &path, &mut scratch)?;
+        let good = hashed.blob == *id && hashed.size == size;
+        if good {
+            let mut moved = false;
+            for metadata in inodes {
+                // The first new inode is this very file; a second one is a copy of it.
+                if !moved && let Some(place) = self.claim(&hashed, metadata)? {
+                    self.noting_failure(self.place_partial(&partial, &place, metadata, &path))?;
+                    let (count, bytes) = if place.variant {
+                        (&self.counters.variants, &self.counters.variant_bytes)
+                    } else {
+                        (&self.counters.blobs, &self.counters.bytes)
+                    };
+                    count.fetch_add(1, Ordering::Relaxed);
+                    bytes.fetch_add(size, Ordering::Relaxed);
+                    moved = true;
+                    continue;
+                }
+                self.store_hashed(&partial.file, &path, metadata, &hashed, &scratch)?;
+            }
+            if moved {
+                return Ok(true);
+            }
+        }
+        partial.dir.remove_file(&partial.name)?;
+        Ok(good)
+    }
+
+    fn place_partial(
+        &self,
+        partial: &Partial,
+        place: &Place,
+        metadata: &Metadata,
+        path: &Path,
+    ) -> Result<(), RepoError> {
+        self.set_inode(&partial.file, metadata, path)?;
+        let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
+        let shard = Path::new(&name).parent().expect("a staged name has a shard");
+        self.staging.dir.ensure_dir_all(shard, 0o755)?;
+        self.staging.dir.remove_file_optional(&name)?;
+        Ok(partial.dir.rename(&partial.name, &self.staging.dir, &name)?)
     }
 
     /// Stores `bytes` as a blob.

@@ -1,0 +1,233 @@
+//! What can go wrong with a pull.
+
+use crate::cancel::Cancelled;
+use crate::digest::{CommitId, Digest};
+use crate::error::ErrorKind;
+use crate::failpoint::Tripped;
+use crate::fs::FsError;
+use crate::names::{InvalidName, RefName};
+use crate::remote::{RemoteError, RemoteName};
+use crate::repo::RepoError;
+use crate::sign::SignError;
+use crate::site::SiteError;
+use crate::transport::{TransportError, TransportErrorKind};
+
+/// A pull failed. No ref has moved; what came and was verified is kept for the next try.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PullError {
+    /// Nobody vouches for what a mirror says.
+    #[error("cannot trust {url}")]
+    Untrusted {
+        /// The file.
+        url: String,
+        /// Why.
+        #[source]
+        source: SignError,
+    },
+    /// A record is that of something else.
+    #[error("{url} is the record of {what} {found}, and that of {expected} was asked for")]
+    OtherRecord {
+        /// The file.
+        url: String,
+        /// Ref, or repository.
+        what: &'static str,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A record is older than one that this machine has seen.
+    #[error(
+        "{url} is older than what this machine has seen: key set {}, sequence {}, after key set {}, sequence {}",
+        found.0, found.1, seen.0, seen.1
+    )]
+    Older {
+        /// The file.
+        url: String,
+        /// Key set and sequence that were seen.
+        seen: (u64, u64),
+        /// Those of this record.
+        found: (u64, u64),
+    },
+    /// Two records of the same number say different things.
+    #[error(
+        "{url} contradicts a record of the same sequence {sequence} that this machine has seen: somebody signs two truths"
+    )]
+    Equivocation {
+        /// The file.
+        url: String,
+        /// The sequence.
+        sequence: u64,
+    },
+    /// Nobody has signed for a long time.
+    #[error(
+        "{url} was good until {expires}, and it is {now} (seconds since 1970): the publisher has not renewed it, or a mirror withholds newer ones"
+    )]
+    Expired {
+        /// The file.
+        url: String,
+        /// Its end.
+        expires: i64,
+        /// The time that it was judged by.
+        now: i64,
+    },
+    /// It is for other machines.
+    #[error(
+        "{reference} {version} is for {}, and this machine is {}",
+        list(wanted),
+        list(have)
+    )]
+    Incompatible {
+        /// The ref.
+        reference: RefName,
+        /// Its version.
+        version: String,
+        /// Whom it is for.
+        wanted: Vec<String>,
+        /// What this machine is.
+        have: Vec<String>,
+    },
+    /// The release was taken back.
+    #[error("{reference} {version} ({}) was withdrawn: {reason}", commit.short())]
+    Withdrawn {
+        /// The ref.
+        reference: RefName,
+        /// Its version.
+        version: String,
+        /// Its commit.
+        commit: CommitId,
+        /// Why.
+        reason: String,
+    },
+    /// The release is older than what is here.
+    #[error("{reference} {version} is release {found}, and release {have} is here")]
+    Downgrade {
+        /// The ref.
+        reference: RefName,
+        /// Its version.
+        version: String,
+        /// Its number.
+        found: u64,
+        /// The number of what is here.
+        have: u64,
+    },
+    /// There is a barrier, and no way to tell on which side this machine is.
+    #[error("{reference} has to be reached by way of release {barrier}, and the site does not know commit {} that is here", from.short())]
+    Barrier {
+        /// The ref.
+        reference: RefName,
+        /// The release that must come first.
+        barrier: u64,
+        /// What is here.
+        from: CommitId,
+    },
+    /// The site has no such release.
+    #[error("the remote {remote} has no {selector} of {reference}")]
+    NoSuchRelease {
+        /// The remote.
+        remote: RemoteName,
+        /// The ref.
+        reference: RefName,
+        /// Version or commit.
+        selector: String,
+    },
+    /// A file of the site breaks the format's rules.
+    #[error("cannot use {url}")]
+    Site {
+        /// The file.
+        url: String,
+        /// Why.
+        #[source]
+        source: SiteError,
+    },
+    /// The download is larger than was allowed.
+    #[error("the download takes {needed} bytes, and {allowed} are allowed")]
+    TooManyBytes {
+        /// What the plan says.
+        needed: u64,
+        /// What the caller said.
+        allowed: u64,
+    },
+    /// The disk is too small.
+    #[error("the repository needs {needed} bytes more, and {available} are free")]
+    NoSpace {
+        /// What will be written.
+        needed: u64,
+        /// What is free.
+        available: u64,
+    },
+    /// No source had a good copy of a blob.
+    #[error("no mirror has a good copy of blob {blob}: {reason}")]
+    BadObject {
+        /// The blob.
+        blob: Digest,
+        /// What the last one sent.
+        reason: String,
+    },
+    /// A path that was asked for is not in the tree.
+    #[error("there is no directory {path} in {reference}")]
+    NoSubpath {
+        /// The path.
+        path: String,
+        /// The ref.
+        reference: RefName,
+    },
+    /// No mirror gave it.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The remote cannot be used.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The repository.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A name is not acceptable.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The caller asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// A test stopped the operation here.
+    #[error(transparent)]
+    Failpoint(#[from] Tripped),
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing in particular".to_owned();
+    }
+    names.join(", ")
+}
+
+impl PullError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Untrusted { source, .. } => source.kind(),
+            Self::OtherRecord { .. }
+            | Self::Older { .. }
+            | Self::Equivocation { .. }
+            | Self::Expired { .. }
+            | Self::Withdrawn { .. } => ErrorKind::Untrusted,
+            Self::Incompatible { .. } | Self::Downgrade { .. } | Self::Barrier { .. } => ErrorKind::Conflict,
+            Self::NoSuchRelease { .. } | Self::NoSubpath { .. } => ErrorKind::NotFound,
+            Self::Site { source, .. } => source.kind(),
+            Self::TooManyBytes { .. } => ErrorKind::Conflict,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::BadObject { .. } => ErrorKind::Corrupt,
+            Self::Transport(error) if error.kind == TransportErrorKind::Cancelled => ErrorKind::Cancelled,
+            Self::Transport(error) => error.kind(),
+            Self::Remote(error) => error.kind(),
+            Self::Repo(error) => error.kind(),
+            Self::Fs(error) => error.kind(),
+            Self::Name(_) => ErrorKind::Invalid,
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+            Self::Failpoint(_) => ErrorKind::Io,
+        }
+    }
+}

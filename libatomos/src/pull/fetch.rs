@@ -1,0 +1,247 @@
+//! Carrying out a plan: a few connections, each frame verified as it comes.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{self, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::digest::BlobId;
+use crate::progress::{Event, PhaseGuard};
+use crate::remote::{Metered, Source};
+use crate::site::{Artifact, Frame};
+use crate::transport::{Request, Status, TransportErrorKind};
+
+use super::PullError;
+use super::plan::{Content, Piece, PlannedRequest};
+use super::receive::{Assembly, FrameError, Receiver};
+
+/// What did not come, by which way, and why.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    pub(super) avoid: HashMap<BlobId, HashSet<Artifact>>,
+    pub(super) reason: Option<String>,
+}
+
+/// Bytes asked of the kernel at a time.
+const READ: usize = 256 * 1024;
+
+/// Fetches everything that the requests name. What came is in the transaction; what no mirror had a good copy of is
+/// returned, and may be had another way.
+pub(super) fn fetch(
+    source: &Source<'_>,
+    requests: Vec<PlannedRequest>,
+    receiver: &Receiver<'_>,
+    jobs: usize,
+    phase: &PhaseGuard<'_>,
+) -> Result<Failures, PullError> {
+    let fetcher = Fetcher {
+        source,
+        receiver,
+        phase,
+        queue: Mutex::new(requests.into()),
+        failures: Mutex::default(),
+        error: Mutex::default(),
+        stop: AtomicBool::new(false),
+    };
+    let threads = jobs.clamp(1, 64).min(lock(&fetcher.queue).len().max(1));
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| fetcher.work());
+        }
+        fetcher.work();
+    });
+    source.cancel().check()?;
+    if let Some(error) = lock(&fetcher.error).take() {
+        return Err(error);
+    }
+    Ok(fetcher
+        .failures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Fetcher<'a> {
+    source: &'a Source<'a>,
+    receiver: &'a Receiver<'a>,
+    phase: &'a PhaseGuard<'a>,
+    queue: Mutex<VecDeque<PlannedRequest>>,
+    failures: Mutex<Failures>,
+    error: Mutex<Option<PullError>>,
+    stop: AtomicBool,
+}
+
+impl Fetcher<'_> {
+    fn work(&self) {
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(request) = lock(&self.queue).pop_front() else {
+                return;
+            };
+            if let Err(error) = self.serve(request) {
+                lock(&self.error).get_or_insert(error);
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn serve(&self, request: PlannedRequest) -> Result<(), PullError> {
+        let path = request.kind.path(&request.file.digest);
+        let mut pieces: VecDeque<Piece> = request.pieces.into();
+        let mut attempts = self.source.attempts();
+        let mut assembly = Assembly::default();
+        while let (Some(first), Some(last)) = (pieces.front(), pieces.back()) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let range = first.range.start..last.range.end;
+            let question = Request::range(&path, range.clone(), request.file.size);
+            let response = match attempts.get(&question) {
+                Ok(response) => response,
+                Err(error) => match error.kind {
+                    TransportErrorKind::Temporary
+                    | TransportErrorKind::Cancelled
+                    | TransportErrorKind::Local => {
+                        return Err(error.into());
+                    }
+                    _ => {
+                        self.fail(request.kind, pieces.iter(), &error.to_string());
+                        return Ok(());
+                    }
+                },
+            };
+            let url = response.url.clone();
+            let mut position = range.start;
+            if response.status == Status::Whole {
+                position = 0;
+                self.take_over(request.kind, &path, &mut pieces);
+            }
+            let body = Metered::new(self.source, response.body);
+            let mut body = BufReader::with_capacity(READ, body);
+            let bad = loop {
+                let Some(piece) = pieces.front() else { break None };
+                let end = piece.range.end;
+                // Before the bytes come, so that the frames of all threads fit.
+                let _share = self.receiver.budget.take(cost(piece, self.receiver));
+                let frame = match read_frame(&mut body, &mut position, piece) {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        self.source.cancel().check()?;
+                        attempts.failed(&url, &error);
+                        break None;
+                    }
+                };
+                match self.receiver.take(&frame, &piece.content, &mut assembly) {
+                    Ok(()) => {
+                        self.phase.advance(end - piece.range.start);
+                        pieces.pop_front();
+                    }
+                    Err(FrameError::Failed(error)) => return Err(error),
+                    Err(FrameError::Bad { blob, reason }) => break Some(format!("blob {blob}: {reason}")),
+                }
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            };
+            if let Some(reason) = bad {
+                attempts.reject(&url, &reason);
+                assembly = Assembly::default();
+                if attempts.is_exhausted() {
+                    // The other frames of the file may be as they should be.
+                    let first = whole_blob(&mut pieces);
+                    self.fail(request.kind, first.iter(), &format!("{url}: {reason}"));
+                    attempts = self.source.attempts();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The server sends the file from its beginning: whatever else is wanted of it is taken from the same stream.
+    fn take_over(&self, kind: Artifact, path: &str, pieces: &mut VecDeque<Piece>) {
+        let mut queue = lock(&self.queue);
+        let (same, others): (VecDeque<_>, VecDeque<_>) = queue
+            .drain(..)
+            .partition(|request| request.kind == kind && kind.path(&request.file.digest) == path);
+        *queue = others;
+        pieces.extend(same.into_iter().flat_map(|request| request.pieces));
+        pieces.make_contiguous().sort_by_key(|piece| piece.range.start);
+    }
+
+    fn fail<'p>(&self, kind: Artifact, pieces: impl Iterator<Item = &'p Piece>, reason: &str) {
+        let mut failures = lock(&self.failures);
+        for piece in pieces {
+            for index in blobs_of(piece) {
+                if self.receiver.wanted.contains_key(&index) {
+                    let id = self.receiver.blobs.blobs()[index as usize].id;
+                    failures.avoid.entry(id).or_default().insert(kind);
+                }
+            }
+            self.phase.advance(piece.range.end - piece.range.start);
+        }
+        if failures.reason.is_none() {
+            let text = format!("{reason}; what it was for is taken from elsewhere");
+            self.source.progress().report(Event::Warning { text: &text });
+        }
+        failures.reason = Some(reason.to_owned());
+    }
+}
+
+/// Takes the first piece off, with all that are parts of the same blob.
+fn whole_blob(pieces: &mut VecDeque<Piece>) -> Vec<Piece> {
+    let mut taken: Vec<Piece> = pieces.pop_front().into_iter().collect();
+    let blob = taken.first().and_then(super::plan::part_of);
+    while blob.is_some() && pieces.front().and_then(super::plan::part_of) == blob {
+        taken.extend(pieces.pop_front());
+    }
+    taken
+}
+
+/// Returns the blobs that depend on a piece.
+fn blobs_of(piece: &Piece) -> Vec<u32> {
+    match &piece.content {
+        Content::Plain(frame) => frame.blobs().collect(),
+        Content::Window { blob, .. } => vec![*blob],
+        Content::Group(members) => members
+            .iter()
+            .filter(|one| one.use_it)
+            .map(|one| one.blob)
+            .collect(),
+    }
+}
+
+/// Bytes that a frame, what it holds, and a base take in memory.
+fn cost(piece: &Piece, receiver: &Receiver<'_>) -> u64 {
+    let frame = piece.range.end - piece.range.start;
+    let raw = match &piece.content {
+        Content::Plain(content @ Frame::Blobs(_)) => content.raw_len(receiver.blobs),
+        Content::Plain(content) => content.raw_len(receiver.blobs),
+        Content::Window { .. } => crate::patch::WINDOW + crate::patch::BASE_WINDOW,
+        Content::Group(members) => {
+            let streams: u64 = members.iter().map(|member| member.stream_len).sum();
+            let largest = members
+                .iter()
+                .map(|member| receiver.blobs.size(member.blob))
+                .max();
+            streams + 2 * largest.unwrap_or(0)
+        }
+    };
+    frame + raw
+}
+
+fn read_frame(body: &mut impl Read, position: &mut u64, piece: &Piece) -> io::Result<Vec<u8>> {
+    let gap = piece.range.start.saturating_sub(*position);
+    if io::copy(&mut body.take(gap), &mut io::sink())? != gap {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let len = (piece.range.end - piece.range.start) as usize;
+    let mut frame = vec![0; len];
+    body.read_exact(&mut frame)?;
+    *position = piece.range.end;
+    Ok(frame)
+}

@@ -1,0 +1,20 @@
+//! Pulling from a site: look, judge, plan, fetch, and move the refs.
+//!
+//! A record and its release are judged first ([`trust`]); a manifest then says where everything lies, and what is missing
+//! here becomes an exact plan ([`plan`]). Only then is the first byte of a blob asked for. Every blob is verified before it
+//! has a name in the transaction; what an interrupted pull staged is verified again and not asked for again. The visible
+//! step is that of the transaction: all refs move, or none.
+
+mod error;
+mod fetch;
+mod need;
+mod plan;
+mod receive;
+mod run;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+pub use error::PullError;
+pub use run::{PullOptions, PullReport, PulledRef, Session, SessionOptions, Wanted, pull};
+pub use trust::Selector;

@@ -1,0 +1,611 @@
+//! A pull from beginning to end.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::{BlobId, CommitId};
+use crate::names::RefName;
+use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
+use crate::remote::{
+    OpenOptions, ProxyEnvironment, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, Traffic,
+    open_mirrors, set_verified,
+};
+use crate::repo::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
+use crate::site::{Artifact, HistoryEntry, Manifest, Record, Release, TreeTable};
+
+use super::PullError;
+use super::fetch::{Failures, fetch};
+use super::need::Need;
+use super::plan::{Needs, Plan, PlanOptions};
+use super::receive::{Budget, Receiver};
+use super::trust::{Selector, Trust, read_artifact};
+
+/// Connections at once, unless the remote's configuration says otherwise.
+const JOBS: usize = 4;
+
+/// Requests for blobs that a pull tries to stay under.
+const MAX_REQUESTS: usize = 48;
+
+/// How often what could not be had is planned anew, another way.
+const MAX_PASSES: usize = 4;
+
+/// How to talk to a remote.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// What the environment says of proxies.
+    pub proxies: ProxyEnvironment,
+    /// Connections at once; as the remote's configuration says where `None`.
+    pub jobs: Option<usize>,
+    /// Bytes per second; as the remote's configuration says where `None`.
+    pub limit_rate: Option<u64>,
+    /// The first wait after a failure; half a second where `None`.
+    pub backoff: Option<std::time::Duration>,
+    /// What time it is, in seconds since 1970; the system's clock where `None`.
+    pub now: Option<i64>,
+    /// A time that is surely past, such as when this program's system was built. A clock behind it is wrong.
+    pub not_before: i64,
+    /// Take what is older than what is here, or was withdrawn.
+    pub allow_downgrade: bool,
+}
+
+/// A release of a ref.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The ref, as the remote calls it.
+    pub reference: RefName,
+    /// Which release.
+    pub selector: Selector,
+}
+
+/// What to pull.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PullOptions {
+    /// Plan, and stop there.
+    pub dry_run: bool,
+    /// Fetch only the files beneath this path. The ref does not move then: what it names must be whole.
+    pub subpath: Option<String>,
+    /// Stop before the first blob if more bytes than this are to come.
+    pub max_bytes: Option<u64>,
+}
+
+/// What became of one ref.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PulledRef {
+    /// The ref here, `remote:ref`.
+    pub name: RefName,
+    /// What it named before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old: Option<CommitId>,
+    /// What was pulled.
+    pub commit: CommitId,
+    /// Its version.
+    pub version: String,
+    /// Its release's number.
+    pub number: u64,
+    /// Bytes of kernel and initramfs, which a deployment puts into `/boot`.
+    pub boot_bytes: u64,
+}
+
+/// What a pull did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PullReport {
+    /// By ref.
+    pub refs: Vec<PulledRef>,
+    /// Whether nothing was new.
+    pub unchanged: bool,
+    /// Requests for blobs that were planned.
+    pub planned_requests: u64,
+    /// Bytes of blobs, compressed, that were planned.
+    pub planned_bytes: u64,
+    /// Blobs that were missing, and were not staged by an interrupted pull.
+    pub missing_blobs: u64,
+    /// Bytes in them.
+    pub missing_bytes: u64,
+    /// Blobs made by patches.
+    pub patched_blobs: u64,
+    /// Bytes that patches saved.
+    pub saved_by_patches: u64,
+    /// What was asked and what came.
+    pub traffic: Traffic,
+    /// What was written.
+    pub stored: TransactionStats,
+}
+
+/// A conversation with one remote.
+#[derive(Debug)]
+pub struct Session<'a> {
+    repo: &'a Repo,
+    name: RemoteName,
+    config: RemoteConfig,
+    state: RemoteState,
+    source: Source<'a>,
+    options: SessionOptions,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the remote `name` of `repo`. Nothing is sent yet.
+    pub fn open(
+        repo: &'a Repo,
+        name: &RemoteName,
+        options: &SessionOptions,
+        progress: &'a dyn Progress,
+        cancel: &'a Cancel,
+    ) -> Result<Self, PullError> {
+        let config = RemoteConfig::load(repo, name)?;
+        let state = RemoteState::load(repo, name)?;
+        let mut open = OpenOptions::default();
+        open.proxies = options.proxies.clone();
+        open.not_before = options.not_before.max(state.newest_time);
+        let mirrors = open_mirrors(&config, &open)?;
+        let mut source = SourceOptions::default();
+        source.limit_rate = options.limit_rate.or(config.limit_rate);
+        source.retries = config.retries.unwrap_or(source.retries);
+        source.backoff = options.backoff.unwrap_or(source.backoff);
+        Ok(Self {
+            repo,
+            name: name.clone(),
+            source: Source::new(mirrors, source, progress, cancel),
+            config,
+            state,
+            options: options.clone(),
+        })
+    }
+
+    fn now(&self) -> i64 {
+        let clock = self.options.now.unwrap_or_else(|| {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs() as i64)
+        });
+        clock.max(self.options.not_before)
+    }
+
+    fn trust(&self) -> Trust<'_> {
+        Trust {
+            name: &self.name,
+            config: &self.config,
+            source: &self.source,
+            now: self.now(),
+            allow_downgrade: self.options.allow_downgrade,
+        }
+    }
+
+    /// Returns the remote's configuration.
+    #[must_use]
+    pub const fn config(&self) -> &RemoteConfig {
+        &self.config
+    }
+
+    /// Returns what has been asked and what has come so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.source.traffic()
+    }
+
+    /// Asks for a ref's record: one request, which brings nothing where nothing changed. What was seen is remembered,
+    /// durably, before this returns.
+    pub fn look(&mut self, reference: &RefName) -> Result<Record, PullError> {
+        let mut state = self.state.clone();
+        let looked = self.trust().look(reference, &mut state);
+        if state != self.state {
+            state.save(self.repo, &self.name)?;
+            self.state = state;
+        }
+        looked
+    }
+
+    /// Returns the release to take of a ref, for whoever has `from`.
+    pub fn choose(
+        &self,
+        record: &Record,
+        selector: &Selector,
+        from: Option<&CommitId>,
+    ) -> Result<Release, PullError> {
+        self.trust().choose(record, selector, from, &self.state)
+    }
+
+    /// Returns every release of a ref that the site knows, the newest first.
+    pub fn history(&mut self, reference: &RefName) -> Result<(Record, Vec<HistoryEntry>), PullError> {
+        let record = self.look(reference)?;
+        let history = self.trust().history(&record, &self.state)?;
+        Ok((record, history))
+    }
+
+    /// Returns what the ref names here.
+    pub fn local(&self, reference: &RefName) -> Result<Option<CommitId>, PullError> {
+        Ok(self.repo.ref_optional(&self.name.local_ref(reference)?)?)
+    }
+
+    /// Pulls releases. See [`pull`].
+    pub fn pull(&mut self, wanted: &[Wanted], options: &PullOptions) -> Result<PullReport, PullError> {
+        let mut report = PullReport::default();
+        let mut releases = Vec::new();
+        for one in wanted {
+            let record = self.look(&one.reference)?;
+            let old = self.local(&one.reference)?;
+            let name = self.name.local_ref(&one.reference)?;
+            if one.selector == Selector::Newest && old == Some(record.commit) && options.subpath.is_none() {
+                report.refs.push(PulledRef {
+                    name,
+                    old,
+                    commit: record.commit,
+                    version: record.version,
+                    number: record.number,
+                    boot_bytes: 0,
+                });
+                continue;
+            }
+            let release = self.choose(&record, &one.selector, old.as_ref())?;
+            report.refs.push(PulledRef {
+                name,
+                old,
+                commit: release.commit,
+                version: release.version.clone(),
+                number: release.number,
+                boot_bytes: release.boot_bytes,
+            });
+            releases.push(release);
+        }
+        if releases.is_empty() {
+            report.unchanged = true;
+            report.traffic = self.source.traffic();
+            return Ok(report);
+        }
+        let mut run = Run {
+            session: self,
+            options,
+            budget: Budget::default(),
+            report: &mut report,
+        };
+        run.all(&releases)?;
+        report.traffic = self.source.traffic();
+        if !options.dry_run {
+            for release in &releases {
+                let seen = self.state.refs.entry(release.reference.clone()).or_default();
+                seen.releases.insert(release.commit, release.number);
+                set_verified(self.repo, &release.commit, !self.config.no_verify)?;
+            }
+            self.state.save(self.repo, &self.name)?;
+        }
+        Ok(report)
+    }
+}
+
+/// Pulls releases from a remote. All refs (`remote:ref`) move when everything is here, or none does.
+///
+/// Takes the repository's shared lock. Durable on return.
+pub fn pull(
+    repo: &Repo,
+    name: &RemoteName,
+    wanted: &[Wanted],
+    session: &SessionOptions,
+    options: &PullOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<PullReport, PullError> {
+    Session::open(repo, name, session, progress, cancel)?.pull(wanted, options)
+}
+
+/// A tree that is to be here, and what of it is not.
+struct Target {
+    manifest: Manifest,
+    need: Need,
+}
+
+struct Run<'r, 'a> {
+    session: &'r Session<'a>,
+    options: &'r PullOptions,
+    budget: Budget,
+    report: &'r mut PullReport,
+}
+
+impl Run<'_, '_> {
+    fn all(&mut self, releases: &[Release]) -> Result<(), PullError> {
+        let repo = self.session.repo;
+        let mut targets = Vec::new();
+        for release in releases {
+            targets.push(self.target(release)?);
+        }
+        if self.options.dry_run {
+            for target in &targets {
+                let plan = self.plan(target, &Failures::default())?;
+                self.count(target, &plan);
+            }
+            return Ok(());
+        }
+        let transaction = repo.begin()?;
+        for target in &mut targets {
+            self.take_staged(&transaction, target)?;
+        }
+        // Every plan is made, and checked, before the first blob is asked for.
+        let mut plans = Vec::new();
+        for target in &targets {
+            let plan = self.plan(target, &Failures::default())?;
+            self.count(target, &plan);
+            plans.push(plan);
+        }
+        self.check_limits(&targets)?;
+        let phase = PhaseGuard::begin(
+            self.session.source.progress(),
+            Phase::Pull,
+            Some(self.report.planned_bytes),
+            Unit::Bytes,
+        );
+        for (target, plan) in targets.iter().zip(plans) {
+            self.fetch(&transaction, target, plan, &phase)?;
+        }
+        drop(phase);
+        for (target, release) in targets.iter().zip(releases) {
+            self.finish(&transaction, target, release)?;
+        }
+        self.report.stored = transaction.commit()?;
+        Ok(())
+    }
+
+    /// Reads the smallest manifest that says all that has to be known.
+    fn target(&self, release: &Release) -> Result<Target, PullError> {
+        let repo = self.session.repo;
+        for relative in &release.manifests {
+            self.session.source.cancel().check()?;
+            if !repo.has_object(ObjectKind::Commit, relative.base.digest())? {
+                continue;
+            }
+            // A base that lost a directory is none.
+            let Ok(table) = TreeTable::encode(repo, &relative.base) else {
+                continue;
+            };
+            let (bytes, url) = read_artifact(&self.session.source, Artifact::Manifest, &relative.file)?;
+            let manifest = match Manifest::decode(&bytes, &release.commit, &table) {
+                Ok(manifest) => manifest,
+                Err(source) => return Err(PullError::Site { url, source }),
+            };
+            let target = self.need(release, manifest)?;
+            let plan_is_complete = self.try_plan(&target, &Failures::default())?.is_ok();
+            if plan_is_complete {
+                return Ok(target);
+            }
+            break;
+        }
+        let (bytes, url) = read_artifact(&self.session.source, Artifact::Manifest, &release.manifest)?;
+        let manifest = Manifest::decode(&bytes, &release.commit, &[])
+            .map_err(|source| PullError::Site { url, source })?;
+        self.need(release, manifest)
+    }
+
+    fn need(&self, release: &Release, manifest: Manifest) -> Result<Target, PullError> {
+        let path = self.options.subpath.as_deref();
+        let need = Need::of(self.session.repo, &manifest.tree, &manifest.blobs, path)?;
+        let need = need.ok_or_else(|| PullError::NoSubpath {
+            path: path.unwrap_or_default().to_owned(),
+            reference: release.reference.clone(),
+        })?;
+        Ok(Target { manifest, need })
+    }
+
+    /// Takes what an interrupted pull staged, once it is verified.
+    fn take_staged(&self, transaction: &Transaction<'_>, target: &mut Target) -> Result<(), PullError> {
+        if !transaction.has_adopted() {
+            return Ok(());
+        }
+        for index in target.need.missing() {
+            self.session.source.cancel().check()?;
+            let blob = target.manifest.blobs.blobs()[index as usize];
+            let inodes = &target.need.blobs[&index];
+            if transaction.take_staged(&blob.id, blob.size, inodes)? {
+                target.need.blobs.remove(&index);
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
+            request_cost: self.session.source.request_cost(),
+            max_requests: MAX_REQUESTS,
+            jobs: self.jobs(),
+        }
+    }
+
+    fn jobs(&self) -> usize {
+        self.session
+            .options
+            .jobs
+            .or(self.session.config.jobs)
+            .unwrap_or(JOBS)
+    }
+
+    fn try_plan(&self, target: &Target, failures: &Failures) -> Result<Result<Plan, u32>, PullError> {
+        let missing = target.need.missing();
+        let index = &target.manifest.index;
+        let bases = if index.patches.is_empty() || missing.is_empty() {
+            HashMap::new()
+        } else {
+            self.bases()?
+        };
+        Ok(Needs {
+            blobs: &target.manifest.blobs,
+            index,
+            missing: &missing,
+            bases: &bases,
+            avoid: &failures.avoid,
+        }
+        .plan(&self.plan_options()))
+    }
+
+    fn plan(&self, target: &Target, failures: &Failures) -> Result<Plan, PullError> {
+        self.try_plan(target, failures)?
+            .map_err(|index| PullError::BadObject {
+                blob: *target.manifest.blobs.blobs()[index as usize].id.digest(),
+                reason: failures
+                    .reason
+                    .clone()
+                    .unwrap_or_else(|| "the manifest does not say where it is".to_owned()),
+            })
+    }
+
+    /// Every blob that is here may be a patch's base.
+    fn bases(&self) -> Result<HashMap<[u8; 8], BlobId>, PullError> {
+        let mut bases = HashMap::new();
+        self.session.repo.for_each_blob(&mut |id| {
+            let mut prefix = [0; 8];
+            prefix.copy_from_slice(&id.digest().as_bytes()[..8]);
+            bases.insert(prefix, id);
+        })?;
+        Ok(bases)
+    }
+
+    fn count(&mut self, target: &Target, plan: &Plan) {
+        self.report.planned_requests += plan.requests.len() as u64;
+        self.report.planned_bytes += plan.bytes;
+        self.report.missing_blobs += target.need.blobs.len() as u64;
+        self.report.missing_bytes += target
+            .need
+            .missing()
+            .into_iter()
+            .map(|index| target.manifest.blobs.size(index))
+            .sum::<u64>();
+        self.report.patched_blobs += plan.patched;
+        self.report.saved_by_patches += plan.saved;
+    }
+
+    /// Refuses before the first blob what could not be finished.
+    fn check_limits(&self, targets: &[Target]) -> Result<(), PullError> {
+        if let Some(allowed) = self
+            .options
+            .max_bytes
+            .filter(|most| self.report.planned_bytes > *most)
+        {
+            return Err(PullError::TooManyBytes {
+                needed: self.report.planned_bytes,
+                allowed,
+            });
+        }
+        let needed: u64 = targets
+            .iter()
+            .map(|target| target.need.bytes(&target.manifest.blobs))
+            .sum();
+        let available = self.session.repo.dir().available_space()?;
+        if needed > available {
+            return Err(PullError::NoSpace { needed, available });
+        }
+        Ok(())
+    }
+
+    fn fetch(
+        &self,
+        transaction: &Transaction<'_>,
+        target: &Target,
+        plan: Plan,
+        phase: &PhaseGuard<'_>,
+    ) -> Result<(), PullError> {
+        let receiver = Receiver {
+            repo: self.session.repo,
+            transaction,
+            blobs: &target.manifest.blobs,
+            wanted: &target.need.blobs,
+            budget: &self.budget,
+        };
+        let mut requests = plan.requests;
+        let mut failures = Failures::default();
+        for _ in 0..MAX_PASSES {
+            let failed = fetch(&self.session.source, requests, &receiver, self.jobs(), phase)?;
+            if failed.avoid.is_empty() {
+                return Ok(());
+            }
+            let again: Vec<u32> = failed
+                .avoid
+                .keys()
+                .filter_map(|id| target.manifest.blobs.index_of(id))
+                .collect();
+            for (id, kinds) in failed.avoid {
+                failures.avoid.entry(id).or_default().extend(kinds);
+            }
+            failures.reason = failed.reason;
+            requests = self.plan_again(target, again, &failures)?.requests;
+        }
+        Err(PullError::BadObject {
+            blob: *failures
+                .avoid
+                .keys()
+                .next()
+                .expect("something failed, or this was not reached")
+                .digest(),
+            reason: failures.reason.unwrap_or_default(),
+        })
+    }
+
+    /// Plans what could not be had, another way. It must not cost more than was allowed.
+    fn plan_again(
+        &self,
+        target: &Target,
+        mut missing: Vec<u32>,
+        failures: &Failures,
+    ) -> Result<Plan, PullError> {
+        missing.sort_unstable();
+        let bases = self.bases()?;
+        let plan = Needs {
+            blobs: &target.manifest.blobs,
+            index: &target.manifest.index,
+            missing: &missing,
+            bases: &bases,
+            avoid: &failures.avoid,
+        }
+        .plan(&self.plan_options())
+        .map_err(|index| PullError::BadObject {
+            blob: *target.manifest.blobs.blobs()[index as usize].id.digest(),
+            reason: failures.reason.clone().unwrap_or_default(),
+        })?;
+        let needed = self.session.source.traffic().bytes + plan.bytes;
+        match self.options.max_bytes {
+            Some(allowed) if needed > allowed => Err(PullError::TooManyBytes { needed, allowed }),
+            _ => Ok(plan),
+        }
+    }
+
+    /// Makes the inodes whose bytes are here, stores directories and the commit, and has the ref move with them.
+    fn finish(
+        &self,
+        transaction: &Transaction<'_>,
+        target: &Target,
+        release: &Release,
+    ) -> Result<(), PullError> {
+        for metadata in &target.need.empty {
+            transaction.store_bytes(&[], metadata)?;
+        }
+        for (blob, size, metadata) in &target.need.variants {
+            self.session.source.cancel().check()?;
+            let file = self.session.repo.open_blob(blob)?;
+            let path = std::path::Path::new("objects").join(crate::repo::object_path(blob.digest()));
+            let stored = transaction.store_file(&file, &path, metadata)?;
+            if stored.id != *blob || stored.size != *size {
+                return Err(RepoError::ObjectDamaged {
+                    kind: ObjectKind::Blob,
+                    digest: *blob.digest(),
+                    reason: format!("its bytes have the digest {}", stored.id),
+                }
+                .into());
+            }
+        }
+        for (_, tree) in target.manifest.tree.trees() {
+            transaction.store_dirtree(tree)?;
+        }
+        transaction.store_commit(&target.manifest.tree.commit)?;
+        if self.options.subpath.is_none() {
+            transaction.set_ref(RefUpdate {
+                name: self.session.name.local_ref(&release.reference)?,
+                expected: None,
+                new: Some(release.commit),
+            });
+        } else {
+            let text = "only a part of the tree was asked for, so the ref stays as it was";
+            self.session.source.progress().report(Event::Note { text });
+        }
+        Ok(())
+    }
+}
