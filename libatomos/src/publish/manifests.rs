@@ -112,7 +112,10 @@ pub(super) fn prefix(id: &crate::digest::BlobId) -> [u8; 8] {
 
 /// Whether a frame makes something that the base lacks from something that it has.
 fn is_useful(frame: &PatchFrame, blobs: &BlobList, base: &BlobList, prefixes: &HashSet<[u8; 8]>) -> bool {
-    let lacks = |blob: u32| base.index_of(&blobs.blobs()[blob as usize].id).is_none();
+    let lacks = |blob: u32| {
+        let listed = blobs.blobs().get(blob as usize);
+        listed.is_some_and(|listed| base.index_of(&listed.id).is_none())
+    };
     match frame {
         PatchFrame::Prefix { blob, base, .. } => lacks(*blob) && prefixes.contains(base),
         PatchFrame::Group { targets, .. } => targets

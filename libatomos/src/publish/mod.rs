@@ -7,6 +7,7 @@
 mod consolidate;
 mod manifests;
 mod pack;
+mod patches;
 mod publisher;
 mod site_dir;
 #[cfg(test)]
@@ -124,6 +125,8 @@ pub struct PublishReport {
     pub pack_bytes: u64,
     /// Bytes of new images.
     pub image_bytes: u64,
+    /// Patches that were made.
+    pub patches: u64,
     /// Bytes of new patch files.
     pub patch_bytes: u64,
     /// Bytes of new manifests.
@@ -201,6 +204,9 @@ pub enum PublishError {
         #[source]
         source: CompressError,
     },
+    /// A patch cannot be made.
+    #[error(transparent)]
+    Patch(#[from] crate::patch::PatchError),
     /// The site's formats.
     #[error(transparent)]
     Site(#[from] SiteError),
@@ -233,7 +239,7 @@ impl PublishError {
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::MissingKeys { .. } => ErrorKind::Untrusted,
             Self::NoSuchRelease { .. } | Self::NoRefs { .. } => ErrorKind::NotFound,
-            Self::Compress { .. } | Self::Failpoint(_) => ErrorKind::Io,
+            Self::Compress { .. } | Self::Patch(_) | Self::Failpoint(_) => ErrorKind::Io,
             Self::Site(error) => error.kind(),
             Self::Sign(error) => error.kind(),
             Self::Repo(error) => error.kind(),

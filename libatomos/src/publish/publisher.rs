@@ -7,6 +7,7 @@ use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
 use crate::format::{Commit, Node};
 use crate::names::RefName;
+use crate::patch::MakerOptions;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{Repo, RepoError};
 use crate::sign::{Envelope, PublicKey, Role, Signer, TrustedKeys};
@@ -18,6 +19,7 @@ use crate::site::{
 use super::consolidate::{Known, consolidate};
 use super::manifests::{number, write_relative};
 use super::pack::write_frames;
+use super::patches::{self, Patching, Placed};
 use super::site_dir::{Published, SiteWriter};
 use super::{Profile, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
 
@@ -29,6 +31,8 @@ struct Levels {
     pack: i32,
     image: i32,
     manifest: i32,
+    patch: i32,
+    bsdiff: bool,
 }
 
 impl Profile {
@@ -38,11 +42,15 @@ impl Profile {
                 pack: 5,
                 image: 6,
                 manifest: 9,
+                patch: 7,
+                bsdiff: false,
             },
             Self::Thorough => Levels {
                 pack: 19,
                 image: 19,
                 manifest: 19,
+                patch: 19,
+                bsdiff: true,
             },
         }
     }
@@ -358,12 +366,12 @@ impl Publisher<'_> {
         self.consolidate(&blobs, &new, &mut places, known, report)?;
 
         let image = self.image(&blobs, levels.image, threads, report)?;
-        let patches = Vec::new();
+        let history = history(job);
+        let patches = self.patches(job, &blobs, &places, &history, threads, report)?;
         let index = number((0..blobs.len()).zip(places.iter().cloned()), &patches, image);
         let whole = Manifest::encode(&job.commit, &table, &index, None, levels.manifest)?;
         report.manifest_bytes += whole.len() as u64;
         let manifest = self.writer.add_bytes(Artifact::Manifest, &whole)?;
-        let history = history(job);
         let (manifests, bytes) = write_relative(
             self.repo,
             &job.commit,
@@ -433,6 +441,53 @@ impl Publisher<'_> {
             places[index] = place;
         }
         Ok(())
+    }
+
+    fn patches(
+        &self,
+        job: &Job,
+        blobs: &BlobList,
+        places: &[Known],
+        history: &[HistoryEntry],
+        threads: usize,
+        report: &mut PublishReport,
+    ) -> Result<Vec<Placed>, PublishError> {
+        if self.options.no_patches {
+            return Ok(Vec::new());
+        }
+        let carried = match &job.previous {
+            Some(previous) => patches::carry(&self.writer.site.manifest(&previous.release)?, blobs),
+            None => Vec::new(),
+        };
+        let levels = self.options.profile.levels();
+        let patching = Patching {
+            repo: self.repo,
+            commit: &job.commit,
+            blobs,
+            places,
+            options: MakerOptions {
+                level: levels.patch,
+                bsdiff: levels.bsdiff,
+                threads,
+            },
+            writer: self.writer,
+            cancel: self.cancel,
+        };
+        let mut all: Vec<Placed> = Vec::new();
+        let bases = patches::bases(self.repo, &job.commit, history, &self.options.patch_from)?;
+        for base in bases {
+            let have: Vec<Placed> = all.iter().chain(&carried).cloned().collect();
+            let jobs = patching.jobs(&base, &have)?;
+            let bytes = jobs.iter().map(|job| job.size).sum();
+            let phase = PhaseGuard::begin(self.progress, Phase::Patch, Some(bytes), Unit::Bytes);
+            let (made, size) = patching.write(&jobs, &phase)?;
+            report.patches += made.len() as u64;
+            report.patch_bytes += size;
+            all.extend(made);
+        }
+        // The newest first: when there are too many files, the oldest are left behind.
+        all.extend(carried);
+        Ok(all)
     }
 
     fn image(

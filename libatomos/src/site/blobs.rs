@@ -153,3 +153,32 @@ pub(super) fn walk(
     }
     Ok(())
 }
+
+/// Names every file of a tree to `visit`: its path from the root, without a leading slash, its blob and its size. A
+/// directory that occurs twice is entered once, and empty files are left out.
+pub fn for_each_file(
+    source: &dyn TreeSource,
+    root: &DirTreeId,
+    visit: &mut dyn FnMut(&[u8], BlobId, u64),
+) -> Result<(), RepoError> {
+    let mut met = HashSet::from([*root]);
+    let mut stack = vec![(Vec::new(), *root)];
+    while let Some((prefix, id)) = stack.pop() {
+        for entry in source.dirtree(&id)?.entries() {
+            let path = || {
+                let mut path = prefix.clone();
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(&entry.name);
+                path
+            };
+            match &entry.node {
+                Node::File { size, blob, .. } if *size > 0 => visit(&path(), *blob, *size),
+                Node::Dir { tree } if met.insert(*tree) => stack.push((path(), *tree)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -27,7 +27,7 @@ use crate::error::ErrorKind;
 use crate::format::FormatError;
 use crate::repo::RepoError;
 
-pub use blobs::{BlobList, ListedBlob};
+pub use blobs::{BlobList, ListedBlob, for_each_file};
 pub use json::{
     FORMAT, FileRef, HistoryEntry, RECORD_TYPE, RELEASE_TYPE, Record, RelativeManifest, Release, SiteInfo,
     Totals, Withdrawn,
@@ -35,7 +35,7 @@ pub use json::{
 pub use layout::{Artifact, INFO, KEYS, REFS, key_set_path, record_path};
 pub use manifest::{Base, Manifest, ManifestHead};
 pub use segments::{Frame, blob_frames, image_frames};
-pub use tables::{Index, PatchFrame, PatchTarget, Place};
+pub use tables::{Index, NOT_IN_TREE, PatchFrame, PatchTarget, Place};
 pub use tree_table::TreeTable;
 
 /// Bytes of a site are not what they should be.

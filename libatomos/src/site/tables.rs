@@ -37,10 +37,13 @@ impl Place {
     }
 }
 
+/// Stands for a blob that a group makes, and that is not in this tree.
+pub const NOT_IN_TREE: u32 = u32::MAX;
+
 /// One blob that a group of patches makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PatchTarget {
-    /// The blob's index.
+    /// The blob's index, or [`NOT_IN_TREE`].
     pub blob: u32,
     /// The first eight bytes of the base's digest; `None` for a blob that is in the group as it is.
     pub base: Option<[u8; 8]>,
@@ -358,10 +361,16 @@ impl Index {
         let total: usize = members.iter().map(|many| (*many).max(1)).sum();
         let mut targets = Vec::with_capacity(total.min(cursor.remaining()));
         let mut next = 0i64;
-        for _ in 0..total {
-            let blob = next.wrapping_add(read_signed(cursor, "a blob's index")?);
-            targets.push(blob_index(cursor, blob as u64, blobs)?);
-            next = blob.wrapping_add(1);
+        for many in &members {
+            for _ in 0..(*many).max(1) {
+                let blob = next.wrapping_add(read_signed(cursor, "a blob's index")?);
+                targets.push(if *many > 0 && blob == i64::from(NOT_IN_TREE) {
+                    NOT_IN_TREE
+                } else {
+                    blob_index(cursor, blob as u64, blobs)?
+                });
+                next = blob.wrapping_add(1);
+            }
         }
         let mut targets = targets.into_iter();
         let mut take = || targets.next().expect("there is one for each member");
@@ -455,6 +464,8 @@ fn decode_target(cursor: &mut Cursor<'_>, blob: u32, blobs: &BlobList) -> Result
         stream_len: word >> 1,
     };
     let rule = match target.base {
+        _ if blob == NOT_IN_TREE && target.stream_len <= MAX_STREAM => return Ok(target),
+        _ if blob == NOT_IN_TREE => "is at most 64 MiB",
         None if target.stream_len != blobs.size(blob) => "is the blob's size where there is no base",
         Some(_) if target.stream_len > MAX_STREAM => "is at most 64 MiB",
         _ => return Ok(target),
