@@ -7,11 +7,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{InvalidName, RefName, check};
+use crate::names::{InvalidName, RefName, check as check_name};
 use crate::repo::{Repo, RepoError};
 use crate::sign::{PublicKey, TrustedKeys};
+use crate::transport::without_secrets;
 
-use super::{REMOTES, RemoteError, RemoteState};
+use super::{REMOTES, RemoteError, RemoteState, check};
 
 /// Bytes in a remote's configuration.
 const MAX_CONFIG: usize = 256 * 1024;
@@ -38,7 +39,7 @@ impl FromStr for RemoteName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        check("remote", text, false)?;
+        check_name("remote", text, false)?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -65,7 +66,7 @@ impl fmt::Display for RemoteName {
 
 /// How to reach a site, and whom to believe. Keys that this program does not know are errors: a misspelt one must not
 /// be taken for silence.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RemoteConfig {
@@ -127,51 +128,32 @@ pub struct RemoteConfig {
     pub headers: BTreeMap<String, String>,
 }
 
+impl fmt::Debug for RemoteConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A proxy's URL and headers may be secret.
+        f.debug_struct("RemoteConfig")
+            .field("urls", &self.urls)
+            .field("keys", &self.keys)
+            .field("no_verify", &self.no_verify)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RemoteConfig {
     /// Refuses what cannot work, and what would say less than it seems to.
     pub fn check(&self) -> Result<(), String> {
-        if self.urls.is_empty() {
-            return Err("`urls` has no URL".to_owned());
+        check::all(self)
+    }
+
+    /// Returns the configuration as it may be shown to anybody.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut config = self.clone();
+        config.proxy = self.proxy.as_deref().map(without_secrets);
+        for value in config.headers.values_mut() {
+            "(not shown)".clone_into(value);
         }
-        for url in &self.urls {
-            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-            match scheme {
-                Some("http" | "https" | "file") => {}
-                None if url.starts_with('/') => {}
-                _ => {
-                    return Err(format!(
-                        "{url:?} is no http, https or file URL, and no absolute path"
-                    ));
-                }
-            }
-        }
-        match (self.keys.is_empty(), self.no_verify) {
-            (true, false) => return Err("there is no key; `no-verify = true` does without".to_owned()),
-            (false, true) => return Err("there are keys, and `no-verify` says not to use them".to_owned()),
-            _ => {}
-        }
-        self.pinned_keys()?;
-        if self.client_cert.is_some() != self.client_key.is_some() {
-            return Err("`client-cert` and `client-key` go together".to_owned());
-        }
-        if self.user.is_some() != self.password_file.is_some() {
-            return Err("`user` and `password-file` go together".to_owned());
-        }
-        let ways = [
-            self.user.is_some(),
-            self.token_file.is_some(),
-            self.token_command.is_some(),
-            self.netrc_file.is_some(),
-        ];
-        if ways.iter().filter(|used| **used).count() > 1 {
-            return Err(
-                "only one of `user`, `token-file`, `token-command` and `netrc-file` can be used".to_owned(),
-            );
-        }
-        if self.jobs == Some(0) || self.limit_rate == Some(0) {
-            return Err("`jobs` and `limit-rate` are 1 at least".to_owned());
-        }
-        Ok(())
+        config
     }
 
     /// Returns the keys that a person gave; `None` with `no-verify`.
@@ -192,9 +174,21 @@ impl RemoteConfig {
 
     /// Reads the text of a configuration.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = toml::from_str(text).map_err(|error| error.message().replace('\n', "; "))?;
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let message = error.message().replace('\n', "; ");
+            match error.span() {
+                Some(span) => format!("{}: {message}", place_of(text, span.start)),
+                None => message,
+            }
+        })?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Returns the text of a configuration.
+    pub fn to_text(&self) -> Result<String, String> {
+        self.check()?;
+        toml::to_string(self).map_err(|error| error.to_string())
     }
 
     /// Reads the configuration of `name`.
@@ -218,15 +212,27 @@ impl RemoteConfig {
         Self::parse(&text).map_err(invalid)
     }
 
-    /// Writes the configuration of `name`, readable by its owner alone: headers may be secret.
+    /// Writes the configuration of a remote that does not exist yet. Durable on return.
+    pub fn create(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
+        let file = format!("{name}.toml");
+        let dir = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)?;
+        if let Some(dir) = dir
+            && dir.exists(file).map_err(RepoError::from)?
+        {
+            return Err(RemoteError::Exists { name: name.clone() });
+        }
+        // What another remote of that name has seen says nothing of this one.
+        RemoteState::forget(repo, name)?;
+        self.save(repo, name)
+    }
+
+    /// Writes the configuration of `name`, readable by its owner alone: headers may be secret. Durable on return.
     pub fn save(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
-        let path = repo.dir().path().join(REMOTES).join(format!("{name}.toml"));
-        let invalid = |reason| RemoteError::Config {
-            path: path.clone(),
+        repo.check_writable()?;
+        let text = self.to_text().map_err(|reason| RemoteError::Config {
+            path: repo.dir().path().join(REMOTES).join(format!("{name}.toml")),
             reason,
-        };
-        self.check().map_err(invalid)?;
-        let text = toml::to_string(self).map_err(|error| invalid(error.to_string()))?;
+        })?;
         let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
         dir.write_atomic(format!("{name}.toml"), text.as_bytes(), 0o600)
             .map_err(RepoError::from)?;
@@ -249,25 +255,39 @@ impl RemoteConfig {
         Ok(names)
     }
 
-    /// Forgets `name`, and what was seen of it. What was pulled from it stays.
+    /// Forgets `name`, and what was seen of it. What was pulled from it stays. Durable on return.
     pub fn remove(repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
+        repo.check_writable()?;
         let not_found = || RemoteError::NotFound {
             name: name.clone(),
             repo: repo.dir().path().to_owned(),
         };
+        let file = format!("{name}.toml");
         let dir = repo
             .dir()
             .open_dir_optional(REMOTES)
             .map_err(RepoError::from)?
             .ok_or_else(not_found)?;
-        if !dir
-            .remove_file_optional(format!("{name}.toml"))
-            .map_err(RepoError::from)?
-        {
+        if !dir.exists(&file).map_err(RepoError::from)? {
             return Err(not_found());
         }
-        dir.remove_file_optional(RemoteState::file_name(name))
-            .map_err(RepoError::from)?;
+        // First what was seen: a later remote of that name must not inherit its keys if this is interrupted.
+        RemoteState::forget(repo, name)?;
+        dir.remove_file_optional(&file).map_err(RepoError::from)?;
+        dir.sync_fs().map_err(RepoError::from)?;
         Ok(())
     }
+}
+
+/// Says where `offset` is: at which key, or in which line. The line itself may hold a secret.
+fn place_of(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or_default();
+    let line = before.rfind('\n').map_or(0, |at| at + 1);
+    let key = text[line..].lines().next().and_then(|line| line.split_once('='));
+    let key = key.map_or("", |(key, _)| key.trim());
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !key.is_empty() && key.chars().all(plain) {
+        return format!("`{key}`");
+    }
+    format!("line {}", before.matches('\n').count() + 1)
 }

@@ -3,12 +3,18 @@
 //! Both the configuration and the memory lie in the repository, under `remotes/`: the repository is in `/atomos`, which
 //! does not roll back with the system, so a machine that goes back to an older version does not forget what it has seen.
 
+mod check;
 mod config;
 #[cfg(feature = "http")]
 mod credentials;
 mod open;
 mod source;
+#[cfg(test)]
+mod source_tests;
 mod state;
+#[cfg(test)]
+mod tests;
+mod timer;
 
 use std::path::PathBuf;
 
@@ -20,6 +26,7 @@ pub use config::{RemoteConfig, RemoteName};
 pub use open::{OpenOptions, ProxyEnvironment, open_mirrors};
 pub use source::{Attempts, Fetched, Meta, Metered, Rejection, Source, SourceOptions, Traffic};
 pub use state::{RemoteState, SeenRef, set_verified, unverified_commits};
+pub use timer::{RealTimer, Timer};
 
 /// Directory of remotes in a repository.
 pub(crate) const REMOTES: &str = "remotes";
@@ -35,6 +42,12 @@ pub enum RemoteError {
         name: RemoteName,
         /// The repository.
         repo: PathBuf,
+    },
+    /// There is one of that name.
+    #[error("there is a remote {name} already")]
+    Exists {
+        /// The name.
+        name: RemoteName,
     },
     /// Its configuration is not acceptable.
     #[error("cannot use the remote's configuration {}: {reason}", path.display())]
@@ -74,6 +87,7 @@ impl RemoteError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Exists { .. } => ErrorKind::AlreadyExists,
             Self::Config { .. } | Self::File { .. } => ErrorKind::Invalid,
             Self::DamagedState { .. } => ErrorKind::Corrupt,
             Self::Transport(error) => error.kind(),

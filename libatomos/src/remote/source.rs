@@ -1,13 +1,15 @@
 //! A remote's mirrors as one source: retries, fall-back, the limit on the rate, and what it all cost.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::progress::{Event, Progress};
-use crate::transport::{Request, Response, Transport, TransportError, TransportErrorKind};
+use crate::transport::{Request, Response, Status, Transport, TransportError, TransportErrorKind};
+
+use super::timer::{Limiter, Observed, RealTimer, Timer, random_fraction};
 
 /// How patient to be.
 #[derive(Debug, Clone)]
@@ -19,6 +21,8 @@ pub struct SourceOptions {
     pub backoff: Duration,
     /// Bytes per second of all connections together.
     pub limit_rate: Option<u64>,
+    /// Lets time pass.
+    pub timer: Arc<dyn Timer>,
 }
 
 impl Default for SourceOptions {
@@ -27,15 +31,19 @@ impl Default for SourceOptions {
             retries: 4,
             backoff: Duration::from_millis(500),
             limit_rate: None,
+            timer: Arc::new(RealTimer),
         }
     }
 }
 
-/// Bytes per second that a connection is taken to carry before anything was seen.
-const DEFAULT_RATE: f64 = 5_000_000.0;
-
-/// The longest wait between two tries.
+/// The longest wait between two tries, unless the server asks for a longer one and there is no other.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The longest wait that a server can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// How long a wait may last before somebody looks whether to go on.
+const SLICE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct Mirror {
@@ -61,9 +69,8 @@ pub struct Source<'a> {
     options: SourceOptions,
     requests: AtomicU64,
     bytes: AtomicU64,
-    limiter: Mutex<Instant>,
-    /// The shortest time to an answer, and the most bytes per second, that were seen so far.
-    pace: Mutex<(Option<Duration>, f64)>,
+    limiter: Limiter,
+    observed: Observed,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
 }
@@ -94,11 +101,11 @@ impl<'a> Source<'a> {
                     no_ranges: AtomicBool::new(false),
                 })
                 .collect(),
+            limiter: Limiter::new(options.limit_rate),
+            observed: Observed::default(),
             options,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            limiter: Mutex::new(Instant::now()),
-            pace: Mutex::new((None, 0.0)),
             progress,
             cancel,
         }
@@ -125,11 +132,14 @@ impl<'a> Source<'a> {
         self.cancel
     }
 
-    /// Returns whether no mirror that is left serves ranges.
+    /// Returns whether no mirror that would be asked serves ranges.
     #[must_use]
     pub fn has_no_ranges(&self) -> bool {
+        let is_demoted = |mirror: &Mirror| mirror.demoted.load(Ordering::Relaxed);
+        let all = self.mirrors.iter().all(is_demoted);
         self.mirrors
             .iter()
+            .filter(|mirror| all || !is_demoted(mirror))
             .all(|mirror| mirror.no_ranges.load(Ordering::Relaxed))
     }
 
@@ -140,22 +150,34 @@ impl<'a> Source<'a> {
             source: self,
             tries: vec![0; self.mirrors.len()],
             out: vec![false; self.mirrors.len()],
+            whole: vec![false; self.mirrors.len()],
             current: 0,
             last: None,
             wait: None,
         }
     }
 
-    /// Reads a small file whole, from the first mirror that `accept` likes it from. `what` is for messages.
+    /// Reads a small file whole, from the first mirror that `accept` likes it from.
     pub fn read<T>(
         &self,
         request: &Request<'_>,
+        accept: impl FnMut(Vec<u8>, &Meta) -> Result<T, Rejection>,
+    ) -> Result<Fetched<T>, TransportError> {
+        self.read_if_changed(request, None, accept)
+    }
+
+    /// Reads a small file as [`Source::read`] does, unless it is as it was. `known` is a mirror's address and what it called
+    /// the file ([`Meta::site`], [`Meta::etag`]): another mirror may mean another file by the same word.
+    pub fn read_if_changed<T>(
+        &self,
+        request: &Request<'_>,
+        known: Option<(&str, &str)>,
         mut accept: impl FnMut(Vec<u8>, &Meta) -> Result<T, Rejection>,
     ) -> Result<Fetched<T>, TransportError> {
         let mut attempts = self.attempts();
         loop {
-            let answer = attempts.get(request)?;
-            if answer.status == crate::transport::Status::NotModified {
+            let answer = attempts.ask(request, known)?;
+            if answer.status == Status::NotModified {
                 return Ok(Fetched::NotModified);
             }
             let meta = Meta {
@@ -165,10 +187,11 @@ impl<'a> Source<'a> {
                 content_type: answer.content_type.clone(),
             };
             let mut bytes = Vec::new();
-            let began = Instant::now();
+            let began = self.options.timer.now();
             match Metered::new(self, answer.body).read_to_end(&mut bytes) {
                 Ok(len) => {
-                    self.note_rate(len, began.elapsed());
+                    let took = self.options.timer.now().saturating_duration_since(began);
+                    self.observed.note_body(len, took);
                     match accept(bytes, &meta) {
                         Ok(value) => return Ok(Fetched::New(value)),
                         Err(rejection) => {
@@ -185,54 +208,30 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Small answers say nothing of the rate.
-    fn note_rate(&self, len: usize, took: Duration) {
-        if len >= 64 * 1024 {
-            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-            pace.1 = pace.1.max(len as f64 / took.as_secs_f64().max(1e-6));
-        }
-    }
-
     /// Returns how many bytes a request is worth: what a connection carries in a round trip, as far as was seen.
     #[must_use]
     pub fn request_cost(&self) -> u64 {
-        let (round_trip, rate) = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let rate = if rate > 0.0 { rate } else { DEFAULT_RATE };
-        let rate = self
-            .options
-            .limit_rate
-            .map_or(rate, |limit| rate.min(limit as f64));
-        (round_trip.unwrap_or_default().as_secs_f64() * rate) as u64
+        self.observed.request_cost(self.options.limit_rate)
+    }
+
+    fn check_cancel(&self) -> Result<(), TransportError> {
+        self.cancel.check().map_err(|cancelled| {
+            let url = self.mirrors.first().map_or("", |mirror| mirror.transport.url());
+            TransportError::new(url, TransportErrorKind::Cancelled, cancelled)
+        })
     }
 
     fn sleep(&self, duration: Duration) -> Result<(), TransportError> {
-        let until = Instant::now() + duration;
+        let timer = &self.options.timer;
+        let until = timer.now() + duration;
         loop {
-            if self.cancel.is_cancelled() {
-                return Err(TransportError::new(
-                    self.mirrors[0].transport.url(),
-                    TransportErrorKind::Cancelled,
-                    "stopped as asked",
-                ));
-            }
-            let left = until.saturating_duration_since(Instant::now());
+            self.check_cancel()?;
+            let left = until.saturating_duration_since(timer.now());
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
+            timer.sleep(left.min(SLICE));
         }
-    }
-
-    /// Returns how long the reader of `len` bytes has to wait to keep the rate.
-    fn charge(&self, len: u64) -> Duration {
-        let Some(rate) = self.options.limit_rate else {
-            return Duration::ZERO;
-        };
-        let mut free_at = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let cost = Duration::from_secs_f64(len as f64 / rate.max(1) as f64);
-        *free_at = (*free_at).max(now) + cost;
-        *free_at - now
     }
 }
 
@@ -280,44 +279,58 @@ pub struct Attempts<'s, 'a> {
     source: &'s Source<'a>,
     tries: Vec<u32>,
     out: Vec<bool>,
+    /// Mirrors that refused a range of this thing.
+    whole: Vec<bool>,
     current: usize,
     last: Option<TransportError>,
     wait: Option<Duration>,
 }
 
 impl Attempts<'_, '_> {
-    /// Asks the next mirror that is worth it.
+    /// Asks the next mirror that is worth it. The answer is the whole file where that mirror has no ranges.
     pub fn get(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+        self.ask(request, None)
+    }
+
+    fn ask(
+        &mut self,
+        request: &Request<'_>,
+        known: Option<(&str, &str)>,
+    ) -> Result<Response, TransportError> {
         loop {
+            self.source.check_cancel()?;
             let Some(index) = self.choose() else {
-                return Err(self.last.take().expect("a mirror is out only after an error"));
+                return Err(self.last.take().unwrap_or_else(|| {
+                    TransportError::new(request.path, TransportErrorKind::Local, "the remote has no URL")
+                }));
             };
             self.current = index;
             if let Some(wait) = self.wait.take() {
                 self.source.sleep(wait)?;
             }
-            self.source.sleep(Duration::ZERO)?;
             let mirror = &self.source.mirrors[index];
-            self.source.requests.fetch_add(1, Ordering::Relaxed);
             let mut request = request.clone();
-            if mirror.no_ranges.load(Ordering::Relaxed) {
+            if self.whole[index] || mirror.no_ranges.load(Ordering::Relaxed) {
                 request.range = None;
             }
-            let asked = Instant::now();
-            let answered = mirror.transport.get(&request);
-            let took = asked.elapsed();
-            match answered {
+            if let Some((site, tag)) = known {
+                request.if_none_match = (site == mirror.transport.url()).then_some(tag);
+            }
+            self.source.requests.fetch_add(1, Ordering::Relaxed);
+            let asked = self.source.options.timer.now();
+            match mirror.transport.get(&request) {
                 Ok(response) => {
-                    let mut pace = self.source.pace.lock().unwrap_or_else(PoisonError::into_inner);
-                    pace.0 = Some(pace.0.map_or(took, |least| least.min(took)));
-                    drop(pace);
-                    if request.range.is_some() && response.status == crate::transport::Status::Whole {
+                    let took = self.source.options.timer.now().saturating_duration_since(asked);
+                    self.source.observed.note_answer(took);
+                    // A server that has refused one range may only lack that file's end.
+                    if response.status == Status::Whole && (request.range.is_some() || self.whole[index]) {
                         mirror.no_ranges.store(true, Ordering::Relaxed);
                     }
                     return Ok(response);
                 }
-                Err(error) if error.kind == TransportErrorKind::RangeRefused => {
-                    mirror.no_ranges.store(true, Ordering::Relaxed);
+                Err(error) if error.kind == TransportErrorKind::Cancelled => return Err(error),
+                Err(error) if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() => {
+                    self.whole[index] = true;
                     self.last = Some(error);
                 }
                 Err(error) if error.is_temporary() => self.temporary(error),
@@ -334,15 +347,15 @@ impl Attempts<'_, '_> {
 
     /// The body broke off. The same mirror is asked again, after a while.
     pub fn failed(&mut self, url: &str, error: &io::Error) {
-        let kind = match error.kind() {
-            io::ErrorKind::FileTooLarge => TransportErrorKind::TooLarge,
-            _ => TransportErrorKind::Temporary,
-        };
-        let error = TransportError::new(url, kind, error);
-        if error.is_temporary() {
-            self.temporary(error);
-        } else {
-            self.give_up(error);
+        if self.source.cancel.is_cancelled() {
+            // The next question ends with that. No mirror is to blame.
+            return;
+        }
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                self.give_up(TransportError::new(url, TransportErrorKind::TooLarge, error));
+            }
+            _ => self.temporary(TransportError::new(url, TransportErrorKind::Temporary, error)),
         }
     }
 
@@ -363,41 +376,39 @@ impl Attempts<'_, '_> {
         left().find(|index| !demoted(index)).or_else(|| left().next())
     }
 
+    /// Returns whether a mirror is left besides the one that was asked.
+    fn has_others(&self) -> bool {
+        (0..self.out.len()).any(|index| index != self.current && !self.out[index])
+    }
+
     fn temporary(&mut self, error: TransportError) {
         self.tries[self.current] += 1;
         let tries = self.tries[self.current];
-        if tries > self.source.options.retries {
+        let asked_for = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        if tries > self.source.options.retries || (asked_for > MAX_BACKOFF && self.has_others()) {
             self.give_up(error);
             return;
         }
-        let ceiling = (self.source.options.backoff * 2u32.saturating_pow(tries - 1)).min(MAX_BACKOFF);
-        // Full jitter: a fleet that lost its server must not come back as one.
-        self.wait = Some(
-            error
-                .retry_after
-                .unwrap_or_else(|| ceiling.mul_f64(random_fraction())),
-        );
+        let factor = 2u32.saturating_pow(tries - 1);
+        let ceiling = self
+            .source
+            .options
+            .backoff
+            .saturating_mul(factor)
+            .min(MAX_BACKOFF);
+        // Full jitter, and on top of what the server asks for: a fleet that lost its server must not come back as one.
+        self.wait = Some(asked_for + ceiling.mul_f64(random_fraction()));
         self.last = Some(error);
     }
 
     fn give_up(&mut self, error: TransportError) {
         self.out[self.current] = true;
-        let others = self.out.iter().any(|out| !out);
         let mirror = &self.source.mirrors[self.current];
-        if others && !mirror.demoted.swap(true, Ordering::Relaxed) {
+        if self.has_others() && !mirror.demoted.swap(true, Ordering::Relaxed) {
             let text = format!("{error}; going on with another mirror");
             self.source.progress.report(Event::Warning { text: &text });
         }
         self.last = Some(error);
-    }
-}
-
-/// Returns a number from 0 to 1.
-fn random_fraction() -> f64 {
-    let mut bytes = [0u8; 4];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(4) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
-        _ => 0.5,
     }
 }
 
@@ -417,18 +428,14 @@ impl<'s, 'a, R: Read> Metered<'s, 'a, R> {
 
 impl<R: Read> Read for Metered<'_, '_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.source.cancel.is_cancelled() {
-            return Err(io::Error::other("stopped as asked"));
-        }
-        // A large read under a low rate would be a long sleep.
-        let most = self.source.options.limit_rate.map_or(buffer.len(), |rate| {
-            buffer
-                .len()
-                .min(usize::try_from(rate / 8).unwrap_or(usize::MAX).max(512))
-        });
+        self.source.cancel.check().map_err(io::Error::other)?;
+        let most = self.source.limiter.at_most(buffer.len());
         let len = self.inner.read(&mut buffer[..most])?;
         self.source.bytes.fetch_add(len as u64, Ordering::Relaxed);
-        let wait = self.source.charge(len as u64);
+        let wait = self
+            .source
+            .limiter
+            .book(len as u64, self.source.options.timer.now());
         if !wait.is_zero() {
             self.source.sleep(wait).map_err(io::Error::other)?;
         }

@@ -8,11 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::CommitId;
+use crate::fs::{Dir, FileLock};
 use crate::names::RefName;
 use crate::repo::{Repo, RepoError};
 use crate::sign::TrustedKeys;
 
 use super::{REMOTES, RemoteError, RemoteName};
+
+/// Held while what was seen is changed. No remote's file ends like this.
+const LOCK: &str = "lock";
 
 /// Bytes in a remembered state.
 const MAX_STATE: usize = 16 * 1024 * 1024;
@@ -65,13 +69,43 @@ impl RemoteState {
         let Some(bytes) = dir.read_optional(&file, MAX_STATE).map_err(RepoError::from)? else {
             return Ok(Self::default());
         };
-        serde_json::from_slice(&bytes).map_err(|error| RemoteError::DamagedState {
-            path: dir.path().join(file),
-            reason: error.to_string(),
-        })
+        let damaged = |reason| RemoteError::DamagedState {
+            path: dir.path().join(&file),
+            reason,
+        };
+        // An array would do as well, and an empty one would say that nothing was seen.
+        if bytes.first() != Some(&b'{') {
+            return Err(damaged("it is no JSON object".to_owned()));
+        }
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if let Some(keys) = &state.keys {
+            keys.set().check().map_err(|error| damaged(error.to_string()))?;
+        }
+        Ok(state)
     }
 
-    /// Remembers. Durable on return.
+    /// Changes what is remembered: reads it, lets `change` look at it, and writes it if it is different. Durable on return.
+    ///
+    /// Two pulls of the same remote may run at once; a lock, exclusive, sees to it that neither forgets what the other has
+    /// seen. So `change` must judge what it finds then, not what was there when the pull began.
+    pub fn update<T>(
+        repo: &Repo,
+        name: &RemoteName,
+        change: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, RemoteError> {
+        repo.check_writable()?;
+        let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
+        let _lock = lock(repo, &dir)?;
+        let mut state = Self::load(repo, name)?;
+        let before = state.clone();
+        let result = change(&mut state);
+        if state != before {
+            state.save(repo, name)?;
+        }
+        Ok(result)
+    }
+
+    /// Remembers. Durable on return. [`RemoteState::update`] is for whoever is not alone.
     pub fn save(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
         let bytes = serde_json::to_vec_pretty(self).expect("the state is text and numbers");
         let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
@@ -80,6 +114,22 @@ impl RemoteState {
         dir.sync_fs().map_err(RepoError::from)?;
         Ok(())
     }
+
+    /// Forgets what was seen of `name`. The next pull believes the keys of the configuration, and any record they signed.
+    pub fn forget(repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
+        let Some(dir) = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)? else {
+            return Ok(());
+        };
+        let removed = dir.remove_file_optional(Self::file_name(name));
+        if removed.map_err(RepoError::from)? {
+            dir.sync_fs().map_err(RepoError::from)?;
+        }
+        Ok(())
+    }
+}
+
+fn lock(repo: &Repo, dir: &Dir) -> Result<FileLock, RemoteError> {
+    Ok(repo.lock_other(dir, LOCK, "what was seen of remotes")?)
 }
 
 /// The file that says which commits came without anybody vouching for them. It outlives the remote.
@@ -104,6 +154,11 @@ pub fn unverified_commits(repo: &Repo) -> Result<BTreeSet<CommitId>, RemoteError
 
 /// Notes whether `commit` came verified. Durable on return.
 pub fn set_verified(repo: &Repo, commit: &CommitId, verified: bool) -> Result<(), RemoteError> {
+    if unverified_commits(repo)?.contains(commit) != verified {
+        return Ok(());
+    }
+    let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
+    let _lock = lock(repo, &dir)?;
     let mut commits = unverified_commits(repo)?;
     let changed = if verified {
         commits.remove(commit)
@@ -112,7 +167,6 @@ pub fn set_verified(repo: &Repo, commit: &CommitId, verified: bool) -> Result<()
     };
     if changed {
         let bytes = serde_json::to_vec_pretty(&commits).expect("digests are text");
-        let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
         dir.write_atomic(UNVERIFIED, &bytes, 0o644)
             .map_err(RepoError::from)?;
         dir.sync_fs().map_err(RepoError::from)?;

@@ -103,14 +103,33 @@ impl Repo {
     }
 
     fn lock(&self, mode: LockMode) -> Result<FileLock, RepoError> {
-        const WHAT: &str = "the repository";
+        self.acquire(&self.dir, layout::LOCK, "the repository", mode)
+    }
+
+    /// Locks a file of a layer above, exclusively, with this repository's patience. `what` is for messages.
+    pub(crate) fn lock_other(
+        &self,
+        dir: &Dir,
+        name: &str,
+        what: &'static str,
+    ) -> Result<FileLock, RepoError> {
+        self.acquire(dir, name, what, LockMode::Exclusive)
+    }
+
+    fn acquire(
+        &self,
+        dir: &Dir,
+        name: &str,
+        what: &'static str,
+        mode: LockMode,
+    ) -> Result<FileLock, RepoError> {
         Ok(FileLock::acquire(
-            &self.dir,
-            layout::LOCK,
-            WHAT,
+            dir,
+            name,
+            what,
             mode,
             self.lock_timeout,
-            |holders| self.lock_notice.waiting(WHAT, holders),
+            |holders| self.lock_notice.waiting(what, holders),
         )?)
     }
 

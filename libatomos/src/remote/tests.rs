@@ -1,0 +1,236 @@
+use std::os::unix::fs::PermissionsExt;
+
+use crate::digest::{CommitId, Digest};
+use crate::error::ErrorKind;
+use crate::repo::Repo;
+use crate::sign::{SecretKey, Signer, TrustedKeys};
+use crate::testing::TestRepo;
+
+use super::{RemoteConfig, RemoteError, RemoteName, RemoteState, SeenRef, set_verified, unverified_commits};
+
+fn name(text: &str) -> RemoteName {
+    text.parse().unwrap()
+}
+
+fn sample() -> RemoteConfig {
+    RemoteConfig {
+        urls: vec!["https://os.example/site".to_owned(), "/media/stick".to_owned()],
+        keys: vec![SecretKey::generate().unwrap().public().to_pem()],
+        compatible: vec!["board-a".to_owned()],
+        proxy: Some("http://user:hidden@proxy:3128".to_owned()),
+        headers: [("X-Token".to_owned(), "hidden".to_owned())].into(),
+        limit_rate: Some(1_000_000),
+        ..RemoteConfig::default()
+    }
+}
+
+#[test]
+fn what_is_written_is_read_and_only_by_its_owner() {
+    let test = TestRepo::new();
+    let repo = test.repo();
+    let config = sample();
+    config.create(repo, &name("origin")).unwrap();
+    assert_eq!(RemoteConfig::load(repo, &name("origin")).unwrap(), config);
+    let file = test.path().join("remotes/origin.toml");
+    let mode = std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    RemoteConfig {
+        urls: vec!["/x".to_owned()],
+        ..config.clone()
+    }
+    .create(repo, &name("b.c"))
+    .unwrap();
+    assert_eq!(RemoteConfig::list(repo).unwrap(), [name("b.c"), name("origin")]);
+    let error = config.create(repo, &name("origin")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    RemoteConfig::remove(repo, &name("origin")).unwrap();
+    assert_eq!(RemoteConfig::list(repo).unwrap(), [name("b.c")]);
+    for error in [
+        RemoteConfig::remove(repo, &name("origin")).unwrap_err(),
+        RemoteConfig::load(repo, &name("origin")).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn a_mistake_is_named_with_its_key_and_file() {
+    let test = TestRepo::new();
+    let good = sample().to_text().unwrap();
+    let file = test.path().join("remotes/origin.toml");
+    std::fs::create_dir(test.path().join("remotes")).unwrap();
+    for (text, key) in [
+        (format!("url = \"x\"\n{good}"), "unknown field `url`"),
+        (format!("retries = \"often\"\n{good}"), "`retries`"),
+        (format!("jobs = -1\n{good}"), "`jobs`"),
+        (format!("jobs = 0\n{good}"), "`jobs`"),
+        (format!("user = [\n1,\n2]\n{good}"), "`user`"),
+        (format!("retries = 1\nretries = 2\n{good}"), "`retries`"),
+        (format!("no-verify = true\n{good}"), "`no-verify`"),
+        (good.replace("BEGIN PUBLIC", "BEGIN OTHER"), "`keys`"),
+        (good.replace("/media/stick", "media/stick"), "`urls`"),
+        (good.replace("https:", "ftp:"), "`urls`"),
+        (good.replace("/site", "/site?sig=1"), "`urls`"),
+        (good.replace("os.example", "user:pw@os.example"), "`urls`"),
+        (good.replace("/media/stick", "https://os.example/site/"), "twice"),
+        (
+            good.replace("http://user:hidden@proxy:3128", "socks5://p"),
+            "`proxy`",
+        ),
+        (good.replace("X-Token", "Range"), "Range"),
+        (good.replace("X-Token", "\"X Token\""), "`headers`"),
+        (format!("ca-file = \"ca.pem\"\n{good}"), "`ca-file`"),
+        (format!("client-cert = \"/c\"\n{good}"), "`client-key`"),
+        (format!("user = \"u\"\n{good}"), "`password-file`"),
+        (
+            format!("token-file = \"/t\"\nnetrc-file = \"/n\"\n{good}"),
+            "`netrc-file`",
+        ),
+        (
+            format!(
+                "token-file = \"/t\"\n{}",
+                good.replace("X-Token", "authorization")
+            ),
+            "Authorization",
+        ),
+        (format!("stall-timeout = 0\n{good}"), "`stall-timeout`"),
+        (
+            format!("limit-rate = 0\n{}", good.replace("limit-rate = 1000000", "")),
+            "`limit-rate`",
+        ),
+        (format!("urls\n{good}"), "line 1: "),
+        (String::new(), "`urls`"),
+        ("urls = [\"/x\"]".to_owned(), "`no-verify = true`"),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        let error = RemoteConfig::load(test.repo(), &name("origin")).unwrap_err();
+        let message = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(
+            message.contains(key) && message.contains("remotes/origin.toml"),
+            "{key}: {message}"
+        );
+        assert!(!message.contains("hidden"), "{message}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = sample();
+    assert!(!format!("{config:?}").contains("hidden"));
+    let shown = config.without_secrets();
+    assert!(!shown.to_text().unwrap().contains("hidden"));
+    assert_eq!(shown.proxy.as_deref(), Some("http://proxy:3128"));
+}
+
+fn seen(order: (u64, u64)) -> SeenRef {
+    SeenRef {
+        record: "a record".to_owned(),
+        order,
+        etag: Some(("https://os.example".to_owned(), "\"t\"".to_owned())),
+        releases: [(CommitId::new(Digest::of(b"c")), 7)].into(),
+    }
+}
+
+fn state() -> RemoteState {
+    RemoteState {
+        repository: Some("0".repeat(32)),
+        keys: Some(TrustedKeys::pinned([SecretKey::generate().unwrap().public()]).unwrap()),
+        newest_time: 1_700_000_000,
+        refs: [("os".parse().unwrap(), seen((0, 1)))].into(),
+    }
+}
+
+#[test]
+fn what_was_seen_is_remembered_until_the_remote_goes() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), RemoteState::default());
+    sample().create(repo, &origin).unwrap();
+    let state = state();
+    state.save(repo, &origin).unwrap();
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), state);
+    sample().save(repo, &origin).unwrap();
+    assert_eq!(
+        RemoteState::load(repo, &origin).unwrap(),
+        state,
+        "a new URL is no new remote"
+    );
+    RemoteConfig::remove(repo, &origin).unwrap();
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), RemoteState::default());
+}
+
+#[test]
+fn a_remote_does_not_inherit_what_an_older_one_of_its_name_has_seen() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    state().save(repo, &origin).unwrap();
+    sample().create(repo, &origin).unwrap();
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), RemoteState::default());
+}
+
+#[test]
+fn damaged_memory_is_an_error_that_names_the_file() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    state().save(repo, &origin).unwrap();
+    let file = test.path().join("remotes/origin.state");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"sequence\": 1}",
+        &good[..good.len() / 2],
+        &good.replace("\"newest-time\"", "\"newest\""),
+        &good.replace("\"threshold\": 1", "\"threshold\": 0"),
+    ] {
+        std::fs::write(&file, bad).unwrap();
+        let error = RemoteState::load(repo, &origin).unwrap_err();
+        assert!(
+            matches!(error, RemoteError::DamagedState { .. }),
+            "{bad:?}: {error}"
+        );
+        assert!(error.to_string().contains("remotes/origin.state"), "{error}");
+    }
+}
+
+#[test]
+fn pulls_at_once_do_not_forget_what_the_other_has_seen() {
+    let test = TestRepo::new();
+    let path = test.path();
+    let update = |reference: &str| {
+        let repo = &Repo::open(path).unwrap();
+        for sequence in 1..=10 {
+            RemoteState::update(repo, &name("origin"), |state| {
+                state.refs.insert(reference.parse().unwrap(), seen((0, sequence)));
+            })
+            .unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        for reference in ["a", "b", "c"] {
+            scope.spawn(move || update(reference));
+        }
+    });
+    let state = RemoteState::load(test.repo(), &name("origin")).unwrap();
+    let orders: Vec<_> = state.refs.values().map(|seen| seen.order).collect();
+    assert_eq!(orders, [(0, 10); 3]);
+}
+
+#[test]
+fn what_came_unverified_is_known_until_it_comes_verified() {
+    let test = TestRepo::new();
+    let repo = test.repo();
+    let [a, b] = [b"a", b"b"].map(|bytes| CommitId::new(Digest::of(bytes)));
+    set_verified(repo, &a, true).unwrap();
+    assert!(!test.path().join("remotes").exists(), "there was nothing to note");
+    set_verified(repo, &a, false).unwrap();
+    set_verified(repo, &b, false).unwrap();
+    assert_eq!(unverified_commits(repo).unwrap(), [a, b].into());
+    set_verified(repo, &a, true).unwrap();
+    assert_eq!(unverified_commits(repo).unwrap(), [b].into());
+    RemoteConfig::remove(repo, &name("origin")).unwrap_err();
+    assert_eq!(RemoteConfig::list(repo).unwrap(), []);
+}
