@@ -135,6 +135,12 @@ pub enum Error {
     /// A checkout failed.
     #[error(transparent)]
     Checkout(#[from] checkout::CheckoutError),
+    /// A remote cannot be used.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
+    /// A site's bytes did not come.
+    #[error(transparent)]
+    Transport(#[from] transport::TransportError),
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] repo::RepoError),
@@ -162,6 +168,8 @@ impl Error {
             Self::EtcMerge(error) => error.kind(),
             Self::Commit(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
+            Self::Remote(error) => error.kind(),
+            Self::Transport(error) => error.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
             Self::Lock(error) => error.kind(),

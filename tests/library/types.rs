@@ -1,7 +1,8 @@
 //! Whatever an embedder holds can be sent to another thread and shared with it.
 
 use libatomos::{
-    boot, checkout, commit, digest, error, etc_merge, format, fs, names, os_var, progress, repo, sysroot,
+    boot, checkout, commit, digest, error, etc_merge, format, fs, names, os_var, progress, remote, repo,
+    sysroot, transport,
 };
 
 fn shared<T: Send + Sync>() {}
@@ -31,6 +32,14 @@ fn every_public_type_is_send_and_sync() {
     shared::<repo::RepoStats>();
     shared::<repo::LocalPullOptions>();
     shared::<repo::LocalPullReport>();
+
+    shared::<Box<dyn transport::Transport>>();
+    shared::<transport::DirTransport>();
+    shared::<transport::HttpTransport>();
+    shared::<remote::RemoteConfig>();
+    shared::<remote::RemoteState>();
+    shared::<remote::Source<'_>>();
+    shared::<remote::Attempts<'_, '_>>();
 
     shared::<commit::CommitOptions>();
     shared::<commit::CommitReport>();
@@ -90,6 +99,8 @@ fn every_error_is_send_and_sync() {
     error::<commit::CommitError>();
     error::<commit::OsTreeError>();
     error::<checkout::CheckoutError>();
+    error::<transport::TransportError>();
+    error::<remote::RemoteError>();
     error::<repo::RepoError>();
     error::<format::FormatError>();
     error::<fs::FsError>();
