@@ -7,6 +7,7 @@ use std::time::Duration;
 use libatomos::cancel::Cancel;
 use libatomos::fs::{LockNotice, make_writable_in_private};
 use libatomos::progress::Progress;
+use libatomos::pull::SessionOptions;
 use libatomos::repo::{Repo, RepoError};
 use libatomos::sysroot::{BOOTED, Sysroot, SysrootOptions};
 
@@ -103,6 +104,21 @@ impl Context {
     /// Returns where the sysroot's repository lies.
     pub fn sysroot_repo(&self) -> PathBuf {
         self.globals.sysroot.join(SYSROOT_REPO)
+    }
+
+    /// Returns how to talk to remotes. The library does not read the environment, so this does.
+    pub fn session_options(&self) -> SessionOptions {
+        let read = |names: [&str; 2]| {
+            let values = names.iter().filter_map(|name| std::env::var(name).ok());
+            values.into_iter().find(|value| !value.is_empty())
+        };
+        let all = || read(["all_proxy", "ALL_PROXY"]);
+        let mut options = SessionOptions::default();
+        // HTTP_PROXY in capitals may come from a request to a CGI program, so it does not count, as with curl.
+        options.proxies.http = read(["http_proxy", "http_proxy"]).or_else(all);
+        options.proxies.https = read(["https_proxy", "HTTPS_PROXY"]).or_else(all);
+        options.proxies.except = read(["no_proxy", "NO_PROXY"]);
+        options
     }
 
     /// Returns the path of the sysroot.

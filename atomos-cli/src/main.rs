@@ -12,8 +12,10 @@ mod context;
 mod exit_code;
 mod output;
 mod progress;
+mod quantity;
 mod report;
 mod signals;
+mod signing;
 mod ui;
 
 use std::process::ExitCode;

@@ -9,6 +9,9 @@ use libatomos::commit::{CommitError, OsTreeError};
 use libatomos::error::ErrorKind;
 use libatomos::fs::{FsError, LockError};
 use libatomos::names::InvalidName;
+use libatomos::publish::PublishError;
+use libatomos::pull::PullError;
+use libatomos::remote::RemoteError;
 use libatomos::repo::RepoError;
 use libatomos::sysroot::SysrootError;
 
@@ -184,6 +187,103 @@ impl From<SysrootError> for CliError {
             }
         }
     }
+}
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Repo(error) => error.into(),
+            error => {
+                let hint = hint_for_remote(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<PullError> for CliError {
+    fn from(error: PullError) -> Self {
+        match error {
+            PullError::Repo(error) => error.into(),
+            PullError::Remote(error) => error.into(),
+            PullError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_pull(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<PublishError> for CliError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Repo(error) => error.into(),
+            PublishError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_publish(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+fn hint_for_remote(error: &RemoteError) -> Option<String> {
+    Some(match error {
+        RemoteError::NotFound { .. } => {
+            "`atomos remote list` lists the remotes, `atomos remote add` adds one".to_owned()
+        }
+        RemoteError::Config { path, .. } => format!("look at {}", shown(path)),
+        RemoteError::DamagedState { path, .. } => format!(
+            "remove {}, if you are sure that nobody offers you an old version: the next record is then taken for the newest",
+            shown(path)
+        ),
+        _ => return None,
+    })
+}
+
+fn hint_for_pull(error: &PullError) -> Option<String> {
+    Some(match error {
+        PullError::Untrusted { .. } => {
+            "`atomos remote show NAME` shows the keys that count; ask the publisher whether they are right"
+                .to_owned()
+        }
+        PullError::Older { .. } => "ask the publisher, or name another mirror".to_owned(),
+        PullError::Expired { .. } => {
+            "look at this machine's clock; if it is right, the publisher has to publish again".to_owned()
+        }
+        PullError::Incompatible { .. } => {
+            "if this machine is one of those, say so in the remote's `compatible`".to_owned()
+        }
+        PullError::Withdrawn { .. } | PullError::Downgrade { .. } => {
+            "--allow-downgrade takes it all the same".to_owned()
+        }
+        PullError::NoSuchRelease {
+            remote, reference, ..
+        } => {
+            format!("`atomos history {remote} {reference}` lists what there is")
+        }
+        PullError::TooManyBytes { needed, .. } => format!("--max-bytes {needed} allows it"),
+        PullError::NoSpace { .. } => "`atomos cleanup` and `atomos prune` make room".to_owned(),
+        PullError::BadObject { .. } => "try again later: what came is kept".to_owned(),
+        PullError::Transport(_) | PullError::Cancelled(_) => {
+            "run the command again: it takes up what came".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+fn hint_for_publish(error: &PublishError) -> Option<String> {
+    Some(match error {
+        PublishError::NotOurs { .. } => "choose an empty directory with --to DIR".to_owned(),
+        PublishError::MissingKeys { .. } => {
+            "name the secret keys with --key FILE; it can be repeated".to_owned()
+        }
+        PublishError::NoRefs { .. } => "`atomos commit --ref REF DIR` makes one".to_owned(),
+        PublishError::Lock(error) => return hint_for_lock(error),
+        PublishError::Cancelled(_) => "the site is as it was; run the command again".to_owned(),
+        _ => return None,
+    })
 }
 
 fn hint_for_sysroot(error: &SysrootError) -> Option<String> {

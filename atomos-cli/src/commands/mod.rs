@@ -13,15 +13,19 @@ mod deploy;
 mod diff;
 mod etc;
 mod fsck;
+mod history;
 mod init;
 mod kargs;
+mod key;
 mod lint;
 mod log;
 mod ls;
 mod pin;
 mod prune;
+mod publish;
 mod pull;
 mod refs;
+mod remote;
 mod rev_parse;
 mod rollback;
 mod show;
@@ -56,7 +60,11 @@ pub enum Command {
     Diff(diff::DiffArgs),
     Refs(refs::RefsArgs),
     RevParse(rev_parse::RevParseArgs),
+    Key(key::KeyArgs),
+    Publish(Box<publish::PublishArgs>),
+    Remote(remote::RemoteArgs),
     Pull(pull::PullArgs),
+    History(history::HistoryArgs),
     Fsck(fsck::FsckArgs),
     Prune(prune::PruneArgs),
     Stats(stats::StatsArgs),
@@ -97,7 +105,11 @@ impl Command {
             Self::Diff(args) => diff::run(context, &args),
             Self::Refs(args) => refs::run(context, &args),
             Self::RevParse(args) => rev_parse::run(context, &args),
+            Self::Key(args) => key::run(context, &args),
+            Self::Publish(args) => publish::run(context, &args),
+            Self::Remote(args) => remote::run(context, &args),
             Self::Pull(args) => pull::run(context, &args),
+            Self::History(args) => history::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Prune(args) => prune::run(context, &args),
             Self::Stats(args) => stats::run(context, &args),

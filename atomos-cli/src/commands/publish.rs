@@ -1,0 +1,169 @@
+//! `atomos publish`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use libatomos::names::RefName;
+use libatomos::publish::{Profile, PublishOptions, RefOutcome, publish};
+use libatomos::sign::Signer;
+
+use super::RunResult;
+use super::key::{read_public, read_secret};
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{json, text};
+use crate::report::CliError;
+use crate::signing::CommandSigner;
+
+/// How much work to spend on fewer bytes.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum ProfileArg {
+    /// Seconds
+    #[default]
+    Fast,
+    /// Minutes, for fewer bytes on every machine
+    Thorough,
+}
+
+/// Write a site that any web server can serve
+///
+/// Publishes the refs of the repository into DIR, as static files. Only what DIR lacks is compressed; publishing again what is
+/// there changes nothing. Each ref gets a signed record, which is replaced last: a machine that pulls meanwhile sees the
+/// old version or the new.
+///
+/// A record is believed for --expires days. Publish again before that (or with --renew): a record in the last third of its life is
+/// signed anew.
+///
+/// To upload: everything else first, refs/ last. docs/serving.md has the commands.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos publish --key release-key --to /srv/www/os
+  atomos publish --ref debian/13 --key release-key --profile thorough --to /srv/www/os
+  atomos publish --sign-command 'my-token sign' --public token.pub --to /srv/www/os")]
+pub struct PublishArgs {
+    /// The site's directory; it is made if there is none
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+
+    /// A ref to publish; all where none is named
+    #[arg(long = "ref", value_name = "REF")]
+    refs: Vec<RefName>,
+
+    /// A secret key to sign with
+    #[arg(long, value_name = "FILE", required_unless_present = "sign_command")]
+    key: Vec<PathBuf>,
+
+    /// A command that signs what it reads, for keys that are not in files
+    #[arg(long, value_name = "COMMAND", requires = "public")]
+    sign_command: Option<String>,
+
+    /// The public key of what --sign-command makes
+    #[arg(long, value_name = "FILE", requires = "sign_command")]
+    public: Option<PathBuf>,
+
+    /// How much work to spend on fewer bytes
+    #[arg(long, value_enum, default_value_t)]
+    profile: ProfileArg,
+
+    /// Make patches from this version, too
+    #[arg(long, value_name = "REV")]
+    patch_from: Vec<String>,
+
+    /// Make no patches
+    #[arg(long, conflicts_with = "patch_from")]
+    no_patches: bool,
+
+    /// Make no image of the whole tree, which new machines get by
+    #[arg(long)]
+    no_image: bool,
+
+    /// The version is for machines of this name only, such as a board or an architecture
+    #[arg(long, value_name = "NAME")]
+    compatible: Vec<String>,
+
+    /// Machines must have had this release, by number, before they take this one
+    #[arg(long, value_name = "NUMBER")]
+    min_from: Option<u64>,
+
+    /// For how many days the record is to be believed
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    expires: u32,
+
+    /// Sign new records although nothing else is new
+    #[arg(long)]
+    renew: bool,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
+    let repo = context.open_repo()?;
+    let secrets = args
+        .key
+        .iter()
+        .map(|file| read_secret(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let command = match (&args.sign_command, &args.public) {
+        (Some(command), Some(public)) => Some(CommandSigner {
+            command: command.clone(),
+            public: read_public(public)?,
+        }),
+        _ => None,
+    };
+    let mut options = PublishOptions::default();
+    options.refs.clone_from(&args.refs);
+    options.signers = secrets.iter().map(|secret| secret as &dyn Signer).collect();
+    options
+        .signers
+        .extend(command.iter().map(|command| command as &dyn Signer));
+    options.profile = match args.profile {
+        ProfileArg::Fast => Profile::Fast,
+        ProfileArg::Thorough => Profile::Thorough,
+    };
+    options.no_image = args.no_image;
+    options.no_patches = args.no_patches;
+    options.patch_from = args
+        .patch_from
+        .iter()
+        .map(|rev| repo.resolve_commit(rev))
+        .collect::<Result<_, _>>()?;
+    options.compatible.clone_from(&args.compatible);
+    options.min_from = args.min_from;
+    options.lifetime = Some(i64::from(args.expires) * 24 * 3600);
+    options.renew = args.renew;
+    let report =
+        publish(&repo, &args.to, &options, context.progress(), context.cancel()).map_err(CliError::from)?;
+    let ui = context.ui();
+    if context.json() {
+        ui.result(|out| json::write(out, &report))?;
+    }
+    for published in &report.refs {
+        let what = match published.outcome {
+            RefOutcome::Released => "Published",
+            RefOutcome::Renewed => "Renewed",
+            _ => "Unchanged:",
+        };
+        let version = if published.version.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", published.version)
+        };
+        ui.status(format_args!(
+            "{what} {}{version} ({}), release {}",
+            published.reference,
+            published.commit.short(),
+            published.number
+        ));
+    }
+    if report.manifest_bytes > 0 {
+        ui.status(format_args!(
+            "New: {} in packs ({}), {} in patches, {} in images, {} in manifests",
+            text::size(report.pack_bytes),
+            text::count(report.new_blobs, "blob", "blobs"),
+            text::size(report.patch_bytes),
+            text::size(report.image_bytes),
+            text::size(report.manifest_bytes)
+        ));
+    }
+    Ok(Outcome::Done)
+}

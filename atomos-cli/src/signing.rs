@@ -1,0 +1,84 @@
+//! Signing by a program that has the key elsewhere: a hardware token, a service.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::process::{Command, Stdio};
+
+use libatomos::sign::{PublicKey, SignError, Signer};
+
+/// Runs a command for each signature. It reads what is to be signed from its standard input, which is a file, and prints the
+/// 64 bytes of the signature.
+#[derive(Debug)]
+pub struct CommandSigner {
+    /// For `sh -c`.
+    pub command: String,
+    /// The key that verifies what the command prints.
+    pub public: PublicKey,
+}
+
+/// A signature in hexadecimal, with a line end, and some room.
+const MAX_OUTPUT: u64 = 1024;
+
+/// Bytes of an ed25519 signature.
+const SIGNATURE: usize = 64;
+
+impl Signer for CommandSigner {
+    fn public(&self) -> PublicKey {
+        self.public.clone()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let fail = |reason: String| SignError::Signing {
+            key: self.public.id(),
+            reason,
+        };
+        let mut input = anonymous_file().map_err(|error| fail(format!("cannot make a file: {error}")))?;
+        input
+            .write_all(message)
+            .and_then(|()| input.seek(SeekFrom::Start(0)).map(drop))
+            .map_err(|error| fail(format!("cannot write a file: {error}")))?;
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", &self.command])
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| fail(format!("cannot run the command: {error}")))?;
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout
+                .take(MAX_OUTPUT)
+                .read_to_end(&mut output)
+                .map_err(|error| fail(format!("cannot read what the command prints: {error}")))?;
+        }
+        let status = child
+            .wait()
+            .map_err(|error| fail(format!("cannot wait for the command: {error}")))?;
+        if !status.success() {
+            return Err(fail(format!("the command failed: {status}")));
+        }
+        if output.len() == SIGNATURE {
+            return Ok(output);
+        }
+        from_hex(&output).ok_or_else(|| {
+            fail(format!(
+                "the command printed {} bytes, and a signature has 64, or 128 hexadecimal digits",
+                output.len()
+            ))
+        })
+    }
+}
+
+/// Makes a file that has no name.
+fn anonymous_file() -> std::io::Result<std::fs::File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    Ok(rustix::fs::memfd_create("atomos-sign", flags)?.into())
+}
+
+fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    if text.len() != 2 * SIGNATURE {
+        return None;
+    }
+    (0..SIGNATURE)
+        .map(|index| u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok())
+        .collect()
+}
