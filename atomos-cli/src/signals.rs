@@ -3,6 +3,7 @@
 //! Both leave the store whole: an operation that is killed leaves staged work, which the next run takes up. The first
 //! is only kinder, because it says what happened.
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -18,4 +19,13 @@ pub fn install() -> std::io::Result<Cancel> {
         signal_hook::flag::register(signal, Arc::clone(&flag))?;
     }
     Ok(Cancel::from_flag(flag))
+}
+
+/// Returns what can be read as soon as one of the signals has come: for a verb that only waits.
+pub fn wake_up() -> std::io::Result<UnixStream> {
+    let (woken, wake) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
+    }
+    Ok(woken)
 }

@@ -21,7 +21,7 @@ pub(crate) fn wanted(header: &str, size: u64) -> Wanted {
     let Some(set) = strip_unit(header) else {
         return Wanted::Whole;
     };
-    if set.contains(',') {
+    if set.contains(',') || set.trim().is_empty() {
         return Wanted::Whole;
     }
     let Some((first, last)) = set.trim().split_once('-') else {
@@ -84,7 +84,6 @@ mod tests {
             "bytes=5-4",
             "bytes=-0",
             "bytes=x-4",
-            "bytes=",
             "bytes=-",
             "bytes=+1-2",
             "bytes=99999999999999999999999-",
@@ -95,7 +94,7 @@ mod tests {
 
     #[test]
     fn other_units_and_several_ranges_are_the_whole_file() {
-        for header in ["items=0-1", "bytes", "bytes=0-1,4-5", ""] {
+        for header in ["items=0-1", "bytes", "bytes=", "bytes=0-1,4-5", ""] {
             assert_eq!(wanted(header, 10), Wanted::Whole, "{header}");
         }
         assert_eq!(wanted("bytes=0-0", 0), Wanted::Whole);

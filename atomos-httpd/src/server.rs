@@ -331,14 +331,14 @@ impl Shared {
 }
 
 fn accept_all(shared: &Arc<Shared>, listener: &TcpListener, woken: &UnixStream) {
-    while shared.wait_for_room() {
+    loop {
         let mut ready = [
             PollFd::new(listener, PollFlags::IN),
             PollFd::new(woken, PollFlags::IN),
         ];
         // An interruption is found out by accepting, which then finds nobody.
         let _ = poll(&mut ready, None);
-        if shared.is_stopping() {
+        if !shared.wait_for_room() {
             return;
         }
         match listener.accept() {

@@ -95,15 +95,15 @@ impl Site {
 
     /// Returns the answer to a request.
     pub(crate) fn answer(&self, request: &Request) -> Answer {
+        let found = match self.find(&request.path) {
+            Ok(found) => found,
+            Err(status) => return Answer::plain(status),
+        };
         if request.method != "GET" && request.method != "HEAD" {
             let mut answer = Answer::plain(405);
             answer.set("Allow", "GET, HEAD");
             return answer;
         }
-        let found = match self.find(&request.path) {
-            Ok(found) => found,
-            Err(status) => return Answer::plain(status),
-        };
         let mut answer = Answer {
             status: 200,
             headers: vec![
@@ -164,21 +164,26 @@ fn is_same(if_range: Option<&str>, found: &Found) -> bool {
     if_range.is_none_or(|state| state == found.etag)
 }
 
-/// Returns how long what lies at `path` may be kept: for ever, if its name is a digest.
+/// Directories whose files are named by the digest of their bytes.
+const BY_DIGEST: [&str; 5] = ["packs", "patches", "images", "manifests", "releases"];
+
+/// Directories of small files that are JSON although their names do not say so.
+const JSON: [&str; 3] = ["refs", "keys", "releases"];
+
+/// Returns how long what lies at `path` may be kept: for ever, if its name is a digest. A ref may be called like anything.
 fn cache_control(path: &str) -> &'static str {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let is_digest = name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if is_digest { FOREVER } else { ASK }
+    let digest =
+        |name: &str| name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match path.split_once('/') {
+        Some((dir, name)) if BY_DIGEST.contains(&dir) && digest(name) => FOREVER,
+        _ => ASK,
+    }
 }
 
 fn content_type(path: &str) -> &'static str {
-    let json = path.ends_with(".json")
-        || path
-            .split('/')
-            .any(|part| matches!(part, "refs" | "keys" | "releases"));
-    if json {
-        "application/json"
-    } else {
-        "application/octet-stream"
+    match path.split_once('/') {
+        None if path == "atomos.json" => "application/json",
+        Some((dir, _)) if JSON.contains(&dir) => "application/json",
+        _ => "application/octet-stream",
     }
 }

@@ -19,5 +19,6 @@ mod pull;
 mod reference;
 mod refs;
 mod rev_parse;
+mod serve;
 mod show;
 mod stats;

@@ -28,6 +28,7 @@ mod refs;
 mod remote;
 mod rev_parse;
 mod rollback;
+mod serve;
 mod show;
 mod stateroot;
 mod stats;
@@ -65,6 +66,7 @@ pub enum Command {
     Remote(remote::RemoteArgs),
     Pull(pull::PullArgs),
     History(history::HistoryArgs),
+    Serve(serve::ServeArgs),
     Fsck(fsck::FsckArgs),
     Prune(prune::PruneArgs),
     Stats(stats::StatsArgs),
@@ -110,6 +112,7 @@ impl Command {
             Self::Remote(args) => remote::run(context, &args),
             Self::Pull(args) => pull::run(context, &args),
             Self::History(args) => history::run(context, &args),
+            Self::Serve(args) => serve::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Prune(args) => prune::run(context, &args),
             Self::Stats(args) => stats::run(context, &args),

@@ -10,6 +10,12 @@ pub fn write(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// Writes one value on one line, for a program that reads on.
+pub fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
 /// Writes an array one element at a time, one to a line, so that a long one needs no memory.
 pub struct Array<'a> {
     out: &'a mut dyn Write,

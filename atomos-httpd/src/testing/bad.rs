@@ -234,7 +234,9 @@ impl State {
 /// Does what is not an answer as a server means it.
 fn break_off(deed: Deed, answer: &Answer, wire: &mut Wire) -> io::Result<After> {
     let length = answer.length();
-    wire.status.store(answer.status, Ordering::SeqCst);
+    if !matches!(deed, Deed::Silence | Deed::Hangup | Deed::Garbage) {
+        wire.status.store(answer.status, Ordering::SeqCst);
+    }
     let head = |length, keep| answer.head(length, keep, &now());
     match deed {
         Deed::LongLength(more) => {

@@ -186,9 +186,7 @@ fn receive(state: &State, from: &TcpStream, line: &Line, counter: Counter, earli
             queue = line.changed.wait(queue).unwrap();
         }
         if queue.cut {
-            // Nobody takes it: the sender is told as a kernel would tell it.
-            let _ = set_socket_linger(from, Some(Duration::ZERO));
-            let _ = from.shutdown(Shutdown::Both);
+            // Nobody takes it. The sender is told when the last of the threads has let go of its socket.
             return;
         }
         queue.bytes += len;
@@ -227,8 +225,9 @@ fn deliver(to: &TcpStream, line: &Line) {
                 return;
             }
             Parcel::Reset => {
+                // Closing it resets it. That takes the other direction to let go of it, too, and not a word before.
                 let _ = set_socket_linger(to, Some(Duration::ZERO));
-                let _ = to.shutdown(Shutdown::Both);
+                let _ = to.shutdown(Shutdown::Read);
                 return;
             }
         };
