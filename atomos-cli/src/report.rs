@@ -179,6 +179,7 @@ impl From<SysrootError> for CliError {
     fn from(error: SysrootError) -> Self {
         match error {
             SysrootError::Repo(error) => error.into(),
+            SysrootError::Pull(error) => (*error).into(),
             SysrootError::Checkout(error) => error.into(),
             SysrootError::Fs(error) => error.into(),
             error => {

@@ -138,6 +138,15 @@ pub enum Error {
     /// A remote cannot be used.
     #[error(transparent)]
     Remote(#[from] remote::RemoteError),
+    /// A site was not published.
+    #[error(transparent)]
+    Publish(#[from] publish::PublishError),
+    /// A pull failed.
+    #[error(transparent)]
+    Pull(#[from] pull::PullError),
+    /// Something is not signed as it should be.
+    #[error(transparent)]
+    Sign(#[from] sign::SignError),
     /// A site's bytes did not come.
     #[error(transparent)]
     Transport(#[from] transport::TransportError),
@@ -169,6 +178,9 @@ impl Error {
             Self::Commit(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
             Self::Remote(error) => error.kind(),
+            Self::Publish(error) => error.kind(),
+            Self::Pull(error) => error.kind(),
+            Self::Sign(error) => error.kind(),
             Self::Transport(error) => error.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),

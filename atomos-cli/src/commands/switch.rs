@@ -18,6 +18,7 @@ use crate::context::Context;
 #[command(after_help = "\
 Examples:
   atomos switch debian/14
+  atomos switch origin:debian/14                   pull it from the remote, now and at every upgrade
   atomos switch debian/14 --from /media/usb/repo   and pull it from there, now and at every upgrade")]
 pub struct SwitchArgs {
     /// The ref to follow
@@ -41,6 +42,7 @@ pub fn run(context: &Context, args: &SwitchArgs) -> RunResult {
     let mut options = UpgradeOptions::default();
     options.stateroot = args.common.stateroot.clone();
     options.deploy = args.common.options();
+    options.session = context.session_options();
     options.switch_to = Some(args.reference.clone());
     options.pull_from = args.from.clone();
     super::upgrade::run_with(context, &options, args.unchanged_exit_77)

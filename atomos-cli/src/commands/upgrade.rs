@@ -8,11 +8,15 @@ use super::deploy::DeployFlags;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{deployment, json};
+use crate::quantity;
 
 /// Deploy the newest version of what the machine follows
 ///
-/// Looks at the ref that the default deployment follows, in the repository that it is pulled from, and deploys what the
-/// ref names when that is another commit. It takes effect at the next boot.
+/// Looks at the ref that the default deployment follows, at the remote or in the repository that it is pulled from, and deploys what
+/// the ref names when that is another commit. It takes effect at the next boot.
+///
+/// --check costs one request, which brings nothing where nothing is new. When the remote cannot be asked, that is an error: it is never
+/// taken for "nothing new".
 #[derive(Debug, Args)]
 #[command(visible_alias = "update")]
 #[command(after_help = "\
@@ -26,6 +30,18 @@ pub struct UpgradeArgs {
     /// Only look whether there is something newer
     #[arg(long)]
     check: bool,
+
+    /// Bytes per second of the download, such as 500k or 2M
+    #[arg(long, value_name = "RATE", value_parser = quantity::rate)]
+    limit_rate: Option<u64>,
+
+    /// Stop before the first object if more bytes than this are to come
+    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+    max_bytes: Option<u64>,
+
+    /// Take a release that is older than what is here, or was withdrawn
+    #[arg(long)]
+    allow_downgrade: bool,
 
     /// Finish the update at once, not at shutdown. As yet every update is finished at once
     #[arg(long)]
@@ -42,6 +58,10 @@ pub fn run(context: &Context, args: &UpgradeArgs) -> RunResult {
     options.stateroot = args.common.stateroot.clone();
     options.deploy = args.common.options();
     options.check = args.check;
+    options.session = context.session_options();
+    options.session.limit_rate = args.limit_rate;
+    options.session.allow_downgrade = args.allow_downgrade;
+    options.max_bytes = args.max_bytes;
     run_with(context, &options, args.unchanged_exit_77)
 }
 

@@ -143,6 +143,18 @@ fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::R
         let from = from.map_or_else(String::new, |path| format!(" from {}", text::escape_path(path)));
         line("follows", &format!("{reference}{from}"))?;
     }
+    if deployment.origin.unverified {
+        line(
+            "verified",
+            "NO: it was pulled with --no-verify, and nobody vouches for it",
+        )?;
+    } else if !deployment.origin.keys.is_empty() {
+        let keys: Vec<_> = deployment.origin.keys.iter().map(String::as_str).collect();
+        line(
+            "verified",
+            &format!("by key {}", text::escape_text(&keys.join(", "))),
+        )?;
+    }
     line("kargs", &text::escape_text(&deployment.kargs))?;
     if deployment.etc_conflicts > 0 {
         line(

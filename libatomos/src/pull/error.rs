@@ -157,6 +157,14 @@ pub enum PullError {
         /// What is free.
         available: u64,
     },
+    /// `/boot` is too small for the new kernel.
+    #[error("the new kernel and initramfs need {needed} bytes in /boot, and {available} are free")]
+    NoBootSpace {
+        /// Bytes of the smallest kernel of the new version with what belongs to it.
+        needed: u64,
+        /// What is free.
+        available: u64,
+    },
     /// No source had a good copy of a blob.
     #[error("no mirror has a good copy of blob {blob}: {reason}")]
     BadObject {
@@ -218,7 +226,7 @@ impl PullError {
             Self::NoSuchRelease { .. } | Self::NoSubpath { .. } => ErrorKind::NotFound,
             Self::Site { source, .. } => source.kind(),
             Self::TooManyBytes { .. } => ErrorKind::Conflict,
-            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::NoSpace { .. } | Self::NoBootSpace { .. } => ErrorKind::NoSpace,
             Self::BadObject { .. } => ErrorKind::Corrupt,
             Self::Transport(error) if error.kind == TransportErrorKind::Cancelled => ErrorKind::Cancelled,
             Self::Transport(error) => error.kind(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
+use crate::format::Node;
 use crate::names::RefName;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
 use crate::remote::{
@@ -70,6 +71,10 @@ pub struct PullOptions {
     pub subpath: Option<String>,
     /// Stop before the first blob if more bytes than this are to come.
     pub max_bytes: Option<u64>,
+    /// What is free in `/boot`. If the new version's kernel is not here and cannot fit, stop before the first blob.
+    pub boot_available: Option<u64>,
+    /// What runs, where that is not what the ref was here: barriers are judged by it.
+    pub from: Option<CommitId>,
 }
 
 /// What became of one ref.
@@ -241,7 +246,8 @@ impl<'a> Session<'a> {
                 });
                 continue;
             }
-            let release = self.choose(&record, &one.selector, old.as_ref())?;
+            let from = options.from.or(old);
+            let release = self.choose(&record, &one.selector, from.as_ref())?;
             report.refs.push(PulledRef {
                 name,
                 old,
@@ -296,6 +302,43 @@ pub fn pull(
 struct Target {
     manifest: Manifest,
     need: Need,
+}
+
+/// Returns the bytes of the smallest kernel in the tree, with its initramfs, if no kernel of the tree is here: so much at least
+/// will be new in `/boot`.
+fn new_kernel(target: &Target) -> Result<u64, PullError> {
+    use crate::repo::TreeSource;
+    let tree = &target.manifest.tree;
+    let mut dir = tree.dirtree(&tree.commit.root)?;
+    for part in ["usr", "lib", "modules"] {
+        match dir.get(part.as_bytes()).map(|entry| &entry.node) {
+            Some(Node::Dir { tree: id }) => dir = tree.dirtree(id)?,
+            _ => return Ok(0),
+        }
+    }
+    let mut smallest = None;
+    for entry in dir.entries() {
+        let Node::Dir { tree: id } = &entry.node else {
+            continue;
+        };
+        let version = tree.dirtree(id)?;
+        let (mut bytes, mut is_new) = (0, false);
+        for name in ["vmlinuz", "initramfs.img"] {
+            if let Some(Node::File { size, blob, .. }) = version.get(name.as_bytes()).map(|entry| &entry.node)
+            {
+                bytes += size;
+                let index = target.manifest.blobs.index_of(blob);
+                is_new |= index.is_some_and(|index| target.need.blobs.contains_key(&index));
+            }
+        }
+        if bytes > 0 && !is_new {
+            return Ok(0);
+        }
+        if bytes > 0 {
+            smallest = Some(smallest.map_or(bytes, |least: u64| least.min(bytes)));
+        }
+    }
+    Ok(smallest.unwrap_or(0))
 }
 
 struct Run<'r, 'a> {
@@ -485,6 +528,14 @@ impl Run<'_, '_> {
                 needed: self.report.planned_bytes,
                 allowed,
             });
+        }
+        if let Some(available) = self.options.boot_available {
+            for target in targets {
+                let needed = new_kernel(target)?;
+                if needed > available {
+                    return Err(PullError::NoBootSpace { needed, available });
+                }
+            }
         }
         let needed: u64 = targets
             .iter()

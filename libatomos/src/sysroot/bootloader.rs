@@ -33,6 +33,14 @@ impl Sysroot {
     }
 
     /// Returns the names of the entries in `/boot`, those that nothing boots from among them.
+    /// Returns the bytes that root can still write to `/boot`; `None` where there is no `/boot` yet.
+    pub(super) fn boot_available(&self) -> Result<Option<u64>, SysrootError> {
+        let Ok(boot) = self.boot_dir() else {
+            return Ok(None);
+        };
+        Ok(Some(boot.dir().available_space()?))
+    }
+
     pub(super) fn offered_by_boot(&self) -> Result<Vec<EntryName>, SysrootError> {
         let found = self.boot_dir()?.list_entries()?;
         Ok(found

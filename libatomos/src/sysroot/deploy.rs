@@ -248,13 +248,14 @@ impl Sysroot {
         for change in &options.kargs {
             change.apply(&mut kargs)?;
         }
-        let origin = options.origin.clone().unwrap_or_else(|| Origin {
+        let mut origin = options.origin.clone().unwrap_or_else(|| Origin {
             reference: rev
                 .parse::<RefName>()
                 .ok()
                 .filter(|name| matches!(self.repo.ref_optional(name), Ok(Some(_)))),
-            pull_from: None,
+            ..Origin::default()
         });
+        origin.describe(&self.repo, &id.commit)?;
         Ok(Decision {
             id,
             commit,

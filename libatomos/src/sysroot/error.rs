@@ -11,6 +11,7 @@ use crate::etc_merge::EtcMergeError;
 use crate::failpoint::Tripped;
 use crate::fs::{FsError, LockError};
 use crate::names::StaterootName;
+use crate::pull::PullError;
 use crate::repo::RepoError;
 
 use super::{DeploymentId, InvalidDeploymentId};
@@ -99,6 +100,9 @@ pub enum SysrootError {
     /// Checking out failed.
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
+    /// A pull failed.
+    #[error(transparent)]
+    Pull(#[from] Box<PullError>),
     /// The merge of `/etc` failed.
     #[error(transparent)]
     EtcMerge(#[from] EtcMergeError),
@@ -122,6 +126,12 @@ pub enum SysrootError {
     Failpoint(#[from] Tripped),
 }
 
+impl From<PullError> for SysrootError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
+}
+
 impl SysrootError {
     /// Returns the coarse kind.
     #[must_use]
@@ -140,6 +150,7 @@ impl SysrootError {
             Self::DamagedState { .. } => ErrorKind::Corrupt,
             Self::Repo(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
+            Self::Pull(error) => error.kind(),
             Self::EtcMerge(error) => error.kind(),
             Self::Boot(error) => error.kind(),
             Self::Kargs(error) => error.kind(),

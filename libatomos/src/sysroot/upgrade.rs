@@ -8,6 +8,8 @@ use crate::cancel::Cancel;
 use crate::digest::CommitId;
 use crate::names::{RefName, StaterootName};
 use crate::progress::Progress;
+use crate::pull::{PullOptions, Selector, Session, SessionOptions, Wanted};
+use crate::remote::RemoteName;
 use crate::repo::{LocalPullOptions, Repo};
 
 use super::{DeployOptions, DeployReport, DeploymentId, Origin, Sysroot, SysrootError};
@@ -24,6 +26,10 @@ pub struct UpgradeOptions {
     pub switch_to: Option<RefName>,
     /// Pull from this repository from now on; only with `switch_to`.
     pub pull_from: Option<PathBuf>,
+    /// How to talk to the remote, where the ref is of one.
+    pub session: SessionOptions,
+    /// Stop before the first blob if more bytes than this are to come.
+    pub max_bytes: Option<u64>,
     /// What the deployment is made with; stateroot and origin are filled in.
     pub deploy: DeployOptions,
 }
@@ -83,14 +89,15 @@ impl Sysroot {
             Some(name) => Origin {
                 reference: Some(name.clone()),
                 pull_from: options.pull_from.clone(),
+                ..Origin::default()
             },
             None => followed.clone(),
         };
         let Some(reference) = origin.reference.clone() else {
             return Err(SysrootError::NoOrigin { id: current });
         };
-        let commit = self.fetch(&reference, &origin, options.check, progress, cancel)?;
-        if current.commit == commit.0 && followed == origin {
+        let commit = self.fetch(&reference, &origin, &current, options, progress, cancel)?;
+        if current.commit == commit.0 && followed.follows_as(&origin) {
             return Ok(UpgradeOutcome::Unchanged {
                 deployment: current,
                 reference,
@@ -117,7 +124,8 @@ impl Sysroot {
         &self,
         reference: &RefName,
         origin: &Origin,
-        look_only: bool,
+        current: &DeploymentId,
+        options: &UpgradeOptions,
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<(CommitId, String), SysrootError> {
@@ -125,8 +133,11 @@ impl Sysroot {
             let commit = repo.resolve_commit(reference.as_str())?;
             Ok((commit, repo.load_commit(&commit)?.version))
         };
+        if let (None, Some((remote, name))) = (&origin.pull_from, Origin::remote_ref(reference)) {
+            return self.fetch_remote(&remote, name, current, options, progress, cancel);
+        }
         match &origin.pull_from {
-            Some(path) if look_only => named(&Repo::open(path)?),
+            Some(path) if options.check => named(&Repo::open(path)?),
             Some(path) => {
                 let source = Repo::open(path)?;
                 self.repo.pull_local(
@@ -140,5 +151,38 @@ impl Sysroot {
             }
             None => named(&self.repo),
         }
+    }
+
+    /// Looks at a remote, by one request; pulls from it unless a look was all that was asked for.
+    fn fetch_remote(
+        &self,
+        remote: &RemoteName,
+        name: RefName,
+        current: &DeploymentId,
+        options: &UpgradeOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(CommitId, String), SysrootError> {
+        let mut session = options.session.clone();
+        // What was made before this system was cannot be now.
+        if let Ok(commit) = self.repo.load_commit(&current.commit) {
+            session.not_before = session.not_before.max(commit.time);
+        }
+        let mut session = Session::open(&self.repo, remote, &session, progress, cancel)?;
+        if options.check {
+            let record = session.look(&name)?;
+            return Ok((record.commit, record.version));
+        }
+        let mut pull = PullOptions::default();
+        pull.max_bytes = options.max_bytes;
+        pull.from = Some(current.commit);
+        pull.boot_available = self.boot_available()?;
+        let wanted = Wanted {
+            reference: name,
+            selector: Selector::Newest,
+        };
+        let report = session.pull(&[wanted], &pull)?;
+        let pulled = report.refs.first().expect("one ref was asked for");
+        Ok((pulled.commit, pulled.version.clone()))
     }
 }
