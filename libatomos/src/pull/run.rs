@@ -144,9 +144,11 @@ impl<'a> Session<'a> {
     ) -> Result<Self, PullError> {
         let config = RemoteConfig::load(repo, name)?;
         let state = RemoteState::load(repo, name)?;
-        let mut open = OpenOptions::default();
-        open.proxies = options.proxies.clone();
-        open.not_before = options.not_before.max(state.newest_time);
+        let open = OpenOptions {
+            proxies: options.proxies.clone(),
+            not_before: options.not_before.max(state.newest_time),
+            cancel: cancel.clone(),
+        };
         let mirrors = open_mirrors(&config, &open)?;
         let mut source = SourceOptions::default();
         source.limit_rate = options.limit_rate.or(config.limit_rate);
@@ -199,8 +201,7 @@ impl<'a> Session<'a> {
         let mut state = self.state.clone();
         let looked = self.trust().look(reference, &mut state);
         if state != self.state {
-            state.save(self.repo, &self.name)?;
-            self.state = state;
+            self.state = state.remember(self.repo, &self.name)?;
         }
         looked
     }
@@ -277,7 +278,7 @@ impl<'a> Session<'a> {
                 seen.releases.insert(release.commit, release.number);
                 set_verified(self.repo, &release.commit, !self.config.no_verify)?;
             }
-            self.state.save(self.repo, &self.name)?;
+            self.state = self.state.remember(self.repo, &self.name)?;
         }
         Ok(report)
     }

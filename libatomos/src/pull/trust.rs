@@ -79,14 +79,13 @@ impl Trust<'_> {
             None => None,
         };
         let path = record_path(reference);
-        let mut request = Request::whole(&path, limits::MAX_RECORD as u64);
+        let request = Request::whole(&path, limits::MAX_RECORD as u64);
         let etag = seen.as_ref().and_then(|seen| seen.etag.clone());
-        if let (Some(_), Some((_, tag))) = (&known, &etag) {
-            request.if_none_match = Some(tag);
-        }
+        let unchanged = etag.as_ref().filter(|_| known.is_some());
+        let unchanged = unchanged.map(|(site, tag)| (site.as_str(), tag.as_str()));
         let mut why = None;
         let mut learnt = state.clone();
-        let fetched = self.source.read(&request, |bytes, meta| {
+        let fetched = self.source.read_if_changed(&request, unchanged, |bytes, meta| {
             let mut next = state.clone();
             match self.accept(reference, &bytes, meta, &mut next) {
                 Ok(record) => {

@@ -3,6 +3,7 @@
 //! Both the configuration and the memory lie in the repository, under `remotes/`: the repository is in `/atomos`, which
 //! does not roll back with the system, so a machine that goes back to an older version does not forget what it has seen.
 
+mod attempts;
 mod check;
 mod config;
 #[cfg(feature = "http")]
@@ -22,9 +23,10 @@ use crate::error::ErrorKind;
 use crate::repo::RepoError;
 use crate::transport::TransportError;
 
+pub use attempts::Attempts;
 pub use config::{RemoteConfig, RemoteName};
 pub use open::{OpenOptions, ProxyEnvironment, open_mirrors};
-pub use source::{Attempts, Fetched, Meta, Metered, Rejection, Source, SourceOptions, Traffic};
+pub use source::{Fetched, Meta, Metered, Rejection, Source, SourceOptions, Traffic};
 pub use state::{RemoteState, SeenRef, set_verified, unverified_commits};
 pub use timer::{RealTimer, Timer};
 

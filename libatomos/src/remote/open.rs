@@ -173,33 +173,36 @@ fn http(url: &str, config: &RemoteConfig, options: &OpenOptions) -> Result<Box<d
 
     use super::credentials::{authorization, read_file};
 
-    let mut http = HttpOptions::default();
-    http.ca = config.ca_file.as_deref().map(read_file).transpose()?;
-    if let (Some(chain), Some(key)) = (&config.client_cert, &config.client_key) {
-        http.client_certificate = Some(ClientCertificate {
+    let client_certificate = match (&config.client_cert, &config.client_key) {
+        (Some(chain), Some(key)) => Some(ClientCertificate {
             chain: read_file(chain)?,
             key: read_file(key)?,
-        });
-    }
+        }),
+        _ => None,
+    };
     let (scheme, host) = scheme_and_host(url);
-    http.proxy = match config.proxy.as_deref() {
+    let proxy = match config.proxy.as_deref() {
         Some("none") => None,
         Some(proxy) => Some(proxy.to_owned()),
         None => options.proxies.proxy_of(&scheme, host).map(str::to_owned),
     };
-    http.headers = config.headers.clone().into_iter().collect();
-    http.authorization = authorization(config, &options.cancel);
-    http.cancel = options.cancel.clone();
-    let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
-    http.connect_timeout = seconds(config.connect_timeout, http.connect_timeout);
-    http.stall_timeout = seconds(config.stall_timeout, http.stall_timeout);
-    http.request_timeout = config
-        .request_timeout
-        .map(Duration::from_secs)
-        .or(http.request_timeout);
+    let defaults = HttpOptions::default();
+    let seconds = |value: Option<u64>| value.map(Duration::from_secs);
     let not_before = options.not_before;
     let clock = Clock::default();
-    http.clock = Clock(Arc::new(move || (clock.0)().max(not_before)));
+    let http = HttpOptions {
+        ca: config.ca_file.as_deref().map(read_file).transpose()?,
+        client_certificate,
+        proxy,
+        headers: config.headers.clone().into_iter().collect(),
+        authorization: authorization(config, &options.cancel),
+        connect_timeout: seconds(config.connect_timeout).unwrap_or(defaults.connect_timeout),
+        stall_timeout: seconds(config.stall_timeout).unwrap_or(defaults.stall_timeout),
+        request_timeout: seconds(config.request_timeout).or(defaults.request_timeout),
+        clock: Clock(Arc::new(move || (clock.0)().max(not_before))),
+        cancel: options.cancel.clone(),
+        ..defaults
+    };
     Ok(Box::new(HttpTransport::new(url, http)?))
 }
 

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::progress::{Event, Progress};
-use crate::transport::{Request, Response, Status, Transport, TransportError, TransportErrorKind};
+use crate::progress::Progress;
+use crate::transport::{Request, Status, Transport, TransportError, TransportErrorKind};
 
-use super::timer::{Limiter, Observed, RealTimer, Timer, random_fraction};
+use super::attempts::Attempts;
+use super::timer::{Limiter, Observed, RealTimer, Timer};
 
 /// How patient to be.
 #[derive(Debug, Clone)]
@@ -36,21 +37,15 @@ impl Default for SourceOptions {
     }
 }
 
-/// The longest wait between two tries, unless the server asks for a longer one and there is no other.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-
-/// The longest wait that a server can ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-
 /// How long a wait may last before somebody looks whether to go on.
 const SLICE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-struct Mirror {
-    transport: Box<dyn Transport>,
+pub(super) struct Mirror {
+    pub(super) transport: Box<dyn Transport>,
     /// Asked only when no other is left.
-    demoted: AtomicBool,
-    no_ranges: AtomicBool,
+    pub(super) demoted: AtomicBool,
+    pub(super) no_ranges: AtomicBool,
 }
 
 /// What was asked and what came.
@@ -65,14 +60,14 @@ pub struct Traffic {
 
 /// The mirrors of a remote.
 pub struct Source<'a> {
-    mirrors: Vec<Mirror>,
-    options: SourceOptions,
-    requests: AtomicU64,
+    pub(super) mirrors: Vec<Mirror>,
+    pub(super) options: SourceOptions,
+    pub(super) requests: AtomicU64,
     bytes: AtomicU64,
     limiter: Limiter,
-    observed: Observed,
-    progress: &'a dyn Progress,
-    cancel: &'a Cancel,
+    pub(super) observed: Observed,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancel: &'a Cancel,
 }
 
 impl std::fmt::Debug for Source<'_> {
@@ -146,15 +141,7 @@ impl<'a> Source<'a> {
     /// Starts to ask for one thing.
     #[must_use]
     pub fn attempts(&self) -> Attempts<'_, 'a> {
-        Attempts {
-            source: self,
-            tries: vec![0; self.mirrors.len()],
-            out: vec![false; self.mirrors.len()],
-            whole: vec![false; self.mirrors.len()],
-            current: 0,
-            last: None,
-            wait: None,
-        }
+        Attempts::new(self, self.mirrors.len())
     }
 
     /// Reads a small file whole, from the first mirror that `accept` likes it from.
@@ -178,7 +165,15 @@ impl<'a> Source<'a> {
         loop {
             let answer = attempts.ask(request, known)?;
             if answer.status == Status::NotModified {
-                return Ok(Fetched::NotModified);
+                let was_asked = match known {
+                    Some((site, _)) => site == attempts.site(),
+                    None => request.if_none_match.is_some(),
+                };
+                if was_asked {
+                    return Ok(Fetched::NotModified);
+                }
+                attempts.reject(&answer.url, "it says that nothing changed, which nobody asked");
+                continue;
             }
             let meta = Meta {
                 url: answer.url.clone(),
@@ -214,14 +209,14 @@ impl<'a> Source<'a> {
         self.observed.request_cost(self.options.limit_rate)
     }
 
-    fn check_cancel(&self) -> Result<(), TransportError> {
+    pub(super) fn check_cancel(&self) -> Result<(), TransportError> {
         self.cancel.check().map_err(|cancelled| {
             let url = self.mirrors.first().map_or("", |mirror| mirror.transport.url());
             TransportError::new(url, TransportErrorKind::Cancelled, cancelled)
         })
     }
 
-    fn sleep(&self, duration: Duration) -> Result<(), TransportError> {
+    pub(super) fn sleep(&self, duration: Duration) -> Result<(), TransportError> {
         let timer = &self.options.timer;
         let until = timer.now() + duration;
         loop {
@@ -271,145 +266,6 @@ pub enum Fetched<T> {
     New(T),
     /// It has not changed.
     NotModified,
-}
-
-/// The tries for one thing. Each mirror is tried until it fails for good, or too often.
-#[derive(Debug)]
-pub struct Attempts<'s, 'a> {
-    source: &'s Source<'a>,
-    tries: Vec<u32>,
-    out: Vec<bool>,
-    /// Mirrors that refused a range of this thing.
-    whole: Vec<bool>,
-    current: usize,
-    last: Option<TransportError>,
-    wait: Option<Duration>,
-}
-
-impl Attempts<'_, '_> {
-    /// Asks the next mirror that is worth it. The answer is the whole file where that mirror has no ranges.
-    pub fn get(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
-        self.ask(request, None)
-    }
-
-    fn ask(
-        &mut self,
-        request: &Request<'_>,
-        known: Option<(&str, &str)>,
-    ) -> Result<Response, TransportError> {
-        loop {
-            self.source.check_cancel()?;
-            let Some(index) = self.choose() else {
-                return Err(self.last.take().unwrap_or_else(|| {
-                    TransportError::new(request.path, TransportErrorKind::Local, "the remote has no URL")
-                }));
-            };
-            self.current = index;
-            if let Some(wait) = self.wait.take() {
-                self.source.sleep(wait)?;
-            }
-            let mirror = &self.source.mirrors[index];
-            let mut request = request.clone();
-            if self.whole[index] || mirror.no_ranges.load(Ordering::Relaxed) {
-                request.range = None;
-            }
-            if let Some((site, tag)) = known {
-                request.if_none_match = (site == mirror.transport.url()).then_some(tag);
-            }
-            self.source.requests.fetch_add(1, Ordering::Relaxed);
-            let asked = self.source.options.timer.now();
-            match mirror.transport.get(&request) {
-                Ok(response) => {
-                    let took = self.source.options.timer.now().saturating_duration_since(asked);
-                    self.source.observed.note_answer(took);
-                    // A server that has refused one range may only lack that file's end.
-                    if response.status == Status::Whole && (request.range.is_some() || self.whole[index]) {
-                        mirror.no_ranges.store(true, Ordering::Relaxed);
-                    }
-                    return Ok(response);
-                }
-                Err(error) if error.kind == TransportErrorKind::Cancelled => return Err(error),
-                Err(error) if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() => {
-                    self.whole[index] = true;
-                    self.last = Some(error);
-                }
-                Err(error) if error.is_temporary() => self.temporary(error),
-                Err(error) => self.give_up(error),
-            }
-        }
-    }
-
-    /// Returns the address of the mirror that answered last.
-    #[must_use]
-    pub fn site(&self) -> &str {
-        self.source.mirrors[self.current].transport.url()
-    }
-
-    /// The body broke off. The same mirror is asked again, after a while.
-    pub fn failed(&mut self, url: &str, error: &io::Error) {
-        if self.source.cancel.is_cancelled() {
-            // The next question ends with that. No mirror is to blame.
-            return;
-        }
-        match error.kind() {
-            io::ErrorKind::FileTooLarge => {
-                self.give_up(TransportError::new(url, TransportErrorKind::TooLarge, error));
-            }
-            _ => self.temporary(TransportError::new(url, TransportErrorKind::Temporary, error)),
-        }
-    }
-
-    /// What came is not what it should be: this mirror is not asked for it again.
-    pub fn reject(&mut self, url: &str, reason: &str) {
-        self.give_up(TransportError::new(url, TransportErrorKind::Protocol, reason));
-    }
-
-    /// Returns whether no mirror is left to ask.
-    #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.choose().is_none()
-    }
-
-    fn choose(&self) -> Option<usize> {
-        let left = || (0..self.out.len()).filter(|index| !self.out[*index]);
-        let demoted = |index: &usize| self.source.mirrors[*index].demoted.load(Ordering::Relaxed);
-        left().find(|index| !demoted(index)).or_else(|| left().next())
-    }
-
-    /// Returns whether a mirror is left besides the one that was asked.
-    fn has_others(&self) -> bool {
-        (0..self.out.len()).any(|index| index != self.current && !self.out[index])
-    }
-
-    fn temporary(&mut self, error: TransportError) {
-        self.tries[self.current] += 1;
-        let tries = self.tries[self.current];
-        let asked_for = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        if tries > self.source.options.retries || (asked_for > MAX_BACKOFF && self.has_others()) {
-            self.give_up(error);
-            return;
-        }
-        let factor = 2u32.saturating_pow(tries - 1);
-        let ceiling = self
-            .source
-            .options
-            .backoff
-            .saturating_mul(factor)
-            .min(MAX_BACKOFF);
-        // Full jitter, and on top of what the server asks for: a fleet that lost its server must not come back as one.
-        self.wait = Some(asked_for + ceiling.mul_f64(random_fraction()));
-        self.last = Some(error);
-    }
-
-    fn give_up(&mut self, error: TransportError) {
-        self.out[self.current] = true;
-        let mirror = &self.source.mirrors[self.current];
-        if self.has_others() && !mirror.demoted.swap(true, Ordering::Relaxed) {
-            let text = format!("{error}; going on with another mirror");
-            self.source.progress.report(Event::Warning { text: &text });
-        }
-        self.last = Some(error);
-    }
 }
 
 /// Reads a body, counting, keeping the rate, and stopping when asked to.

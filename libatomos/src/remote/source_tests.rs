@@ -312,6 +312,13 @@ fn a_tag_is_shown_only_to_the_mirror_that_gave_it() {
 }
 
 #[test]
+fn no_change_is_no_answer_where_nobody_asked_for_one() {
+    let lazy = || -> Step { Box::new(|_| answer(Status::NotModified, b"")) };
+    let bench = Bench::new(vec![("a", vec![lazy()]), ("b", vec![body("x")])]);
+    assert_eq!(read(&bench.source()).unwrap(), "x");
+}
+
+#[test]
 fn a_body_that_breaks_off_is_asked_for_again() {
     struct Breaks(Cursor<&'static [u8]>);
     impl Read for Breaks {

@@ -105,6 +105,37 @@ impl RemoteState {
         Ok(result)
     }
 
+    /// Remembers all of this besides what another process may have written meanwhile: of two, the newer stays. Returns
+    /// what is known then. Durable on return.
+    pub fn remember(&self, repo: &Repo, name: &RemoteName) -> Result<Self, RemoteError> {
+        Self::update(repo, name, |state| {
+            state.merge(self);
+            state.clone()
+        })
+    }
+
+    /// Takes over from `other` what is newer there, or as new.
+    fn merge(&mut self, other: &Self) {
+        if self.repository.is_none() {
+            self.repository.clone_from(&other.repository);
+        }
+        let number = |state: &Self| state.keys.as_ref().map(TrustedKeys::number);
+        if number(other) >= number(self) {
+            self.keys.clone_from(&other.keys);
+        }
+        self.newest_time = self.newest_time.max(other.newest_time);
+        for (reference, theirs) in &other.refs {
+            let mine = self.refs.entry(reference.clone()).or_default();
+            if theirs.order >= mine.order {
+                mine.record.clone_from(&theirs.record);
+                mine.order = theirs.order;
+                mine.etag.clone_from(&theirs.etag);
+            }
+            mine.releases
+                .extend(theirs.releases.iter().map(|(commit, number)| (*commit, *number)));
+        }
+    }
+
     /// Remembers. Durable on return. [`RemoteState::update`] is for whoever is not alone.
     pub fn save(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
         let bytes = serde_json::to_vec_pretty(self).expect("the state is text and numbers");

@@ -220,6 +220,30 @@ fn pulls_at_once_do_not_forget_what_the_other_has_seen() {
 }
 
 #[test]
+fn of_two_memories_the_newer_stays() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    let [old, new] = [1, 2].map(|sequence| RemoteState {
+        newest_time: sequence as i64,
+        refs: [("os".parse().unwrap(), seen((0, sequence)))].into(),
+        ..state()
+    });
+    let mut other = new.clone();
+    other.refs = [("other".parse().unwrap(), seen((0, 1)))].into();
+    new.save(repo, &origin).unwrap();
+    assert_eq!(old.remember(repo, &origin).unwrap().refs, new.refs);
+    let both = other.remember(repo, &origin).unwrap();
+    assert_eq!(both, RemoteState::load(repo, &origin).unwrap());
+    assert_eq!(both.refs.len(), 2);
+    assert_eq!(both.newest_time, 2);
+    // Key sets count before sequences: a counter that ran away is set back by the next set.
+    let mut repaired = new;
+    repaired.refs = [("os".parse().unwrap(), seen((1, 1)))].into();
+    let known = repaired.remember(repo, &origin).unwrap();
+    assert_eq!(known.refs[&"os".parse().unwrap()].order, (1, 1));
+}
+
+#[test]
 fn what_came_unverified_is_known_until_it_comes_verified() {
     let test = TestRepo::new();
     let repo = test.repo();

@@ -1,0 +1,170 @@
+//! The tries for one thing: which mirror is asked next, and when.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::progress::Event;
+use crate::transport::{Request, Response, Status, TransportError, TransportErrorKind};
+
+use super::source::Source;
+use super::timer::random_fraction;
+
+/// The longest wait between two tries, unless the server asks for a longer one and there is no other.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The longest wait that a server can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// The tries for one thing. Each mirror is tried until it fails for good, or too often.
+#[derive(Debug)]
+pub struct Attempts<'s, 'a> {
+    source: &'s Source<'a>,
+    tries: Vec<u32>,
+    out: Vec<bool>,
+    /// Mirrors that refused a range of this thing.
+    whole: Vec<bool>,
+    current: usize,
+    last: Option<TransportError>,
+    wait: Option<Duration>,
+}
+
+impl<'s, 'a> Attempts<'s, 'a> {
+    pub(super) fn new(source: &'s Source<'a>, mirrors: usize) -> Self {
+        Self {
+            source,
+            tries: vec![0; mirrors],
+            out: vec![false; mirrors],
+            whole: vec![false; mirrors],
+            current: 0,
+            last: None,
+            wait: None,
+        }
+    }
+}
+
+impl Attempts<'_, '_> {
+    /// Asks the next mirror that is worth it. The answer is the whole file where that mirror has no ranges.
+    pub fn get(&mut self, request: &Request<'_>) -> Result<Response, TransportError> {
+        self.ask(request, None)
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        request: &Request<'_>,
+        known: Option<(&str, &str)>,
+    ) -> Result<Response, TransportError> {
+        loop {
+            self.source.check_cancel()?;
+            let Some(index) = self.choose() else {
+                return Err(self.last.take().unwrap_or_else(|| {
+                    TransportError::new(request.path, TransportErrorKind::Local, "the remote has no URL")
+                }));
+            };
+            self.current = index;
+            if let Some(wait) = self.wait.take() {
+                self.source.sleep(wait)?;
+            }
+            let mirror = &self.source.mirrors[index];
+            let mut request = request.clone();
+            if self.whole[index] || mirror.no_ranges.load(Ordering::Relaxed) {
+                request.range = None;
+            }
+            if let Some((site, tag)) = known {
+                request.if_none_match = (site == mirror.transport.url()).then_some(tag);
+            }
+            self.source.requests.fetch_add(1, Ordering::Relaxed);
+            let asked = self.source.options.timer.now();
+            match mirror.transport.get(&request) {
+                Ok(response) => {
+                    let took = self.source.options.timer.now().saturating_duration_since(asked);
+                    self.source.observed.note_answer(took);
+                    // A server that has refused one range may only lack that file's end.
+                    if response.status == Status::Whole && (request.range.is_some() || self.whole[index]) {
+                        mirror.no_ranges.store(true, Ordering::Relaxed);
+                    }
+                    return Ok(response);
+                }
+                Err(error) if error.kind == TransportErrorKind::Cancelled => return Err(error),
+                Err(error) if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() => {
+                    self.whole[index] = true;
+                    self.last = Some(error);
+                }
+                Err(error) if error.is_temporary() => self.temporary(error),
+                Err(error) => self.give_up(error),
+            }
+        }
+    }
+
+    /// Returns the address of the mirror that answered last.
+    #[must_use]
+    pub fn site(&self) -> &str {
+        self.source.mirrors[self.current].transport.url()
+    }
+
+    /// The body broke off. The same mirror is asked again, after a while.
+    pub fn failed(&mut self, url: &str, error: &io::Error) {
+        if self.source.cancel.is_cancelled() {
+            // The next question ends with that. No mirror is to blame.
+            return;
+        }
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                self.give_up(TransportError::new(url, TransportErrorKind::TooLarge, error));
+            }
+            _ => self.temporary(TransportError::new(url, TransportErrorKind::Temporary, error)),
+        }
+    }
+
+    /// What came is not what it should be: this mirror is not asked for it again.
+    pub fn reject(&mut self, url: &str, reason: &str) {
+        self.give_up(TransportError::new(url, TransportErrorKind::Protocol, reason));
+    }
+
+    /// Returns whether no mirror is left to ask.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.choose().is_none()
+    }
+
+    fn choose(&self) -> Option<usize> {
+        let left = || (0..self.out.len()).filter(|index| !self.out[*index]);
+        let demoted = |index: &usize| self.source.mirrors[*index].demoted.load(Ordering::Relaxed);
+        left().find(|index| !demoted(index)).or_else(|| left().next())
+    }
+
+    /// Returns whether a mirror is left besides the one that was asked.
+    fn has_others(&self) -> bool {
+        (0..self.out.len()).any(|index| index != self.current && !self.out[index])
+    }
+
+    fn temporary(&mut self, error: TransportError) {
+        self.tries[self.current] += 1;
+        let tries = self.tries[self.current];
+        let asked_for = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        if tries > self.source.options.retries || (asked_for > MAX_BACKOFF && self.has_others()) {
+            self.give_up(error);
+            return;
+        }
+        let factor = 2u32.saturating_pow(tries - 1);
+        let ceiling = self
+            .source
+            .options
+            .backoff
+            .saturating_mul(factor)
+            .min(MAX_BACKOFF);
+        // Full jitter, and on top of what the server asks for: a fleet that lost its server must not come back as one.
+        self.wait = Some(asked_for + ceiling.mul_f64(random_fraction()));
+        self.last = Some(error);
+    }
+
+    fn give_up(&mut self, error: TransportError) {
+        self.out[self.current] = true;
+        let mirror = &self.source.mirrors[self.current];
+        if self.has_others() && !mirror.demoted.swap(true, Ordering::Relaxed) {
+            let text = format!("{error}; going on with another mirror");
+            self.source.progress.report(Event::Warning { text: &text });
+        }
+        self.last = Some(error);
+    }
+}
