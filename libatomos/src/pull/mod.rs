@@ -14,6 +14,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 mod trust;
+#[cfg(test)]
+mod trust_tests;
 
 pub use error::PullError;
 pub use run::{PullOptions, PullReport, PulledRef, Session, SessionOptions, Wanted, pull};

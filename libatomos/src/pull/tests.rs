@@ -15,12 +15,12 @@ use crate::remote::{RemoteConfig, RemoteName};
 use crate::repo::{FsckOptions, Repo, RepoMode};
 use crate::sign::{SecretKey, Signer};
 
-const NOW: i64 = 1_800_000_000;
+pub(super) const NOW: i64 = 1_800_000_000;
 
-struct World {
-    scratch: tempfile::TempDir,
-    publisher: Repo,
-    client: Repo,
+pub(super) struct World {
+    pub(super) scratch: tempfile::TempDir,
+    pub(super) publisher: Repo,
+    pub(super) client: Repo,
     key: SecretKey,
 }
 
@@ -46,7 +46,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let init = |name: &str| Repo::init(&scratch.path().join(name), RepoMode::BareUser).unwrap();
         let (publisher, client) = (init("publisher"), init("client"));
@@ -76,17 +76,17 @@ impl World {
         self.scratch.path().join("tree")
     }
 
-    fn site(&self) -> PathBuf {
+    pub(super) fn site(&self) -> PathBuf {
         self.scratch.path().join("site")
     }
 
-    fn write(&self, path: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, path: &str, bytes: &[u8]) {
         let path = self.tree().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
-    fn remote(&self, change: impl Fn(&mut RemoteConfig)) {
+    pub(super) fn remote(&self, change: impl Fn(&mut RemoteConfig)) {
         let mut config = RemoteConfig {
             urls: vec![self.site().to_str().unwrap().to_owned()],
             keys: vec![self.key.public().to_pem()],
@@ -96,7 +96,7 @@ impl World {
         config.save(&self.client, &name()).unwrap();
     }
 
-    fn commit(&self, version: &str) -> CommitId {
+    pub(super) fn commit(&self, version: &str) -> CommitId {
         let options = CommitOptions {
             reference: Some(os()),
             version: version.to_owned(),
@@ -108,7 +108,10 @@ impl World {
             .commit
     }
 
-    fn publish_with(&self, change: impl Fn(&mut PublishOptions<'_>)) -> crate::publish::PublishReport {
+    pub(super) fn publish_with(
+        &self,
+        change: impl Fn(&mut PublishOptions<'_>),
+    ) -> crate::publish::PublishReport {
         let mut options = PublishOptions {
             signers: vec![&self.key],
             time: Some(NOW),
@@ -125,13 +128,13 @@ impl World {
         .unwrap()
     }
 
-    fn release(&self, version: &str) -> CommitId {
+    pub(super) fn release(&self, version: &str) -> CommitId {
         let commit = self.commit(version);
         self.publish_with(|_| {});
         commit
     }
 
-    fn session(&self, change: impl Fn(&mut SessionOptions)) -> SessionOptions {
+    pub(super) fn session(&self, change: impl Fn(&mut SessionOptions)) -> SessionOptions {
         let mut options = SessionOptions {
             now: Some(NOW + 100),
             backoff: Some(std::time::Duration::from_millis(1)),
@@ -141,7 +144,7 @@ impl World {
         options
     }
 
-    fn pull_with(
+    pub(super) fn pull_with(
         &self,
         wanted: Selector,
         session: &SessionOptions,
@@ -162,7 +165,7 @@ impl World {
         )
     }
 
-    fn pull(&self) -> PullReport {
+    pub(super) fn pull(&self) -> PullReport {
         self.pull_with(Selector::Newest, &self.session(|_| {}), &PullOptions::default())
             .unwrap()
     }

@@ -1,0 +1,382 @@
+//! Attacks on trust, each tried. `docs/threat-model.md` names these tests.
+
+use super::tests::{NOW, World};
+use super::*;
+use crate::sign::{Envelope, KEYS_TYPE, KeySet, Role, SecretKey, Signer};
+use crate::site::{RECORD_TYPE, Record, key_set_path};
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed(&[seed; 32])
+}
+
+/// Seconds in a day.
+const DAY: i64 = 24 * 3600;
+
+impl World {
+    fn try_pull(&self, change: impl Fn(&mut SessionOptions)) -> Result<PullReport, PullError> {
+        self.pull_with(Selector::Newest, &self.session(change), &PullOptions::default())
+    }
+
+    fn record_file(&self) -> std::path::PathBuf {
+        self.site().join("refs/os")
+    }
+
+    /// Replaces the record by a changed one that `signer` signs.
+    fn forge(&self, signer: &SecretKey, change: impl Fn(&mut Record)) {
+        let bytes = std::fs::read(self.record_file()).unwrap();
+        let envelope = Envelope::decode(&bytes).unwrap();
+        let mut record = Record::from_payload(envelope.unverified_payload()).unwrap();
+        change(&mut record);
+        let envelope = Envelope::sign(RECORD_TYPE, record.to_payload(), &[signer]).unwrap();
+        std::fs::write(self.record_file(), envelope.encode()).unwrap();
+    }
+
+    /// Publishes key set `number`, which has `new` in every role, signed by `signers`.
+    fn rotate(&self, number: u64, new: &SecretKey, signers: &[&SecretKey]) {
+        let role = Role {
+            keys: [new.public().id()].into(),
+            threshold: 1,
+        };
+        let set = KeySet {
+            repository: self.publisher.config().id.clone(),
+            number,
+            time: NOW,
+            expires: None,
+            keys: [(new.public().id(), new.public())].into(),
+            root: role.clone(),
+            record: role,
+            release: None,
+        };
+        let signers: Vec<&dyn Signer> = signers.iter().map(|key| *key as &dyn Signer).collect();
+        let envelope = Envelope::sign(KEYS_TYPE, set.to_payload(), &signers).unwrap();
+        let path = self.site().join(key_set_path(number));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, envelope.encode()).unwrap();
+    }
+
+    fn publish_by(&self, key: &SecretKey, time: i64) {
+        self.publish_with(|options| {
+            options.time = Some(time);
+            options.renew = true;
+            options.signers = vec![key_of(key)];
+        });
+    }
+}
+
+/// Keys live as long as the tests do.
+fn key_of(key: &SecretKey) -> &'static dyn Signer {
+    let seed_holder: &'static SecretKey = Box::leak(Box::new(SecretKey::parse(&key.to_pem()).unwrap()));
+    seed_holder
+}
+
+#[test]
+fn a_record_by_another_key_is_refused_and_nothing_changes() {
+    let world = World::new();
+    world.release("1");
+    world.forge(&key(9), |_| {});
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
+    assert!(world.client.refs().unwrap().is_empty());
+}
+
+#[test]
+fn a_commit_that_was_swapped_under_a_good_record_is_refused() {
+    let world = World::new();
+    world.release("1");
+    // The release is another file than the record names.
+    let releases = world.site().join("releases");
+    let file = std::fs::read_dir(&releases)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(error.to_string().contains("not those of its name"), "{error}");
+}
+
+#[test]
+fn an_older_record_is_a_lagging_mirror_and_not_a_new_version() {
+    let world = World::new();
+    world.release("1");
+    let old = std::fs::read(world.record_file()).unwrap();
+    world.pull();
+    world.write("usr/bin/new", b"2");
+    world.release("2");
+    let report = world.pull();
+    std::fs::write(world.record_file(), &old).unwrap();
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PullError::Older {
+                seen: (0, 2),
+                found: (0, 1),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // Not even a downgrade makes it the newest: `REF@VERSION` is how to ask for an old one.
+    assert!(world.try_pull(|options| options.allow_downgrade = true).is_err());
+    let local = world.client.ref_optional(&"origin:os".parse().unwrap()).unwrap();
+    assert_eq!(local, Some(report.refs[0].commit));
+}
+
+#[test]
+fn a_mirror_that_lags_is_passed_over_for_one_that_does_not() {
+    let world = World::new();
+    world.release("1");
+    let lagging = world.scratch.path().join("lagging");
+    copy(&world.site(), &lagging);
+    world.write("usr/bin/new", b"2");
+    world.release("2");
+    world.pull();
+    world.remote(|config| config.urls.insert(0, lagging.to_str().unwrap().to_owned()));
+    world.write("usr/bin/new", b"3");
+    let third = world.release("3");
+    let report = world.pull();
+    assert_eq!(report.refs[0].commit, third);
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn two_truths_of_one_sequence_are_refused() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    world.write("usr/bin/new", b"2");
+    world.release("2");
+    world.forge(&key(1), |record| record.sequence = 1);
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(
+        matches!(error, PullError::Equivocation { sequence: 1, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_record_that_nobody_renewed_is_refused_until_the_publisher_signs_again() {
+    let world = World::new();
+    let first = world.release("1");
+    let late = NOW + 31 * DAY;
+    let error = world.try_pull(|options| options.now = Some(late)).unwrap_err();
+    assert!(matches!(error, PullError::Expired { .. }), "{error}");
+    // The publisher slept past the expiry, and signs again: the same release.
+    world.publish_by(&key(1), late);
+    let report = world.try_pull(|options| options.now = Some(late)).unwrap();
+    assert_eq!((report.refs[0].commit, report.refs[0].number), (first, 1));
+    // What is here is no less good for that: it can be deployed whatever the clock says.
+    assert!(world.client.resolve_commit("origin:os").is_ok());
+}
+
+#[test]
+fn a_clock_of_1970_believes_what_it_can_and_cannot_be_used_to_revive_the_past() {
+    let world = World::new();
+    world.release("1");
+    // A machine without a clock takes it: nothing is expired in 1970.
+    world.try_pull(|options| options.now = Some(0)).unwrap();
+    world.write("usr/bin/new", b"2");
+    world.commit("2");
+    world.publish_by(&key(1), NOW + 60 * DAY);
+    world.try_pull(|options| options.now = Some(0)).unwrap();
+    // Now it knows that it is later than that, so a record which had expired by then is refused in 1970, too.
+    world.forge(&key(1), |record| {
+        record.sequence += 1;
+        record.expires = NOW + 50 * DAY;
+    });
+    let error = world.try_pull(|options| options.now = Some(0)).unwrap_err();
+    assert!(
+        matches!(error, PullError::Expired { now, .. } if now == NOW + 60 * DAY),
+        "{error}"
+    );
+    // And a machine whose system was built later knows it from the first.
+    let fresh = World::new();
+    fresh.release("1");
+    let error = fresh
+        .try_pull(|options| {
+            options.now = Some(0);
+            options.not_before = NOW + 31 * DAY;
+        })
+        .unwrap_err();
+    assert!(matches!(error, PullError::Expired { .. }), "{error}");
+}
+
+#[test]
+fn two_years_offline_across_three_rotations_and_the_machine_finds_its_way() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    let later = NOW + 730 * DAY;
+    for number in 1..=3u8 {
+        world.rotate(
+            u64::from(number),
+            &key(number + 10),
+            &[&key(if number == 1 { 1 } else { number + 9 }), &key(number + 10)],
+        );
+    }
+    world.write("usr/bin/new", b"2");
+    let second = world.commit("2");
+    world.publish_by(&key(13), later);
+    let report = world.try_pull(|options| options.now = Some(later + 1)).unwrap();
+    assert_eq!(report.refs[0].commit, second);
+    // The first key is worth nothing any more, whatever it signs.
+    world.forge(&key(1), |record| {
+        record.keys = 0;
+        record.sequence = 1_000_000;
+    });
+    let error = world
+        .try_pull(|options| options.now = Some(later + 2))
+        .unwrap_err();
+    assert!(matches!(error, PullError::Older { .. }), "{error}");
+    world.forge(&key(1), |record| record.keys = 3);
+    let error = world
+        .try_pull(|options| options.now = Some(later + 2))
+        .unwrap_err();
+    assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
+}
+
+#[test]
+fn a_key_set_that_the_last_one_did_not_sign_is_refused() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    world.rotate(1, &key(11), &[&key(11)]);
+    world.write("usr/bin/new", b"2");
+    world.commit("2");
+    world.publish_by(&key(11), NOW);
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
+}
+
+#[test]
+fn a_counter_that_somebody_ran_forward_is_repaired_by_a_rotation() {
+    let world = World::new();
+    world.release("1");
+    // Whoever stole the key once signed the last sequence that there is.
+    world.forge(&key(1), |record| record.sequence = u64::MAX);
+    world.pull();
+    world.forge(&key(1), |record| record.sequence = 2);
+    assert!(matches!(
+        world.try_pull(|_| {}).unwrap_err(),
+        PullError::Older { .. }
+    ));
+    world.rotate(1, &key(11), &[&key(1), &key(11)]);
+    world.write("usr/bin/new", b"2");
+    let second = world.commit("2");
+    world.publish_by(&key(11), NOW);
+    assert_eq!(world.pull().refs[0].commit, second);
+}
+
+#[test]
+fn the_record_of_another_ref_or_repository_is_refused_although_the_key_is_right() {
+    let world = World::new();
+    world.release("1");
+    world.forge(&key(1), |record| record.reference = "staging".parse().unwrap());
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(
+        matches!(error, PullError::OtherRecord { what: "ref", .. }),
+        "{error}"
+    );
+
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    // Staging signs with the same key, and somebody serves its site as production's.
+    let staging = World::new();
+    staging.write("usr/bin/new", b"staging");
+    staging.release("2");
+    staging.forge(&key(1), |record| record.sequence = 50);
+    std::fs::remove_dir_all(world.site()).unwrap();
+    copy(&staging.site(), &world.site());
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PullError::OtherRecord {
+                what: "repository",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_version_for_other_machines_is_refused() {
+    let world = World::new();
+    world.commit("1");
+    world.publish_with(|options| options.compatible = vec!["board-a".to_owned(), "board-b".to_owned()]);
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Incompatible { .. }), "{error}");
+    world.remote(|config| config.compatible = vec!["board-b".to_owned()]);
+    world.pull();
+}
+
+#[test]
+fn a_barrier_is_passed_before_what_lies_behind_it() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    world.write("usr/bin/new", b"2");
+    let barrier = world.release("2");
+    world.write("usr/bin/new", b"3");
+    let third = world.commit("3");
+    world.publish_with(|options| options.min_from = Some(2));
+    assert_eq!(world.pull().refs[0].commit, barrier);
+    assert_eq!(world.pull().refs[0].commit, third);
+    // Whoever has nothing yet has nothing to bring past it.
+    let error = world.pull_with(
+        Selector::Newest,
+        &world.session(|_| {}),
+        &PullOptions {
+            from: Some(crate::digest::CommitId::new(crate::digest::Digest::of(
+                b"who knows",
+            ))),
+            ..PullOptions::default()
+        },
+    );
+    assert!(error.is_ok(), "nothing is new, so nothing is to be judged");
+}
+
+#[test]
+fn an_unknown_critical_extension_is_refused() {
+    let world = World::new();
+    world.release("1");
+    world.forge(&key(1), |record| record.critical = vec!["rollout".to_owned()]);
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Site { .. }), "{error}");
+    assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+}
+
+#[test]
+fn without_verification_everything_comes_and_is_remembered_as_such() {
+    let world = World::new();
+    let commit = world.release("1");
+    world.forge(&key(9), |_| {});
+    world.remote(|config| {
+        config.keys.clear();
+        config.no_verify = true;
+    });
+    world.try_pull(|_| {}).unwrap();
+    assert!(
+        crate::remote::unverified_commits(&world.client)
+            .unwrap()
+            .contains(&commit)
+    );
+}
