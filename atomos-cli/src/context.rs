@@ -108,16 +108,16 @@ impl Context {
 
     /// Returns how to talk to remotes. The library does not read the environment, so this does.
     pub fn session_options(&self) -> SessionOptions {
-        let read = |names: [&str; 2]| {
-            let values = names.iter().filter_map(|name| std::env::var(name).ok());
-            values.into_iter().find(|value| !value.is_empty())
+        let read = |name: &str, other: Option<&str>| {
+            let mut values = std::iter::once(name).chain(other).map(std::env::var);
+            values.find_map(|value| value.ok().filter(|value| !value.is_empty()))
         };
-        let all = || read(["all_proxy", "ALL_PROXY"]);
+        let all = || read("all_proxy", Some("ALL_PROXY"));
         let mut options = SessionOptions::default();
         // HTTP_PROXY in capitals may come from a request to a CGI program, so it does not count, as with curl.
-        options.proxies.http = read(["http_proxy", "http_proxy"]).or_else(all);
-        options.proxies.https = read(["https_proxy", "HTTPS_PROXY"]).or_else(all);
-        options.proxies.except = read(["no_proxy", "NO_PROXY"]);
+        options.proxies.http = read("http_proxy", None).or_else(all);
+        options.proxies.https = read("https_proxy", Some("HTTPS_PROXY")).or_else(all);
+        options.proxies.except = read("no_proxy", Some("NO_PROXY"));
         options
     }
 

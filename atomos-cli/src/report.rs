@@ -234,6 +234,9 @@ fn hint_for_remote(error: &RemoteError) -> Option<String> {
         RemoteError::NotFound { .. } => {
             "`atomos remote list` lists the remotes, `atomos remote add` adds one".to_owned()
         }
+        RemoteError::Exists { name } => {
+            format!("--force replaces it; `atomos remote show {name}` shows it")
+        }
         RemoteError::Config { path, .. } => format!("look at {}", shown(path)),
         RemoteError::DamagedState { path, .. } => format!(
             "remove {}, if you are sure that nobody offers you an old version: the next record is then taken for the newest",

@@ -18,6 +18,7 @@ mod prune;
 mod pull;
 mod reference;
 mod refs;
+mod remote;
 mod rev_parse;
 mod serve;
 mod show;

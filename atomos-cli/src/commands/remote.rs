@@ -1,9 +1,10 @@
 //! `atomos remote`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use libatomos::remote::{RemoteConfig, RemoteName, RemoteState};
+use libatomos::remote::{RemoteConfig, RemoteError, RemoteName, RemoteState};
 use serde::Serialize;
 
 use super::RunResult;
@@ -166,6 +167,8 @@ struct RemoteModel {
     compatible: Vec<String>,
     key_set: u64,
     seen: Vec<SeenModel>,
+    /// The rest of it, by the names that it has in the file.
+    settings: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Serialize)]
@@ -223,9 +226,8 @@ fn config(args: &AddArgs) -> Result<RemoteConfig, CliError> {
     config.jobs = args.jobs.map(Into::into);
     for header in &args.header {
         let (name, value) = header.split_once(':').ok_or_else(|| {
-            CliError::usage(format!(
-                "{header:?} is no header: it takes a name, a colon and a value"
-            ))
+            // It may be a secret: it stays out of the message.
+            CliError::usage("a --header takes a name, a colon and a value")
         })?;
         config
             .headers
@@ -240,20 +242,21 @@ fn config(args: &AddArgs) -> Result<RemoteConfig, CliError> {
 fn add(context: &Context, args: &AddArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
     let config = config(args)?;
-    if RemoteConfig::list(&repo)?.contains(&args.name) {
-        if !args.force {
-            return Err(CliError::of_kind(
-                libatomos::ErrorKind::AlreadyExists,
-                format!("there is a remote {} already", args.name),
-            )
-            .with_hint("--force replaces it"));
+    if args.force && RemoteConfig::list(&repo)?.contains(&args.name) {
+        // One that cannot be read is replaced, too.
+        match RemoteConfig::load(&repo, &args.name) {
+            Ok(old) if old.keys == config.keys && old.no_verify == config.no_verify => {
+                config.save(&repo, &args.name)?;
+            }
+            Ok(_) | Err(RemoteError::Config { .. }) => {
+                RemoteConfig::remove(&repo, &args.name)?;
+                config.create(&repo, &args.name)?;
+            }
+            Err(error) => return Err(error.into()),
         }
-        let old = RemoteConfig::load(&repo, &args.name)?;
-        if old.keys != config.keys || old.no_verify != config.no_verify {
-            RemoteConfig::remove(&repo, &args.name)?;
-        }
+    } else {
+        config.create(&repo, &args.name)?;
     }
-    config.save(&repo, &args.name)?;
     let ui = context.ui();
     if config.no_verify {
         ui.warning(format_args!(
@@ -283,6 +286,7 @@ fn model(context: &Context, name: &RemoteName) -> Result<RemoteModel, CliError> 
             keys.set().record.keys.iter().map(ToString::to_string).collect()
         }),
         key_set: trusted.map_or(0, libatomos::sign::TrustedKeys::number),
+        settings: settings(&config),
         urls: config.urls,
         no_verify: config.no_verify,
         compatible: config.compatible,
@@ -298,14 +302,33 @@ fn model(context: &Context, name: &RemoteName) -> Result<RemoteModel, CliError> 
     })
 }
 
+/// Returns what stands in the file besides URLs, keys and names, without secrets.
+fn settings(config: &RemoteConfig) -> BTreeMap<String, serde_json::Value> {
+    let shown_already = ["urls", "keys", "no-verify", "compatible"];
+    match serde_json::to_value(config.without_secrets()) {
+        Ok(serde_json::Value::Object(all)) => all
+            .into_iter()
+            .filter(|(key, _)| !shown_already.contains(&key.as_str()))
+            .collect(),
+        _ => BTreeMap::new(),
+    }
+}
+
 fn list(context: &Context) -> Result<(), CliError> {
     let names = RemoteConfig::list(&context.open_repo()?)?;
-    let models = names
-        .iter()
-        .map(|name| model(context, name))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut models = Vec::new();
+    let mut failed = None;
+    // One that cannot be read must not hide the others.
+    for name in &names {
+        match model(context, name) {
+            Ok(model) => models.push(model),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    let done = || failed.map_or(Ok(()), Err);
     if context.json() {
-        return context.ui().result(|out| json::write(out, &models));
+        context.ui().result(|out| json::write(out, &models))?;
+        return done();
     }
     context.ui().result(|out| {
         for model in &models {
@@ -318,7 +341,8 @@ fn list(context: &Context) -> Result<(), CliError> {
             )?;
         }
         Ok::<(), std::io::Error>(())
-    })
+    })?;
+    done()
 }
 
 fn show(context: &Context, name: &RemoteName) -> Result<(), CliError> {
@@ -339,6 +363,13 @@ fn show(context: &Context, name: &RemoteName) -> Result<(), CliError> {
         }
         for name in &model.compatible {
             writeln!(out, "Compatible: {}", text::escape_text(name))?;
+        }
+        for (key, value) in &model.settings {
+            let value = match value {
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            writeln!(out, "Setting: {key} = {}", text::escape_text(&value))?;
         }
         for seen in &model.seen {
             writeln!(

@@ -258,3 +258,41 @@ fn what_came_unverified_is_known_until_it_comes_verified() {
     RemoteConfig::remove(repo, &name("origin")).unwrap_err();
     assert_eq!(RemoteConfig::list(repo).unwrap(), []);
 }
+
+/// Every key that there is.
+fn full() -> String {
+    let mut config = sample();
+    let path = |name: &str| Some(std::path::PathBuf::from(name));
+    config.ca_file = path("/ca");
+    config.client_cert = path("/cert");
+    config.client_key = path("/key");
+    config.token_command = Some("echo token".to_owned());
+    config.connect_timeout = Some(1);
+    config.stall_timeout = Some(2);
+    config.request_timeout = Some(3);
+    config.retries = Some(0);
+    config.jobs = Some(64);
+    config.to_text().unwrap()
+}
+
+proptest::proptest! {
+    /// As the fuzz target `remote`, with a text that has a chance.
+    #[test]
+    fn what_is_read_can_be_written_and_read_again(
+        changes in proptest::collection::vec((proptest::num::usize::ANY, 0..5usize, "[ -~\n]{0,3}"), 0..4),
+    ) {
+        let mut text = full();
+        for (at, len, new) in changes {
+            let at = at % text.len();
+            let end = (at + len).min(text.len());
+            text.replace_range(at..end, &new);
+        }
+        if let Ok(config) = RemoteConfig::parse(&text) {
+            let written = config.to_text().unwrap();
+            proptest::prop_assert_eq!(RemoteConfig::parse(&written).unwrap(), config.clone());
+            proptest::prop_assert!(!config.urls.is_empty());
+            proptest::prop_assert_eq!(config.keys.is_empty(), config.no_verify);
+            proptest::prop_assert!(config.without_secrets().check().is_ok());
+        }
+    }
+}

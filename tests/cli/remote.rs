@@ -1,0 +1,216 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::common::Scratch;
+
+/// A repository, a key in `release-key.pub`, and the key's id.
+fn with_key() -> (Scratch, String) {
+    let scratch = Scratch::new();
+    scratch.atomos(&["key", "generate", "release-key"]).code(0);
+    let key = fs::read_to_string(scratch.path("release-key.pub")).unwrap();
+    assert!(key.starts_with("-----BEGIN PUBLIC KEY-----"), "{key}");
+    scratch
+        .atomos(&["remote", "add", "probe", "/site", "--key", "release-key.pub"])
+        .code(0);
+    let model = scratch.atomos(&["remote", "show", "probe", "--json"]).json();
+    scratch.atomos(&["remote", "remove", "probe"]).code(0);
+    let id = model["keys"][0].as_str().unwrap().to_owned();
+    (scratch, id)
+}
+
+#[test]
+fn a_remote_is_added_shown_listed_and_removed() {
+    let (scratch, id) = with_key();
+    let run = scratch.atomos(&[
+        "remote",
+        "add",
+        "origin",
+        "https://os.example/site",
+        "--mirror",
+        "/media/usb/site",
+        "--key",
+        "release-key.pub",
+        "--compatible",
+        "board-a",
+        "--ca",
+        "ca.pem",
+        "--limit-rate",
+        "500k",
+    ]);
+    assert_eq!(run.code(0).err, "Added remote origin: https://os.example/site\n");
+    assert_eq!(
+        scratch.atomos(&["remote", "list"]).ok(),
+        "origin  https://os.example/site /media/usb/site\n"
+    );
+    assert_eq!(
+        scratch.atomos(&["remote", "show", "origin"]).ok(),
+        format!(
+            "Remote: origin\nURL: https://os.example/site\nURL: /media/usb/site\nKey: {id} (key set 0)\n\
+             Compatible: board-a\nSetting: ca-file = [SCRATCH]/ca.pem\nSetting: limit-rate = 500000\n"
+        )
+    );
+    let mode = fs::metadata(scratch.path("repo/remotes/origin.toml"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(
+        scratch.atomos(&["remote", "remove", "origin"]).code(0).err,
+        "Removed remote origin\n"
+    );
+    assert_eq!(
+        scratch.atomos(&["remote", "list", "--json"]).json(),
+        serde_json::json!([])
+    );
+    let run = scratch.atomos(&["remote", "show", "origin"]).code(3);
+    assert!(
+        run.err.contains("there is no remote origin in [SCRATCH]/repo"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn nothing_is_believed_without_a_key_unless_that_is_said() {
+    let (scratch, _) = with_key();
+    scratch
+        .atomos(&["remote", "add", "lab", "http://10.0.0.1"])
+        .code(2);
+    scratch
+        .atomos(&[
+            "remote",
+            "add",
+            "lab",
+            "http://10.0.0.1",
+            "--no-verify",
+            "--key",
+            "release-key.pub",
+        ])
+        .code(2);
+    let run = scratch
+        .atomos(&["remote", "add", "lab", "http://10.0.0.1", "--no-verify"])
+        .code(0);
+    assert!(
+        run.err.contains("warning: whatever lab sends will be believed"),
+        "{}",
+        run.err
+    );
+    assert!(scratch.atomos(&["remote", "list"]).ok().contains("NOT VERIFIED"));
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let scratch = Scratch::new();
+    let run = scratch.atomos(&[
+        "remote",
+        "add",
+        "origin",
+        "https://os.example",
+        "--no-verify",
+        "--header",
+        "X-Key: s3cr3t",
+        "--proxy",
+        "http://me:s3cr3t@proxy:3128",
+    ]);
+    assert!(!run.code(0).err.contains("s3cr3t"));
+    for args in [
+        &["remote", "show", "origin"][..],
+        &["remote", "show", "origin", "--json"],
+        &["remote", "list"],
+    ] {
+        let run = scratch.atomos(args).code(0);
+        assert!(
+            !run.out.contains("s3cr3t") && !run.err.contains("s3cr3t"),
+            "{}",
+            run.out
+        );
+    }
+    assert!(
+        scratch
+            .atomos(&["remote", "show", "origin"])
+            .ok()
+            .contains("X-Key")
+    );
+    let run = scratch.atomos(&[
+        "remote",
+        "add",
+        "b",
+        "https://b",
+        "--no-verify",
+        "--header",
+        "s3cr3t",
+    ]);
+    assert!(!run.code(2).err.contains("s3cr3t"));
+}
+
+#[test]
+fn a_remote_is_replaced_only_by_force_and_forgets_with_its_keys() {
+    let (scratch, _) = with_key();
+    let add = |more: &[&str]| {
+        let base = ["remote", "add", "origin", "/site"];
+        scratch.atomos(&[&base[..], more].concat())
+    };
+    add(&["--key", "release-key.pub"]).code(0);
+    let run = add(&["--key", "release-key.pub"]).code(4);
+    assert!(run.err.contains("hint: --force replaces it"), "{}", run.err);
+    let state = scratch.path("repo/remotes/origin.state");
+    fs::write(&state, "{}").unwrap();
+    add(&["--key", "release-key.pub", "--jobs", "2", "--force"]).code(0);
+    assert!(state.exists(), "the same keys: what was seen still counts");
+    add(&["--no-verify", "--force"]).code(0);
+    assert!(!state.exists());
+}
+
+#[test]
+fn a_mistake_in_the_file_is_named_and_hides_no_other_remote() {
+    let scratch = Scratch::new();
+    for name in ["a", "b"] {
+        scratch
+            .atomos(&["remote", "add", name, "/site", "--no-verify"])
+            .code(0);
+    }
+    let file = scratch.path("repo/remotes/a.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("retrys = 3\n{text}")).unwrap();
+    let run = scratch.atomos(&["remote", "list"]).code(5);
+    assert_eq!(run.out, "b  /site  NOT VERIFIED\n");
+    assert!(
+        run.err
+            .contains("[SCRATCH]/repo/remotes/a.toml: `retrys`: unknown field"),
+        "{}",
+        run.err
+    );
+    scratch
+        .atomos(&["remote", "add", "a", "/site", "--no-verify", "--force"])
+        .code(0);
+    scratch.atomos(&["remote", "show", "a"]).code(0);
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_it_is_written() {
+    let scratch = Scratch::new();
+    for (args, reason) in [
+        (&["ftp://os.example"][..], "no http, https or file URL"),
+        (&["site"], "no absolute path"),
+        (&["https://u:p@os.example"], "`user`"),
+        (&["https://os.example?x"], "no query"),
+        (&["https://os.example", "--proxy", "socks5://p"], "`proxy`"),
+        (
+            &["https://os.example", "--header", "Range: x"],
+            "set by the program itself",
+        ),
+        (
+            &["https://os.example", "--token-file", "t", "--netrc", "n"],
+            "only one of",
+        ),
+    ] {
+        let run = scratch
+            .atomos(&[&["remote", "add", "origin", "--no-verify"], args].concat())
+            .code(2);
+        assert!(run.err.contains(reason), "{reason}: {}", run.err);
+    }
+    assert!(!scratch.path("repo/remotes").exists());
+    scratch
+        .atomos(&["remote", "add", "../x", "/site", "--no-verify"])
+        .code(2);
+}
