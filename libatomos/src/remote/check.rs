@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::transport::without_secrets;
+
 use super::RemoteConfig;
 use super::open::local_path;
 
@@ -58,9 +60,10 @@ pub(super) fn all(config: &RemoteConfig) -> Result<(), String> {
     files(config)?;
     credentials(config)?;
     if let Some(proxy) = &config.proxy {
-        let reached = proxy
-            .split_once("://")
-            .is_some_and(|(scheme, rest)| matches!(scheme, "http" | "https") && !rest.is_empty());
+        let bare = without_secrets(proxy);
+        let reached = bare.split_once("://").is_some_and(|(scheme, rest)| {
+            matches!(scheme, "http" | "https") && !rest.starts_with([':', '/']) && !rest.is_empty()
+        });
         if proxy != "none" && !(reached && is_plain(proxy)) {
             return Err("`proxy` is an http or https URL, or \"none\"".to_owned());
         }

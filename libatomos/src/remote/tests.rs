@@ -77,6 +77,10 @@ fn a_mistake_is_named_with_its_key_and_file() {
             good.replace("http://user:hidden@proxy:3128", "socks5://p"),
             "`proxy`",
         ),
+        (
+            good.replace("http://user:hidden@proxy:3128", "http://user:hidden@"),
+            "`proxy`",
+        ),
         (good.replace("X-Token", "Range"), "Range"),
         (good.replace("X-Token", "\"X Token\""), "`headers`"),
         (format!("ca-file = \"ca.pem\"\n{good}"), "`ca-file`"),
