@@ -20,6 +20,7 @@ mod key;
 mod lint;
 mod log;
 mod ls;
+mod mirror;
 mod pin;
 mod prune;
 mod publish;
@@ -30,6 +31,7 @@ mod rev_parse;
 mod rollback;
 mod serve;
 mod show;
+mod site;
 mod stateroot;
 mod stats;
 mod status;
@@ -66,6 +68,8 @@ pub enum Command {
     Remote(remote::RemoteArgs),
     Pull(pull::PullArgs),
     History(history::HistoryArgs),
+    Mirror(mirror::MirrorArgs),
+    Site(site::SiteArgs),
     Serve(serve::ServeArgs),
     Fsck(fsck::FsckArgs),
     Prune(prune::PruneArgs),
@@ -112,6 +116,8 @@ impl Command {
             Self::Remote(args) => remote::run(context, &args),
             Self::Pull(args) => pull::run(context, &args),
             Self::History(args) => history::run(context, &args),
+            Self::Mirror(args) => mirror::run(context, &args),
+            Self::Site(args) => site::run(context, &args),
             Self::Serve(args) => serve::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Prune(args) => prune::run(context, &args),

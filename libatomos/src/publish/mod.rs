@@ -5,6 +5,7 @@
 //! new, and everything that either needs is there. Whatever the site has already is not made again.
 
 mod consolidate;
+mod maintain;
 mod manifests;
 mod pack;
 mod patches;
@@ -28,6 +29,7 @@ use crate::repo::RepoError;
 use crate::sign::{KeyId, SignError, Signer};
 use crate::site::SiteError;
 
+pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site, withdraw};
 pub use publisher::publish;
 pub use site_dir::{Published, SiteDir};
 

@@ -20,6 +20,7 @@ use super::site_dir::SiteWriter;
 const AHEAD: usize = 3;
 
 /// Writes frames one after another into a file of kind `kind`, and returns it with their lengths.
+#[expect(clippy::too_many_arguments, reason = "they are what a file is made of")]
 pub(super) fn write_frames(
     repo: &Repo,
     blobs: &BlobList,

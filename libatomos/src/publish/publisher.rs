@@ -87,10 +87,10 @@ pub fn publish(
         repo,
         options,
         keys: &keys,
-        record_signers: signers(&options.signers, &keys, &keys.set().record, "record")?,
+        record_signers: signers(&options.signers, &keys.set().record, "record")?,
         release_signers: match &keys.set().release {
-            Some(role) => signers(&options.signers, &keys, role, "release")?,
-            None => signers(&options.signers, &keys, &keys.set().record, "release")?,
+            Some(role) => signers(&options.signers, role, "release")?,
+            None => signers(&options.signers, &keys.set().record, "release")?,
         },
         time: options.time.unwrap_or_else(now),
         writer: &writer,
@@ -100,16 +100,15 @@ pub fn publish(
     publisher.run(&refs)
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |time| time.as_secs() as i64)
 }
 
 /// Returns those of the given signers that the role knows; enough of them, or an error before any work is done.
-fn signers<'a>(
+pub(super) fn signers<'a>(
     given: &[&'a dyn Signer],
-    _keys: &TrustedKeys,
     role: &Role,
     what: &'static str,
 ) -> Result<Vec<&'a dyn Signer>, PublishError> {
@@ -388,7 +387,7 @@ impl Publisher<'_> {
         let release = Release {
             repository: self.repo.config().id.clone(),
             reference: job.reference.clone(),
-            number: history.first().map_or(1, |entry| entry.number + 1),
+            number: next_number(job),
             time: self.time,
             commit: job.commit,
             root: commit.root,
@@ -516,6 +515,15 @@ impl Publisher<'_> {
         report.image_bytes += image.0.size;
         Ok(Some(image))
     }
+}
+
+/// Returns a number that no release of the ref has had, those that were withdrawn included.
+fn next_number(job: &Job) -> u64 {
+    let Some(previous) = &job.previous else {
+        return 1;
+    };
+    let withdrawn = previous.record.withdrawn.iter().map(|one| one.number).max();
+    previous.release.number.max(withdrawn.unwrap_or(0)) + 1
 }
 
 /// Returns the new release's history: the previous release, and what it had.

@@ -7,10 +7,13 @@
 
 mod error;
 mod fetch;
+mod mirror;
 mod need;
 mod plan;
 mod receive;
 mod run;
+#[cfg(test)]
+mod site_tests;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -18,5 +21,6 @@ mod trust;
 mod trust_tests;
 
 pub use error::PullError;
+pub use mirror::MirrorReport;
 pub use run::{PullOptions, PullReport, PulledRef, Session, SessionOptions, Wanted, pull};
 pub use trust::Selector;

@@ -173,7 +173,24 @@ impl<'a> Session<'a> {
         clock.max(self.options.not_before)
     }
 
-    fn trust(&self) -> Trust<'_> {
+    pub(super) const fn source(&self) -> &Source<'a> {
+        &self.source
+    }
+
+    pub(super) const fn state(&self) -> &RemoteState {
+        &self.state
+    }
+
+    /// Returns the newest record that was seen, as it was served.
+    pub(super) fn record_text(&self, reference: &RefName) -> String {
+        self.state
+            .refs
+            .get(reference)
+            .map(|seen| seen.record.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn trust(&self) -> Trust<'_> {
         Trust {
             name: &self.name,
             config: &self.config,

@@ -21,10 +21,10 @@ pub(super) struct World {
     pub(super) scratch: tempfile::TempDir,
     pub(super) publisher: Repo,
     pub(super) client: Repo,
-    key: SecretKey,
+    pub(super) key: SecretKey,
 }
 
-fn name() -> RemoteName {
+pub(super) fn name() -> RemoteName {
     "origin".parse().unwrap()
 }
 
@@ -33,7 +33,7 @@ fn os() -> RefName {
 }
 
 /// Bytes that do not compress, the same for the same seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2) + 1;
     (0..len)
         .map(|_| {
@@ -171,7 +171,7 @@ impl World {
     }
 
     /// The client's ref, checked out, is the publisher's tree.
-    fn assert_same_as_tree(&self) {
+    pub(super) fn assert_same_as_tree(&self) {
         let to = self.scratch.path().join("out");
         let _ = std::fs::remove_dir_all(&to);
         let mut options = CheckoutOptions::default();

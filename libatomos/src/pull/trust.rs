@@ -465,7 +465,7 @@ impl Trust<'_> {
     }
 
     /// Fetches the release that a record names. Its own signature counts, too: it may be by keys that are kept offline.
-    fn signed_release(&self, record: &Record, state: &RemoteState) -> Result<Release, PullError> {
+    pub(super) fn signed_release(&self, record: &Record, state: &RemoteState) -> Result<Release, PullError> {
         let file = FileRef {
             digest: record.release,
             size: record.release_size,

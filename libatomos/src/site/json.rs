@@ -45,6 +45,8 @@ pub struct FileRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Withdrawn {
+    /// The release's number. It is not used again.
+    pub number: u64,
     /// Its commit.
     pub commit: CommitId,
     /// Its version, for people.

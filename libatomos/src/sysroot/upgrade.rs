@@ -173,10 +173,12 @@ impl Sysroot {
             let record = session.look(&name)?;
             return Ok((record.commit, record.version));
         }
-        let mut pull = PullOptions::default();
-        pull.max_bytes = options.max_bytes;
-        pull.from = Some(current.commit);
-        pull.boot_available = self.boot_available()?;
+        let pull = PullOptions {
+            max_bytes: options.max_bytes,
+            from: Some(current.commit),
+            boot_available: self.boot_available()?,
+            ..PullOptions::default()
+        };
         let wanted = Wanted {
             reference: name,
             selector: Selector::Newest,

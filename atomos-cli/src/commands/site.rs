@@ -1,0 +1,207 @@
+//! `atomos site`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use libatomos::names::RefName;
+use libatomos::publish::{SiteDir, SitePruneOptions, prune_site, withdraw};
+use libatomos::sign::{Signer, TrustedKeys};
+
+use super::RunResult;
+use super::key::{read_public, read_secret};
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{json, text};
+use crate::report::CliError;
+
+/// Look after a published site
+#[derive(Debug, Args)]
+pub struct SiteArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Fsck(FsckArgs),
+    Prune(PruneArgs),
+    Withdraw(WithdrawArgs),
+}
+
+/// Verify a published site
+///
+/// Reads every record, release and manifest, verifies the digest of every file, and takes every blob of the newest releases out of its pack
+/// and out of the image. Exits with 0 only when everything is whole.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos site fsck /srv/www/os --key release-key.pub")]
+struct FsckArgs {
+    /// The site's directory
+    dir: PathBuf,
+
+    /// A public key that the records must be signed by; without one, signatures are not looked at
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+}
+
+/// Remove what only old releases need
+///
+/// Keeps what the newest releases of every ref need, and whatever was placed within the grace period: a machine that read a
+/// record a moment ago may be about to ask for it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos site prune /srv/www/os --keep 5 --dry-run")]
+struct PruneArgs {
+    /// The site's directory
+    dir: PathBuf,
+
+    /// Releases of each ref that stay pullable
+    #[arg(long, value_name = "N", default_value = "10")]
+    keep: std::num::NonZeroUsize,
+
+    /// Hours that a file stays after it was placed
+    #[arg(long, value_name = "HOURS", default_value_t = 24)]
+    grace: u32,
+
+    /// Only say what would go
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Take a release back
+///
+/// The ref's record then names the newest release that was not taken back, and says why. Machines that have the withdrawn one go back at
+/// their next upgrade, and none takes it again. Its commit cannot be published again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos site withdraw /srv/www/os debian/13@13.6 --reason 'does not boot on board B' --key release-key")]
+struct WithdrawArgs {
+    /// The site's directory
+    dir: PathBuf,
+
+    /// The ref, and the version or the digest of the commit
+    #[arg(value_name = "REF@VERSION")]
+    release: String,
+
+    /// Why, for whoever has it
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+
+    /// A secret key to sign with
+    #[arg(long, value_name = "FILE", required = true)]
+    key: Vec<PathBuf>,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &SiteArgs) -> RunResult {
+    match &args.verb {
+        Verb::Fsck(args) => fsck(context, args),
+        Verb::Prune(args) => prune(context, args),
+        Verb::Withdraw(args) => take_back(context, args),
+    }
+}
+
+fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
+    let site = SiteDir::open(&args.dir)?;
+    let keys = args
+        .key
+        .iter()
+        .map(|file| read_public(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let trusted: Option<TrustedKeys> = if keys.is_empty() {
+        None
+    } else {
+        Some(site.trusted_keys(&keys)?)
+    };
+    let report = site.fsck(trusted.as_ref(), context.progress(), context.cancel())?;
+    let ui = context.ui();
+    if context.json() {
+        ui.result(|out| json::write(out, &report))?;
+    } else {
+        ui.result(|out| {
+            for finding in &report.findings {
+                writeln!(
+                    out,
+                    "{}: {}",
+                    text::escape_text(&finding.file),
+                    text::escape_text(&finding.problem)
+                )?;
+            }
+            Ok::<(), std::io::Error>(())
+        })?;
+    }
+    if report.findings.is_empty() {
+        ui.status(format_args!(
+            "Whole: {}, {}, {} in {}",
+            text::count(report.refs, "ref", "refs"),
+            text::count(report.releases, "release", "releases"),
+            text::size(report.bytes),
+            text::count(report.files, "file", "files")
+        ));
+        return Ok(Outcome::Done);
+    }
+    Err(CliError::of_kind(
+        libatomos::ErrorKind::Corrupt,
+        format!(
+            "the site {} is damaged: {}",
+            args.dir.display(),
+            text::count(report.findings.len() as u64, "finding", "findings")
+        ),
+    )
+    .with_hint("remove the damaged files and publish again: what is missing is made anew"))
+}
+
+fn prune(context: &Context, args: &PruneArgs) -> RunResult {
+    let mut options = SitePruneOptions::default();
+    options.keep = args.keep.into();
+    options.grace = u64::from(args.grace) * 3600;
+    options.dry_run = args.dry_run;
+    let report = prune_site(&args.dir, &options, context.cancel())?;
+    let ui = context.ui();
+    if context.json() {
+        ui.result(|out| json::write(out, &report))?;
+    } else if args.dry_run {
+        ui.result(|out| {
+            for file in &report.removed {
+                writeln!(out, "{file}")?;
+            }
+            Ok::<(), std::io::Error>(())
+        })?;
+    }
+    ui.status(format_args!(
+        "{} {}, {}",
+        if args.dry_run { "Would remove" } else { "Removed" },
+        text::count(report.removed.len() as u64, "file", "files"),
+        text::size(report.bytes)
+    ));
+    Ok(Outcome::Done)
+}
+
+fn take_back(context: &Context, args: &WithdrawArgs) -> RunResult {
+    let Some((reference, selector)) = args.release.split_once('@') else {
+        return Err(CliError::usage(
+            "a ref and a version are needed, as debian/13@13.6",
+        ));
+    };
+    let reference: RefName = reference.parse()?;
+    let secrets = args
+        .key
+        .iter()
+        .map(|file| read_secret(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let signers: Vec<&dyn Signer> = secrets.iter().map(|secret| secret as &dyn Signer).collect();
+    let record = withdraw(&args.dir, &reference, selector, &args.reason, &signers, None)?;
+    if context.json() {
+        context.ui().result(|out| json::write(out, &record))?;
+    }
+    context.ui().status(format_args!(
+        "Withdrew {}; {reference} is {} ({}) now",
+        text::escape_text(&args.release),
+        text::escape_text(&record.version),
+        record.commit.short()
+    ));
+    Ok(Outcome::Done)
+}

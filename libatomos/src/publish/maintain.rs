@@ -1,0 +1,541 @@
+//! Looking after a site: verifying it, removing what nobody needs, taking a release back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::compress::Decompressor;
+use crate::digest::{BlobId, CommitId, Digest};
+use crate::fs::{FsError, hash_file};
+use crate::names::RefName;
+use crate::progress::{Phase, PhaseGuard, Progress, Unit};
+use crate::sign::{Envelope, Signer, TrustedKeys};
+use crate::site::{
+    Artifact, BlobList, FileRef, Frame, Manifest, RECORD_TYPE, Record, Release, Withdrawn, blob_frames,
+    image_frames, limits, record_path,
+};
+
+use super::PublishError;
+use super::publisher::{now, signers};
+use super::site_dir::{SiteDir, SiteWriter};
+
+/// Something wrong with a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SiteFinding {
+    /// The file, relative to the site.
+    pub file: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// What a look at a whole site found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SiteFsckReport {
+    /// Refs.
+    pub refs: u64,
+    /// Releases that a record's history leads to.
+    pub releases: u64,
+    /// Files that were verified.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Blobs that were taken out of packs and images and verified.
+    pub blobs: u64,
+    /// What is wrong. Nothing, where the site is whole.
+    pub findings: Vec<SiteFinding>,
+}
+
+/// What a site needs, by kind, with how large it says that it is.
+#[derive(Debug, Default)]
+pub(super) struct Needed {
+    pub(super) files: BTreeMap<(Artifact, Digest), u64>,
+    pub(super) releases: Vec<Release>,
+}
+
+impl SiteDir {
+    /// Verifies a published site: records, releases, manifests, the digest of every file, and every blob of the newest
+    /// releases. `keys` verify the records; where there are none, only that all fits together is looked at.
+    ///
+    /// # Errors
+    /// Only where the site cannot be looked at. What is wrong with it is in the report.
+    pub fn fsck(
+        &self,
+        keys: Option<&TrustedKeys>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<SiteFsckReport, PublishError> {
+        let mut report = SiteFsckReport::default();
+        let mut needed = Needed::default();
+        for reference in self.refs()? {
+            report.refs += 1;
+            if let Err(error) = self.fsck_ref(&reference, keys, &mut needed) {
+                report.add(record_path(&reference), &error);
+            }
+        }
+        report.releases = needed.releases.len() as u64;
+        let total = needed.files.values().sum();
+        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(total), Unit::Bytes);
+        for ((kind, digest), size) in &needed.files {
+            cancel.check()?;
+            let name = kind.path(digest);
+            match self
+                .open_artifact(*kind, digest)
+                .and_then(|file| Ok(hash(&file, &name)?))
+            {
+                Ok((found, len)) => {
+                    report.files += 1;
+                    report.bytes += len;
+                    if (found, len) != (*digest, *size) {
+                        report.add(name, &"its bytes are not those of its name");
+                    }
+                }
+                Err(error) => report.add(name, &error),
+            }
+            phase.advance(*size);
+        }
+        drop(phase);
+        for reference in self.refs()? {
+            let Ok(Some(published)) = self.published_unverified(&reference) else {
+                continue;
+            };
+            match self.manifest(&published.1) {
+                Ok(manifest) => self.fsck_blobs(&manifest, progress, cancel, &mut report)?,
+                Err(error) => {
+                    report.add(Artifact::Manifest.path(&published.1.manifest.digest), &error);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn fsck_ref(
+        &self,
+        reference: &RefName,
+        keys: Option<&TrustedKeys>,
+        needed: &mut Needed,
+    ) -> Result<(), PublishError> {
+        let (record, release) = match keys {
+            Some(keys) => {
+                let published = self.published(reference, keys)?;
+                published.map(|published| (published.record, published.release))
+            }
+            None => self.published_unverified(reference)?,
+        }
+        .ok_or_else(|| PublishError::NoSuchRelease {
+            reference: reference.clone(),
+            selector: "record".to_owned(),
+        })?;
+        if release.commit != record.commit || release.number != record.number {
+            return Err(PublishError::Damaged {
+                path: self.dir().path().join(record_path(reference)),
+                reason: "its release is another one than it says".to_owned(),
+            });
+        }
+        self.collect(&record, release, usize::MAX, needed)
+    }
+
+    /// Collects what the newest `keep` releases of a ref need, and the releases that say what came before.
+    pub(super) fn collect(
+        &self,
+        record: &Record,
+        newest: Release,
+        keep: usize,
+        needed: &mut Needed,
+    ) -> Result<(), PublishError> {
+        needed
+            .files
+            .insert((Artifact::Release, record.release), record.release_size);
+        let mut queue: Vec<FileRef> = newest.history.iter().map(|entry| entry.release).collect();
+        let mut oldest = newest.history.last().map(|entry| entry.release);
+        let mut kept = 0;
+        let mut release = Some(newest);
+        let mut done = BTreeSet::from([record.release]);
+        let mut next = 0;
+        loop {
+            if let Some(release) = release.take() {
+                // An older release may have been pruned, or never have been mirrored; the newest must be whole.
+                let manifest = Artifact::Manifest.path(&release.manifest.digest);
+                if kept < keep && (kept == 0 || self.dir().exists(manifest)?) {
+                    self.collect_release(&release, needed)?;
+                }
+                kept += 1;
+                needed.releases.push(release);
+            }
+            let Some(file) = queue.get(next).copied() else {
+                break;
+            };
+            next += 1;
+            if !done.insert(file.digest) {
+                continue;
+            }
+            // A release that was pruned takes what came before it along.
+            if kept >= keep && !self.dir().exists(Artifact::Release.path(&file.digest))? {
+                continue;
+            }
+            needed.files.insert((Artifact::Release, file.digest), file.size);
+            let older = self.release(&file)?;
+            if Some(file) == oldest && older.history.len() == limits::HISTORY || next == queue.len() {
+                queue.extend(older.history.iter().map(|entry| entry.release));
+                oldest = older.history.last().map(|entry| entry.release);
+            }
+            release = Some(older);
+        }
+        Ok(())
+    }
+
+    fn collect_release(&self, release: &Release, needed: &mut Needed) -> Result<(), PublishError> {
+        let files = &mut needed.files;
+        files.insert(
+            (Artifact::Manifest, release.manifest.digest),
+            release.manifest.size,
+        );
+        for relative in &release.manifests {
+            files.insert((Artifact::Manifest, relative.file.digest), relative.file.size);
+        }
+        // Manifests of old releases may be gone; then so is what they named.
+        if !self
+            .dir()
+            .exists(Artifact::Manifest.path(&release.manifest.digest))?
+        {
+            return Ok(());
+        }
+        let index = self.manifest(release)?.index;
+        for pack in index.packs {
+            files.insert((Artifact::Pack, pack.digest), pack.size);
+        }
+        for file in index.patch_files {
+            files.insert((Artifact::Patch, file.digest), file.size);
+        }
+        if let Some((image, _)) = index.image {
+            files.insert((Artifact::Image, image.digest), image.size);
+        }
+        Ok(())
+    }
+
+    pub(super) fn published_unverified(
+        &self,
+        reference: &RefName,
+    ) -> Result<Option<(Record, Release)>, PublishError> {
+        let Some(bytes) = self
+            .dir()
+            .read_optional(record_path(reference), limits::MAX_RECORD)?
+        else {
+            return Ok(None);
+        };
+        let envelope = Envelope::decode(&bytes)?;
+        let record = Record::from_payload(envelope.unverified_payload())?;
+        let release = self.release(&FileRef {
+            digest: record.release,
+            size: record.release_size,
+        })?;
+        Ok(Some((record, release)))
+    }
+
+    /// Takes every blob out of its pack, and out of the image, and verifies it.
+    fn fsck_blobs(
+        &self,
+        manifest: &Manifest,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+        report: &mut SiteFsckReport,
+    ) -> Result<(), PublishError> {
+        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(manifest.blobs.bytes()), Unit::Bytes);
+        let mut packs: HashMap<u32, Option<File>> = HashMap::new();
+        let mut checker = Checker::default();
+        for place in &manifest.index.places {
+            cancel.check()?;
+            let digest = *manifest.index.pack_digest(place);
+            let pack = packs
+                .entry(place.pack)
+                .or_insert_with(|| self.open_artifact(Artifact::Pack, &digest).ok());
+            let Some(pack) = pack else { continue };
+            let mut offset = place.offset;
+            let frames = blob_frames(place.blob, manifest.blobs.size(place.blob));
+            for (frame, len) in frames.zip(&place.frames) {
+                if let Err(problem) = checker.frame(pack, offset, *len, &frame, &manifest.blobs) {
+                    report.add(Artifact::Pack.path(&digest), &problem);
+                }
+                offset += len;
+            }
+            phase.advance(manifest.blobs.size(place.blob));
+        }
+        report.blobs += manifest.index.places.len() as u64;
+        let Some((image, lens)) = &manifest.index.image else {
+            return Ok(());
+        };
+        let Ok(file) = self.open_artifact(Artifact::Image, &image.digest) else {
+            return Ok(());
+        };
+        let mut offset = 0;
+        for (frame, len) in image_frames(&manifest.blobs).iter().zip(lens) {
+            cancel.check()?;
+            if let Err(problem) = checker.frame(&file, offset, *len, frame, &manifest.blobs) {
+                report.add(Artifact::Image.path(&image.digest), &problem);
+            }
+            offset += len;
+        }
+        report.blobs += u64::from(manifest.blobs.len());
+        Ok(())
+    }
+}
+
+impl SiteFsckReport {
+    fn add(&mut self, file: String, problem: &dyn std::fmt::Display) {
+        self.findings.push(SiteFinding {
+            file,
+            problem: problem.to_string(),
+        });
+    }
+}
+
+fn hash(file: &File, name: &str) -> Result<(Digest, u64), FsError> {
+    let (id, len) = hash_file(file).map_err(|error| FsError::new("read", name, error))?;
+    Ok((*id.digest(), len))
+}
+
+/// Takes frames apart, and verifies what is in them.
+#[derive(Default)]
+struct Checker {
+    decompressor: Decompressor,
+    frame: Vec<u8>,
+    raw: Vec<u8>,
+    large: Option<(u32, blake3::Hasher)>,
+}
+
+impl Checker {
+    fn frame(
+        &mut self,
+        file: &File,
+        offset: u64,
+        len: u64,
+        frame: &Frame,
+        blobs: &BlobList,
+    ) -> Result<(), String> {
+        self.frame.resize(len as usize, 0);
+        file.read_exact_at(&mut self.frame, offset)
+            .map_err(|error| error.to_string())?;
+        let raw_len = frame.raw_len(blobs) as usize;
+        self.decompressor
+            .decompress_into(&self.frame, raw_len, &mut self.raw)
+            .map_err(|error| error.to_string())?;
+        let wrong = |index: u32| format!("blob {} in it is damaged", blobs.blobs()[index as usize].id);
+        match frame {
+            Frame::Blobs(range) => {
+                let mut rest = self.raw.as_slice();
+                for index in range.clone() {
+                    let (blob, after) = rest.split_at(blobs.size(index) as usize);
+                    rest = after;
+                    if BlobId::new(Digest::of(blob)) != blobs.blobs()[index as usize].id {
+                        return Err(wrong(index));
+                    }
+                }
+            }
+            Frame::Segment { blob, bytes } => {
+                if bytes.start == 0 {
+                    self.large = Some((*blob, blake3::Hasher::new()));
+                }
+                let Some((_, hasher)) = self.large.as_mut().filter(|(large, _)| large == blob) else {
+                    return Err(wrong(*blob));
+                };
+                hasher.update(&self.raw);
+                if bytes.end == blobs.size(*blob) {
+                    let found: Digest = hasher.finalize().into();
+                    self.large = None;
+                    if found != *blobs.blobs()[*blob as usize].id.digest() {
+                        return Err(wrong(*blob));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to keep of a site.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SitePruneOptions {
+    /// Releases of each ref that stay pullable, counted from the newest.
+    pub keep: usize,
+    /// Files younger than this many seconds stay: a client that read a record a moment ago may be about to ask for them.
+    pub grace: u64,
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+impl Default for SitePruneOptions {
+    fn default() -> Self {
+        Self {
+            keep: 10,
+            grace: 24 * 3600,
+            dry_run: false,
+        }
+    }
+}
+
+/// What went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SitePruneReport {
+    /// The files, relative to the site.
+    pub removed: Vec<String>,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+/// Removes from the site at `path` what the newest releases of its refs do not need. Releases themselves stay: they are small, and
+/// say what came before.
+pub fn prune_site(
+    path: &Path,
+    options: &SitePruneOptions,
+    cancel: &Cancel,
+) -> Result<SitePruneReport, PublishError> {
+    let repository = SiteDir::open(path)?.repository().to_owned();
+    let writer = SiteWriter::open(path, &repository)?;
+    let site = &writer.site;
+    let mut needed = Needed::default();
+    // A ref that cannot be read stops everything: what it needs is not known.
+    for reference in site.refs()? {
+        cancel.check()?;
+        if let Some((record, release)) = site.published_unverified(&reference)? {
+            site.collect(&record, release, options.keep.max(1), &mut needed)?;
+        }
+    }
+    let mut report = SitePruneReport::default();
+    let limit = now() - options.grace as i64;
+    for kind in [
+        Artifact::Manifest,
+        Artifact::Image,
+        Artifact::Patch,
+        Artifact::Pack,
+    ] {
+        let Some(dir) = site.dir().open_dir_optional(kind.dir())? else {
+            continue;
+        };
+        for entry in dir.entries()? {
+            let Some(digest) = entry.name.to_str().and_then(|name| name.parse::<Digest>().ok()) else {
+                continue;
+            };
+            let stat = dir.stat(&entry.name)?;
+            // When it was placed, not when it was made: a rename changes that time.
+            if needed.files.contains_key(&(kind, digest)) || stat.ctime > limit {
+                continue;
+            }
+            report.bytes += stat.size;
+            report.removed.push(kind.path(&digest));
+            if !options.dry_run {
+                dir.remove_file(&entry.name)?;
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Takes a release back: the ref's record names the newest release that was not taken back, and says why. Machines that have it go
+/// back, and none takes it again.
+pub fn withdraw(
+    path: &Path,
+    reference: &RefName,
+    selector: &str,
+    reason: &str,
+    given: &[&dyn Signer],
+    time: Option<i64>,
+) -> Result<Record, PublishError> {
+    let repository = SiteDir::open(path)?.repository().to_owned();
+    let writer = SiteWriter::open(path, &repository)?;
+    let publics: Vec<_> = given.iter().map(|signer| signer.public()).collect();
+    let keys = writer.site.trusted_keys(&publics)?;
+    let record_signers = signers(given, &keys.set().record, "record")?;
+    let no_such = |selector: &str| PublishError::NoSuchRelease {
+        reference: reference.clone(),
+        selector: selector.to_owned(),
+    };
+    let published = writer
+        .site
+        .published(reference, &keys)?
+        .ok_or_else(|| no_such("record"))?;
+    let mut needed = Needed::default();
+    writer
+        .site
+        .collect(&published.record, published.release.clone(), 0, &mut needed)?;
+    let matches =
+        |release: &&Release| release.version == selector || release.commit.to_string().starts_with(selector);
+    let gone = needed
+        .releases
+        .iter()
+        .find(matches)
+        .ok_or_else(|| no_such(selector))?;
+    let mut record = published.record.clone();
+    if !record.withdrawn.iter().any(|one| one.commit == gone.commit) {
+        record.withdrawn.push(Withdrawn {
+            number: gone.number,
+            commit: gone.commit,
+            version: gone.version.clone(),
+            reason: reason.to_owned(),
+        });
+    }
+    let withdrawn: BTreeSet<CommitId> = record.withdrawn.iter().map(|one| one.commit).collect();
+    let newest = needed
+        .releases
+        .iter()
+        .filter(|release| !withdrawn.contains(&release.commit))
+        .max_by_key(|release| release.number)
+        .ok_or_else(|| no_such("that could take its place"))?;
+    let file = needed_file(&writer.site, &published.record, &published.release, newest)?;
+    record.sequence = if record.keys == keys.number() {
+        record.sequence + 1
+    } else {
+        1
+    };
+    record.keys = keys.number();
+    let life = record.expires - record.time;
+    record.time = time.unwrap_or_else(now);
+    record.expires = record.time.saturating_add(life);
+    record.release = file.digest;
+    record.release_size = file.size;
+    record.number = newest.number;
+    record.commit = newest.commit;
+    record.version.clone_from(&newest.version);
+    record.compatible.clone_from(&newest.compatible);
+    record.min_from = newest.min_from;
+    let envelope = Envelope::sign(RECORD_TYPE, record.to_payload(), &record_signers)?;
+    writer.write_record(reference, &envelope.encode())?;
+    writer.sync()?;
+    Ok(record)
+}
+
+/// Finds the file of a release in the histories.
+fn needed_file(
+    site: &SiteDir,
+    record: &Record,
+    newest: &Release,
+    wanted: &Release,
+) -> Result<FileRef, PublishError> {
+    if newest.number == wanted.number && newest.commit == wanted.commit {
+        return Ok(FileRef {
+            digest: record.release,
+            size: record.release_size,
+        });
+    }
+    let mut release = newest.clone();
+    loop {
+        if let Some(entry) = release.history.iter().find(|entry| entry.number == wanted.number) {
+            return Ok(entry.release);
+        }
+        match release.history.last() {
+            Some(oldest) => release = site.release(&oldest.release)?,
+            None => {
+                return Err(PublishError::NoSuchRelease {
+                    reference: wanted.reference.clone(),
+                    selector: wanted.number.to_string(),
+                });
+            }
+        }
+    }
+}

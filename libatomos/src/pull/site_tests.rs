@@ -1,0 +1,257 @@
+//! Looking after a site, seen from a machine that pulls from it.
+
+use super::tests::{NOW, World};
+use super::*;
+use crate::cancel::Cancel;
+use crate::progress::NoProgress;
+use crate::publish::{RefOutcome, SiteDir, SitePruneOptions, prune_site, withdraw};
+use crate::sign::{Signer, TrustedKeys};
+
+fn fsck(world: &World) -> crate::publish::SiteFsckReport {
+    let keys = TrustedKeys::pinned([world.key.public()]).unwrap();
+    SiteDir::open(&world.site())
+        .unwrap()
+        .fsck(Some(&keys), &NoProgress, &Cancel::new())
+        .unwrap()
+}
+
+fn files(world: &World, kind: &str) -> Vec<std::path::PathBuf> {
+    let dir = world.site().join(kind);
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_site_is_whole_until_a_bit_flips_in_any_of_its_files() {
+    let world = World::new();
+    world.release("1");
+    world.write("usr/bin/program", b"another");
+    world.release("2");
+    let report = fsck(&world);
+    assert_eq!(report.findings, []);
+    assert_eq!((report.refs, report.releases), (1, 2));
+    assert_eq!(report.blobs, 84, "each from its pack and from the image");
+    for kind in ["packs", "images", "manifests", "releases", "refs"] {
+        for file in files(&world, kind) {
+            let good = std::fs::read(&file).unwrap();
+            let mut bad = good.clone();
+            bad[good.len() / 3] ^= 4;
+            std::fs::write(&file, bad).unwrap();
+            assert!(!fsck(&world).findings.is_empty(), "{}", file.display());
+            std::fs::write(&file, good).unwrap();
+        }
+    }
+    assert_eq!(fsck(&world).findings, []);
+}
+
+#[test]
+fn pruning_keeps_what_the_newest_releases_need_and_what_is_young() {
+    let world = World::new();
+    for version in ["1", "2", "3", "4"] {
+        world.write("usr/bin/program", version.as_bytes());
+        world.write(
+            "usr/share/large",
+            &super::tests::noise(version.len() as u64 + version.as_bytes()[0] as u64, 30_000),
+        );
+        world.release(version);
+    }
+    let images = files(&world, "images").len();
+    assert_eq!(images, 4);
+    let mut options = SitePruneOptions::default();
+    options.keep = 1;
+    let report = prune_site(&world.site(), &options, &Cancel::new()).unwrap();
+    assert_eq!(report.removed, Vec::<String>::new(), "everything is young");
+    options.grace = 0;
+    options.dry_run = true;
+    // The second in which a file was placed must have passed.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let planned = prune_site(&world.site(), &options, &Cancel::new()).unwrap();
+    assert_eq!(files(&world, "images").len(), 4);
+    options.dry_run = false;
+    let report = prune_site(&world.site(), &options, &Cancel::new()).unwrap();
+    assert_eq!(report, planned);
+    assert_eq!(files(&world, "images").len(), 1);
+    world.pull();
+    world.assert_same_as_tree();
+    // What is published next finds its way although old manifests are gone.
+    world.write("usr/bin/program", b"5");
+    world.release("5");
+    world.pull();
+    world.assert_same_as_tree();
+}
+
+#[test]
+fn a_withdrawn_release_is_left_by_those_who_have_it_and_taken_by_nobody() {
+    let world = World::new();
+    let first = world.release("1");
+    world.write("usr/bin/program", b"broken");
+    world.release("2");
+    world.pull();
+    let by: Vec<&dyn Signer> = vec![&world.key];
+    let record = withdraw(
+        &world.site(),
+        &"os".parse().unwrap(),
+        "2",
+        "does not boot",
+        &by,
+        Some(NOW),
+    )
+    .unwrap();
+    assert_eq!((record.commit, record.number), (first, 1));
+    assert_eq!(
+        world.pull().refs[0].commit,
+        first,
+        "the way back needs no --allow-downgrade"
+    );
+    let error = world
+        .pull_with(
+            Selector::Version("2".to_owned()),
+            &world.session(|_| {}),
+            &PullOptions::default(),
+        )
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("does not boot") || matches!(error, PullError::NoSuchRelease { .. }),
+        "{error}"
+    );
+    // The repository still names it; publishing it again is refused.
+    let error = crate::publish::publish(
+        &world.publisher,
+        &world.site(),
+        &crate::publish::PublishOptions {
+            signers: vec![&world.key],
+            time: Some(NOW),
+            ..Default::default()
+        },
+        &NoProgress,
+        &Cancel::new(),
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("does not boot"), "{error}");
+    world.write("usr/bin/program", b"mended");
+    let third = world.commit("3");
+    let report = world.publish_with(|_| {});
+    assert_eq!(
+        (report.refs[0].number, report.refs[0].outcome),
+        (3, RefOutcome::Released)
+    );
+    assert_eq!(world.pull().refs[0].commit, third);
+    world.assert_same_as_tree();
+}
+
+#[test]
+fn a_mirror_serves_what_the_site_serves_and_fetches_nothing_twice() {
+    let world = World::new();
+    world.release("1");
+    world.write("usr/bin/program", b"2");
+    world.release("2");
+    let copy = world.scratch.path().join("copy");
+    let mirror = || {
+        let options = world.session(|_| {});
+        let (progress, cancel) = (NoProgress, Cancel::new());
+        let mut session =
+            Session::open(&world.client, &super::tests::name(), &options, &progress, &cancel).unwrap();
+        session.mirror(&["os".parse().unwrap()], &copy).unwrap()
+    };
+    let first = mirror();
+    assert!(first.files > 4);
+    let second = mirror();
+    assert_eq!((second.files, second.present), (0, first.files));
+    world.remote(|config| config.urls = vec![copy.to_str().unwrap().to_owned()]);
+    world.pull();
+    world.assert_same_as_tree();
+    let keys = TrustedKeys::pinned([world.key.public()]).unwrap();
+    let report = SiteDir::open(&copy)
+        .unwrap()
+        .fsck(Some(&keys), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert_eq!(report.findings, []);
+}
+
+#[test]
+fn publishing_that_stops_at_any_step_leaves_the_old_release_or_the_new() {
+    let world = World::new();
+    let first = world.release("1");
+    world.write("usr/bin/program", b"2");
+    let second = world.commit("2");
+    let run = || {
+        crate::publish::publish(
+            &world.publisher,
+            &world.site(),
+            &crate::publish::PublishOptions {
+                signers: vec![&world.key],
+                time: Some(NOW),
+                ..Default::default()
+            },
+            &NoProgress,
+            &Cancel::new(),
+        )
+    };
+    let mut stopped = 0;
+    for step in 0.. {
+        let result = crate::failpoint::stop_at(step, run);
+        let pulled = world.pull().refs[0].commit;
+        assert!(pulled == first || pulled == second);
+        world
+            .client
+            .fsck(&Default::default(), &NoProgress, &Cancel::new())
+            .unwrap();
+        if result.is_ok() {
+            break;
+        }
+        stopped += 1;
+    }
+    assert!(stopped >= 8, "{stopped} steps");
+    assert_eq!(world.pull().refs[0].commit, second);
+    assert_eq!(fsck(&world).findings, []);
+    let left: Vec<_> = std::fs::read_dir(world.site().join(".publish"))
+        .unwrap()
+        .collect();
+    assert_eq!(left.len(), 1, "the lock and nothing else");
+}
+
+#[test]
+fn after_a_hundred_releases_a_tree_lies_in_few_packs() {
+    let world = World::new();
+    world.write("usr/share/large", &super::tests::noise(5, 50_000));
+    world.release("0");
+    world.pull();
+    for version in 1..=100u64 {
+        world.write(
+            &format!("usr/lib/modules/6.1.0-1/m{}.ko", version % 40),
+            &super::tests::noise(version + 100, 2000),
+        );
+        world.commit(&version.to_string());
+        world.publish_with(|options| {
+            options.no_image = true;
+            options.no_patches = true;
+        });
+    }
+    let keys = TrustedKeys::pinned([world.key.public()]).unwrap();
+    let site = SiteDir::open(&world.site()).unwrap();
+    let published = site.published(&"os".parse().unwrap(), &keys).unwrap().unwrap();
+    let manifest = site.manifest(&published.release).unwrap();
+    assert!(
+        manifest.index.packs.len() <= 12,
+        "{} packs",
+        manifest.index.packs.len()
+    );
+    let report = world.pull();
+    assert!(report.traffic.requests <= 24, "{report:?}");
+    world.assert_same_as_tree();
+    let report = world.pull_with(
+        Selector::Version("3".to_owned()),
+        &world.session(|options| options.allow_downgrade = true),
+        &PullOptions::default(),
+    );
+    assert_eq!(
+        report.unwrap().refs[0].number,
+        4,
+        "the history leads there by way of older releases"
+    );
+}
