@@ -4,6 +4,7 @@
 //! calls once, and renders the result.
 
 mod boot;
+mod bundle;
 mod cat;
 mod checkout;
 mod cleanup;
@@ -68,6 +69,7 @@ pub enum Command {
     Remote(remote::RemoteArgs),
     Pull(pull::PullArgs),
     History(history::HistoryArgs),
+    Bundle(bundle::BundleArgs),
     Mirror(mirror::MirrorArgs),
     Site(site::SiteArgs),
     Serve(serve::ServeArgs),
@@ -116,6 +118,7 @@ impl Command {
             Self::Remote(args) => remote::run(context, &args),
             Self::Pull(args) => pull::run(context, &args),
             Self::History(args) => history::run(context, &args),
+            Self::Bundle(args) => bundle::run(context, &args),
             Self::Mirror(args) => mirror::run(context, &args),
             Self::Site(args) => site::run(context, &args),
             Self::Serve(args) => serve::run(context, &args),

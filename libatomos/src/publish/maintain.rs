@@ -218,6 +218,11 @@ impl SiteDir {
         Ok(())
     }
 
+    /// Reads a ref's record and release; nothing is verified but the release's digest.
+    pub fn read_published(&self, reference: &RefName) -> Result<Option<(Record, Release)>, PublishError> {
+        self.published_unverified(reference)
+    }
+
     pub(super) fn published_unverified(
         &self,
         reference: &RefName,

@@ -5,6 +5,7 @@
 //! has a name in the transaction; what an interrupted pull staged is verified again and not asked for again. The visible
 //! step is that of the transaction: all refs move, or none.
 
+mod bundle;
 mod error;
 mod fetch;
 mod mirror;
@@ -20,6 +21,7 @@ mod trust;
 #[cfg(test)]
 mod trust_tests;
 
+pub use bundle::{BundleReport, create_bundle};
 pub use error::PullError;
 pub use mirror::MirrorReport;
 pub use run::{PullOptions, PullReport, PulledRef, Session, SessionOptions, Wanted, pull};

@@ -15,6 +15,7 @@ use crate::remote::{
 };
 use crate::repo::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
 use crate::site::{Artifact, HistoryEntry, Manifest, Record, Release, TreeTable};
+use crate::transport::Transport;
 
 use super::PullError;
 use super::fetch::{Failures, fetch};
@@ -50,6 +51,8 @@ pub struct SessionOptions {
     pub not_before: i64,
     /// Take what is older than what is here, or was withdrawn.
     pub allow_downgrade: bool,
+    /// Believe a record that has expired: for updates that travelled by hand.
+    pub accept_expired: bool,
 }
 
 /// A release of a ref.
@@ -143,13 +146,27 @@ impl<'a> Session<'a> {
         cancel: &'a Cancel,
     ) -> Result<Self, PullError> {
         let config = RemoteConfig::load(repo, name)?;
-        let state = RemoteState::load(repo, name)?;
+        let newest_time = RemoteState::load(repo, name)?.newest_time;
         let open = OpenOptions {
             proxies: options.proxies.clone(),
-            not_before: options.not_before.max(state.newest_time),
+            not_before: options.not_before.max(newest_time),
             cancel: cancel.clone(),
         };
         let mirrors = open_mirrors(&config, &open)?;
+        Self::open_with(repo, name, mirrors, options, progress, cancel)
+    }
+
+    /// Opens the remote `name` of `repo`, with other transports than its configuration names: a bundle, a program's own.
+    pub fn open_with(
+        repo: &'a Repo,
+        name: &RemoteName,
+        mirrors: Vec<Box<dyn Transport>>,
+        options: &SessionOptions,
+        progress: &'a dyn Progress,
+        cancel: &'a Cancel,
+    ) -> Result<Self, PullError> {
+        let config = RemoteConfig::load(repo, name)?;
+        let state = RemoteState::load(repo, name)?;
         let mut source = SourceOptions::default();
         source.limit_rate = options.limit_rate.or(config.limit_rate);
         source.retries = config.retries.unwrap_or(source.retries);
@@ -197,6 +214,7 @@ impl<'a> Session<'a> {
             source: &self.source,
             now: self.now(),
             allow_downgrade: self.options.allow_downgrade,
+            accept_expired: self.options.accept_expired,
         }
     }
 

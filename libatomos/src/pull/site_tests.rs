@@ -1,4 +1,5 @@
 //! Looking after a site, seen from a machine that pulls from it.
+#![allow(clippy::disallowed_methods, reason = "tests are programs, not the library")]
 
 use super::tests::{NOW, World};
 use super::*;
@@ -62,8 +63,10 @@ fn pruning_keeps_what_the_newest_releases_need_and_what_is_young() {
     }
     let images = files(&world, "images").len();
     assert_eq!(images, 4);
-    let mut options = SitePruneOptions::default();
-    options.keep = 1;
+    let mut options = SitePruneOptions {
+        keep: 1,
+        ..SitePruneOptions::default()
+    };
     let report = prune_site(&world.site(), &options, &Cancel::new()).unwrap();
     assert_eq!(report.removed, Vec::<String>::new(), "everything is young");
     options.grace = 0;
@@ -254,4 +257,64 @@ fn after_a_hundred_releases_a_tree_lies_in_few_packs() {
         4,
         "the history leads there by way of older releases"
     );
+}
+
+#[test]
+fn a_bundle_brings_an_update_without_a_network() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    let mut program = super::tests::noise(1000, 200_000);
+    program[7] ^= 1;
+    world.write("usr/bin/program", &program);
+    world.write("usr/bin/new", &super::tests::noise(9, 4000));
+    let second = world.release("2");
+    let site = SiteDir::open(&world.site()).unwrap();
+    let file = world.scratch.path().join("update");
+    let mut out = std::fs::File::create(&file).unwrap();
+    let report = create_bundle(&site, &"os".parse().unwrap(), Some("1"), &mut out).unwrap();
+    assert_eq!((report.commit, report.blobs), (second, 2));
+    assert!(std::fs::metadata(&file).unwrap().len() < 20_000);
+    let apply = |change: &dyn Fn(&mut SessionOptions)| {
+        let options = world.session(change);
+        let (progress, cancel) = (NoProgress, Cancel::new());
+        let bundle = crate::transport::BundleTransport::open(&file).unwrap();
+        let wanted = [Wanted {
+            reference: "os".parse().unwrap(),
+            selector: Selector::Newest,
+        }];
+        Session::open_with(
+            &world.client,
+            &super::tests::name(),
+            vec![Box::new(bundle)],
+            &options,
+            &progress,
+            &cancel,
+        )
+        .unwrap()
+        .pull(&wanted, &PullOptions::default())
+    };
+    let late = |options: &mut SessionOptions| options.now = Some(NOW + 40 * 24 * 3600);
+    assert!(matches!(apply(&late).unwrap_err(), PullError::Expired { .. }));
+    // The last byte is of a patch or of a blob.
+    let good = std::fs::read(&file).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bad).unwrap();
+    let error = apply(&|_| {}).unwrap_err();
+    assert!(
+        matches!(error, PullError::BadObject { .. } | PullError::Transport(_))
+            || error.kind() == crate::ErrorKind::Corrupt,
+        "{error}"
+    );
+    std::fs::write(&file, &good).unwrap();
+    let report = apply(&|options| {
+        late(options);
+        options.accept_expired = true;
+    })
+    .unwrap();
+    assert_eq!(report.refs[0].commit, second);
+    world.assert_same_as_tree();
+    std::fs::write(&file, &good[..10]).unwrap();
+    assert!(crate::transport::BundleTransport::open(&file).is_err());
 }

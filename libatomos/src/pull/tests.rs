@@ -1,4 +1,5 @@
 //! From a repository to a site in a directory, and from there to another repository.
+#![allow(clippy::disallowed_methods, reason = "tests are programs, not the library")]
 
 use std::path::{Path, PathBuf};
 

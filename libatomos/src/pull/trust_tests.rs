@@ -1,4 +1,5 @@
 //! Attacks on trust, each tried. `docs/threat-model.md` names these tests.
+#![allow(clippy::disallowed_methods, reason = "tests are programs, not the library")]
 
 use super::tests::{NOW, World};
 use super::*;

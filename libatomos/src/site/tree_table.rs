@@ -25,7 +25,11 @@ pub struct TreeTable {
 impl TreeTable {
     /// Returns the bytes of the table of a commit in a repository.
     pub fn encode(repo: &Repo, id: &CommitId) -> Result<Vec<u8>, SiteError> {
-        let commit = repo.load_commit(id)?;
+        Self::encode_from(repo, &repo.load_commit(id)?)
+    }
+
+    /// Returns the bytes of the table of a commit whose dirtrees are in `source`.
+    pub fn encode_from(source: &dyn TreeSource, commit: &Commit) -> Result<Vec<u8>, SiteError> {
         let mut out = Vec::new();
         let encode = |what: &str, source| RepoError::Encode {
             what: what.to_owned(),
@@ -33,7 +37,7 @@ impl TreeTable {
         };
         let (_, bytes) = commit.encode().map_err(|error| encode("a commit", error))?;
         push(&bytes, &mut out);
-        walk(repo, &commit.root, &mut |step| {
+        walk(source, &commit.root, &mut |step| {
             if let Step::Tree(tree) = step {
                 let (_, bytes) = tree.encode().map_err(|error| encode("a directory", error))?;
                 push(&bytes, &mut out);

@@ -10,6 +10,7 @@
 mod answer;
 #[cfg(feature = "http")]
 mod body;
+mod bundle;
 #[cfg(feature = "http")]
 mod connection;
 mod dir;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use crate::error::ErrorKind;
 
+pub use bundle::{BundlePiece, BundleTransport};
 pub use dir::DirTransport;
 #[cfg(feature = "http")]
 pub use http::{Authorization, HttpOptions, HttpTransport};

@@ -1,0 +1,155 @@
+//! `atomos bundle`
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use libatomos::names::RefName;
+use libatomos::publish::SiteDir;
+use libatomos::pull::{PullOptions, Selector, Session, Wanted, create_bundle};
+use libatomos::remote::RemoteName;
+use libatomos::transport::{BundleTransport, Transport};
+
+use super::RunResult;
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{json, text};
+use crate::report::CliError;
+
+/// Updates in one file, for machines without a network
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(CreateArgs),
+    Apply(ApplyArgs),
+}
+
+/// Put an update into one file
+///
+/// Takes from a published site what a machine that has version FROM needs for the newest release of REF: the signed record, and patches or
+/// blobs. Without --from, everything.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos bundle create /srv/www/os debian/13 --from 13.5 -o update.atomos")]
+struct CreateArgs {
+    /// The site's directory
+    site: PathBuf,
+
+    /// The ref
+    #[arg(value_name = "REF")]
+    reference: RefName,
+
+    /// The version, or the digest of the commit, that the machine has
+    #[arg(long, value_name = "VERSION")]
+    from: Option<String>,
+
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Pull from a bundle
+///
+/// The bundle stands in for the remote: its record must be signed as the remote's are, and `REMOTE:REF` names what came. `atomos deploy
+/// REMOTE:REF` deploys it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos bundle apply update.atomos --remote origin
+  atomos bundle apply old-update.atomos --remote origin --accept-expired")]
+struct ApplyArgs {
+    /// The bundle
+    file: PathBuf,
+
+    /// The remote whose keys count
+    #[arg(long, value_name = "NAME")]
+    remote: RemoteName,
+
+    /// Take it although its record has expired: somebody may be keeping newer versions from this machine
+    #[arg(long)]
+    accept_expired: bool,
+
+    /// Take a release that is older than what is here
+    #[arg(long)]
+    allow_downgrade: bool,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &BundleArgs) -> RunResult {
+    match &args.verb {
+        Verb::Create(args) => create(context, args),
+        Verb::Apply(args) => apply(context, args),
+    }
+}
+
+fn create(context: &Context, args: &CreateArgs) -> RunResult {
+    let site = SiteDir::open(&args.site)?;
+    let shown = args.output.display();
+    let failed = |error| CliError::io(format!("cannot write {shown}"), error);
+    // Under another name until it is whole.
+    let mut temporary = args.output.as_os_str().to_owned();
+    temporary.push(".new");
+    let mut out = BufWriter::new(File::create(&temporary).map_err(failed)?);
+    let written = create_bundle(&site, &args.reference, args.from.as_deref(), &mut out);
+    let report = match written {
+        Ok(report) => report,
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            return Err(error.into());
+        }
+    };
+    out.flush()
+        .and_then(|()| out.get_ref().sync_all())
+        .and_then(|()| fs::rename(&temporary, &args.output))
+        .map_err(failed)?;
+    if context.json() {
+        context.ui().result(|out| json::write(out, &report))?;
+    }
+    context.ui().status(format_args!(
+        "Wrote {shown}: {} {} ({}), {} for {}",
+        args.reference,
+        text::escape_text(&report.version),
+        report.commit.short(),
+        text::size(report.bytes),
+        text::count(report.blobs, "blob", "blobs")
+    ));
+    Ok(Outcome::Done)
+}
+
+fn apply(context: &Context, args: &ApplyArgs) -> RunResult {
+    let repo = context.open_repo()?;
+    let bundle = BundleTransport::open(&args.file).map_err(libatomos::pull::PullError::from)?;
+    let wanted: Vec<Wanted> = bundle
+        .paths()
+        .filter_map(|path| path.strip_prefix("refs/")?.parse().ok())
+        .map(|reference| Wanted {
+            reference,
+            selector: Selector::Newest,
+        })
+        .collect();
+    let mut options = context.session_options();
+    options.accept_expired = args.accept_expired;
+    options.allow_downgrade = args.allow_downgrade;
+    let mirrors: Vec<Box<dyn Transport>> = vec![Box::new(bundle)];
+    let mut session = Session::open_with(
+        &repo,
+        &args.remote,
+        mirrors,
+        &options,
+        context.progress(),
+        context.cancel(),
+    )?;
+    let report = session.pull(&wanted, &PullOptions::default())?;
+    if context.json() {
+        context.ui().result(|out| json::write(out, &report))?;
+    }
+    super::pull::narrate(context, &report, false);
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,198 @@
+//! Updates in one file: what a machine on one version needs of a site to come to another.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+use crate::digest::CommitId;
+use crate::names::RefName;
+use crate::publish::{PublishError, SiteDir};
+use crate::site::{Artifact, FileRef, INFO, Manifest, Record, Release, TreeTable, key_set_path, record_path};
+use crate::transport::{BundlePiece, BundleTransport};
+
+use super::plan::{Needs, PlanOptions};
+
+/// What is in a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BundleReport {
+    /// The commit that it leads to.
+    pub commit: CommitId,
+    /// Its version.
+    pub version: String,
+    /// Bytes of the bundle, about.
+    pub bytes: u64,
+    /// Blobs that it brings.
+    pub blobs: u64,
+}
+
+/// Writes to `out` what a machine that has `from` (a version or the digits of a commit; nothing where `None`) needs to pull the newest
+/// release of `reference` from the site.
+pub fn create_bundle(
+    site: &SiteDir,
+    reference: &RefName,
+    from: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<BundleReport, PublishError> {
+    let no_such = |selector: &str| PublishError::NoSuchRelease {
+        reference: reference.clone(),
+        selector: selector.to_owned(),
+    };
+    let (record, release) = site.read_published(reference)?.ok_or_else(|| no_such("record"))?;
+    let base = match from {
+        None => None,
+        Some(selector) => Some(find(site, &record, &release, selector)?.ok_or_else(|| no_such(selector))?),
+    };
+    let whole = site.manifest(&release)?;
+    let base = match &base {
+        None => None,
+        Some(base) => Some(site.manifest(base)?),
+    };
+    let relative = base.as_ref().and_then(|base| {
+        let has_base = |relative: &&crate::site::RelativeManifest| relative.base == base.tree.id;
+        release.manifests.iter().find(has_base)
+    });
+    let mut parts = Parts::new(site);
+    parts.whole(INFO)?;
+    for number in 1..=record.keys {
+        parts.whole(&key_set_path(number))?;
+    }
+    parts.whole(&record_path(reference))?;
+    parts.whole(&Artifact::Release.path(&record.release))?;
+    let manifest_file = relative.map_or(release.manifest, |relative| relative.file);
+    parts.whole(&Artifact::Manifest.path(&manifest_file.digest))?;
+    let manifest = match (relative, &base) {
+        (Some(relative), Some(base)) => {
+            let table = TreeTable::encode_from(&base.tree, &base.tree.commit)?;
+            let bytes = site.dir().read(
+                Artifact::Manifest.path(&relative.file.digest),
+                crate::site::limits::MAX_MANIFEST,
+            )?;
+            Manifest::decode(&bytes, &release.commit, &table)?
+        }
+        _ => whole,
+    };
+    let blobs = manifest.blobs.blobs();
+    let have = |index: &u32| {
+        let id = &blobs[*index as usize].id;
+        base.as_ref()
+            .is_some_and(|base| base.blobs.index_of(id).is_some())
+    };
+    let missing: Vec<u32> = (0..manifest.blobs.len()).filter(|index| !have(index)).collect();
+    let mut bases = HashMap::new();
+    for blob in base.iter().flat_map(|base| base.blobs.blobs()) {
+        let mut prefix = [0; 8];
+        prefix.copy_from_slice(&blob.id.digest().as_bytes()[..8]);
+        bases.insert(prefix, blob.id);
+    }
+    let plan = Needs {
+        blobs: &manifest.blobs,
+        index: &manifest.index,
+        missing: &missing,
+        bases: &bases,
+        avoid: &HashMap::<_, HashSet<_>>::new(),
+    }
+    .plan(&PlanOptions {
+        request_cost: 0,
+        max_requests: usize::MAX,
+        jobs: 1,
+    })
+    .map_err(|_| no_such("that is whole"))?;
+    for request in &plan.requests {
+        for piece in &request.pieces {
+            parts.piece(request.kind, &request.file, piece.range.clone());
+        }
+    }
+    let bytes = parts.write(out)?;
+    Ok(BundleReport {
+        commit: release.commit,
+        version: release.version,
+        bytes,
+        blobs: missing.len() as u64,
+    })
+}
+
+/// Finds a release by its version or the digits of its commit.
+fn find(
+    site: &SiteDir,
+    record: &Record,
+    newest: &Release,
+    selector: &str,
+) -> Result<Option<Release>, PublishError> {
+    let matches =
+        |commit: &CommitId, version: &str| version == selector || commit.to_string().starts_with(selector);
+    if matches(&record.commit, &record.version) {
+        return Ok(Some(newest.clone()));
+    }
+    let mut release = newest.clone();
+    loop {
+        if let Some(entry) = release
+            .history
+            .iter()
+            .find(|entry| matches(&entry.commit, &entry.version))
+        {
+            return Ok(Some(site.release(&entry.release)?));
+        }
+        match release.history.last() {
+            Some(oldest) => release = site.release(&oldest.release)?,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Pieces of a site's files, by path and place.
+struct Parts<'a> {
+    site: &'a SiteDir,
+    pieces: BTreeMap<(String, u64), (u64, u64)>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(site: &'a SiteDir) -> Self {
+        Self {
+            site,
+            pieces: BTreeMap::new(),
+        }
+    }
+
+    fn whole(&mut self, path: &str) -> Result<(), PublishError> {
+        let size = self.site.dir().stat(path)?.size;
+        self.pieces.insert((path.to_owned(), 0), (size, size));
+        Ok(())
+    }
+
+    fn piece(&mut self, kind: Artifact, file: &FileRef, range: std::ops::Range<u64>) {
+        let path = kind.path(&file.digest);
+        self.pieces
+            .insert((path, range.start), (file.size, range.end - range.start));
+    }
+
+    fn write(self, out: &mut dyn Write) -> Result<u64, PublishError> {
+        let pieces: Vec<BundlePiece> = self
+            .pieces
+            .into_iter()
+            .map(|((path, start), (size, len))| BundlePiece {
+                path,
+                size,
+                start,
+                len,
+            })
+            .collect();
+        let bytes = pieces.iter().map(|piece| piece.len).sum();
+        let dir = self.site.dir();
+        let mut copy = |piece: &BundlePiece, out: &mut dyn Write| {
+            let file = dir.open_file(&piece.path).map_err(io::Error::other)?;
+            let mut buffer = vec![0; 256 * 1024];
+            let mut done = 0;
+            while done < piece.len {
+                let len = buffer.len().min((piece.len - done) as usize);
+                file.read_exact_at(&mut buffer[..len], piece.start + done)?;
+                out.write_all(&buffer[..len])?;
+                done += len as u64;
+            }
+            Ok(())
+        };
+        BundleTransport::write(out, pieces, &mut copy)
+            .map_err(|error| crate::fs::FsError::new("write", "the bundle", error))?;
+        Ok(bytes)
+    }
+}
