@@ -175,8 +175,10 @@ impl World {
     pub(super) fn assert_same_as_tree(&self) {
         let to = self.scratch.path().join("out");
         let _ = std::fs::remove_dir_all(&to);
-        let mut options = CheckoutOptions::default();
-        options.ownership = Ownership::User;
+        let options = CheckoutOptions {
+            ownership: Ownership::User,
+            ..CheckoutOptions::default()
+        };
         checkout(
             &self.client,
             "origin:os",

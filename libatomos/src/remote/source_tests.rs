@@ -124,9 +124,11 @@ impl Bench {
     }
 
     fn source(&self) -> Source<'_> {
-        let mut options = SourceOptions::default();
-        options.timer = Arc::clone(&self.timer) as Arc<dyn Timer>;
-        options.limit_rate = self.limit_rate;
+        let options = SourceOptions {
+            timer: Arc::clone(&self.timer) as Arc<dyn Timer>,
+            limit_rate: self.limit_rate,
+            ..SourceOptions::default()
+        };
         let mirrors = std::mem::take(&mut *self.mirrors.lock().unwrap());
         Source::new(mirrors, options, &self.progress, &self.cancel)
     }
