@@ -320,3 +320,69 @@ fn every_link_within_the_document_leads_somewhere() {
         assert!(anchors.iter().any(|anchor| anchor == link), "{link}");
     }
 }
+
+/// The example of an index in `docs/site-format.md` is what the code writes, and reads.
+#[test]
+fn the_index_in_the_sites_document_is_what_the_code_writes() {
+    use libatomos::site::{BlobList, FileRef, Index, PatchFrame, Place};
+
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/site-format.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let block = text
+        .split("```index")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let digits: String = block.split_whitespace().collect();
+    let bytes: Vec<u8> = (0..digits.len() / 2)
+        .map(|index| u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).unwrap())
+        .collect();
+
+    let digest = |byte| libatomos::digest::Digest::from_bytes([byte; 32]);
+    let place = |blob, offset, len| Place {
+        blob,
+        pack: 0,
+        offset,
+        frames: vec![len],
+    };
+    let index = Index {
+        packs: vec![FileRef {
+            digest: digest(0x11),
+            size: 17,
+        }],
+        places: vec![place(0, 0, 8), place(1, 8, 9)],
+        patch_files: vec![FileRef {
+            digest: digest(0x22),
+            size: 4,
+        }],
+        patches: vec![PatchFrame::Prefix {
+            file: 0,
+            offset: 0,
+            windows: vec![4],
+            blob: 1,
+            base: [0xaa; 8],
+        }],
+        image: None,
+    };
+    assert_eq!(index.encode(), bytes);
+
+    let scratch = tempfile::tempdir().unwrap();
+    let repo = libatomos::Repo::init(&scratch.path().join("repo"), libatomos::RepoMode::BareUser).unwrap();
+    let transaction = repo.begin().unwrap();
+    let file = |name: &str, size, byte| libatomos::format::Entry {
+        name: name.into(),
+        metadata: libatomos::format::Metadata::with_mode(0o644),
+        node: libatomos::format::Node::File {
+            size,
+            blob: libatomos::digest::BlobId::new(digest(byte)),
+            verity: None,
+        },
+    };
+    let tree = libatomos::format::DirTree::new(vec![file("a", 5, 1), file("b", 7, 2)]).unwrap();
+    let root = transaction.store_dirtree(&tree).unwrap();
+    transaction.commit().unwrap();
+    let blobs = BlobList::of_tree(&repo, &root).unwrap();
+    assert_eq!(Index::decode(&bytes, &blobs).unwrap(), index);
+}

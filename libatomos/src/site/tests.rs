@@ -302,3 +302,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_manifest_bomb_is_refused() {
+    let fixture = fixture();
+    let id = commit(&fixture.repo, &[(1, 10)]);
+    let table = TreeTable::encode(&fixture.repo, &id).unwrap();
+    let good = Manifest::encode(&id, &table, &Index::default(), None, 3).unwrap();
+    // The length that the section says, and then what the frame says.
+    let mut bad = good.clone();
+    bad[41..49].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    assert!(Manifest::decode(&bad, &id, &[]).is_err());
+    let mut bad = good[..41].to_vec();
+    let bomb = crate::compress::Compressor::new(19)
+        .compress(&vec![0; 100_000_000])
+        .unwrap();
+    bad.extend_from_slice(&1000u64.to_le_bytes());
+    bad.extend_from_slice(&(bomb.len() as u64).to_le_bytes());
+    bad.extend_from_slice(&bomb);
+    let error = Manifest::decode(&bad, &id, &[]).unwrap_err();
+    assert!(matches!(error, SiteError::Section { .. }), "{error}");
+}
