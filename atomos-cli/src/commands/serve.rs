@@ -63,18 +63,6 @@ pub fn run(context: &Context, args: &ServeArgs) -> RunResult {
     let mut stopped = signals::wake_up().map_err(|error| CliError::io("cannot handle signals", error))?;
     let server = Server::start(&args.dir, options).map_err(refused)?;
     let url = format!("{}/", server.url());
-    context.ui().result(|out| -> Result<(), CliError> {
-        if context.json() {
-            let serving = Serving {
-                url,
-                address: server.address(),
-            };
-            // Of one line: whoever reads it does not wait for the end of the output.
-            Ok(json::write_line(out, &serving)?)
-        } else {
-            Ok(writeln!(out, "{url}")?)
-        }
-    })?;
     let shown = text::escape_path(&args.dir);
     if !is_site(&args.dir) {
         let info = site::INFO;
@@ -90,6 +78,19 @@ pub fn run(context: &Context, args: &ServeArgs) -> RunResult {
     context
         .ui()
         .status(format_args!("Serving {shown}; Ctrl-C ends it."));
+    // Last: whoever reads the address begins to ask.
+    context.ui().result(|out| -> Result<(), CliError> {
+        if context.json() {
+            let serving = Serving {
+                url,
+                address: server.address(),
+            };
+            // Of one line: whoever reads it does not wait for the end of the output.
+            Ok(json::write_line(out, &serving)?)
+        } else {
+            Ok(writeln!(out, "{url}")?)
+        }
+    })?;
     wait(&mut stopped, context)?;
     if server.stop(PATIENCE) > 0 {
         context.ui().warning("answers that were being sent were cut off");
