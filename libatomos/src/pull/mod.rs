@@ -1,7 +1,7 @@
 //! Pulling from a site: look, judge, plan, fetch, and move the refs.
 //!
-//! A record and its release are judged first ([`trust`]); a manifest then says where everything lies, and what is missing
-//! here becomes an exact plan ([`plan`]). Only then is the first byte of a blob asked for. Every blob is verified before it
+//! A record and its release are judged first (`trust`); a manifest then says where everything lies, and what is missing
+//! here becomes an exact plan (`plan`). Only then is the first byte of a blob asked for. Every blob is verified before it
 //! has a name in the transaction; what an interrupted pull staged is verified again and not asked for again. The visible
 //! step is that of the transaction: all refs move, or none.
 
