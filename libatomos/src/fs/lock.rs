@@ -80,7 +80,15 @@ impl std::fmt::Debug for LockNotice {
 /// A held lock: an open file with a `flock(2)` on it, released when dropped, and by the kernel when the process ends.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for FileLock {
+    /// Closing would do, but for a process that another thread is starting just now: until it executes its program it has a
+    /// copy of the descriptor, and with it the lock.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// Why a lock was not had.
@@ -140,7 +148,7 @@ impl FileLock {
             if Self::try_flock(&file, mode)
                 .map_err(|errno| FsError::new("lock", dir.path().join(name), errno))?
             {
-                return Ok(Self { _file: file });
+                return Ok(Self { file });
             }
             let waited = started.elapsed();
             let holders = || holders(&file);
@@ -167,7 +175,7 @@ impl FileLock {
         let file = File::from(dir.open_dir(".")?.into_fd());
         Ok(Self::try_flock(&file, LockMode::Exclusive)
             .map_err(|errno| fail(errno.into()))?
-            .then_some(Self { _file: file }))
+            .then(|| Self { file }))
     }
 
     fn try_flock(file: &File, mode: LockMode) -> Result<bool, Errno> {
