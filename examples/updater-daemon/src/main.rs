@@ -49,7 +49,7 @@ fn round(sysroot: &Path, memory: &Path) -> Result<(), Error> {
         Finding::Rejected(commit) => println!("{} is newer, and did not work here before", commit.short()),
         Finding::Update(update) => {
             println!("{} {} is newer", update.reference, update.version);
-            let job = updater.start(update, Box::new(inspect));
+            let job = updater.start(*update, Box::new(inspect));
             let canceller = job.canceller();
             // It ends with the process, whenever that is.
             thread::spawn(move || {
@@ -132,7 +132,7 @@ fn play() -> Result<(), Error> {
         return Err(Error::Refused("2.0 was not found".to_owned()));
     };
     println!("{} {} is newer", update.reference, update.version);
-    announce(&watch(updater(&machine).start(update, Box::new(inspect)))?);
+    announce(&watch(updater(&machine).start(*update, Box::new(inspect)))?);
     println!("booted {}", machine.boot()?.short());
 
     println!(

@@ -45,7 +45,7 @@ pub enum Finding {
     /// There is something newer, and it did not work here before.
     Rejected(CommitId),
     /// There is something newer.
-    Update(Update),
+    Update(Box<Update>),
 }
 
 /// Something newer.
@@ -123,13 +123,13 @@ impl Updater {
                 }
                 let status = sysroot.status()?.deployments;
                 let origin = status.into_iter().find(|deployment| deployment.id == current);
-                Ok(Finding::Update(Update {
+                Ok(Finding::Update(Box::new(Update {
                     commit,
                     version,
                     reference,
                     current,
                     origin: origin.map(|deployment| deployment.origin).unwrap_or_default(),
-                }))
+                })))
             }
             _ => Ok(Finding::UpToDate),
         }

@@ -84,7 +84,7 @@ fn pinned(machine: &Machine) -> Vec<DeploymentId> {
 
 fn found(updater: &Updater) -> Update {
     match updater.check().unwrap() {
-        Finding::Update(update) => update,
+        Finding::Update(update) => *update,
         other => panic!("{other:?}"),
     }
 }
