@@ -167,16 +167,19 @@ impl<'a> Parts<'a> {
     }
 
     fn write(self, out: &mut dyn Write) -> Result<u64, PublishError> {
-        let pieces: Vec<BundlePiece> = self
-            .pieces
-            .into_iter()
-            .map(|((path, start), (size, len))| BundlePiece {
-                path,
-                size,
-                start,
-                len,
-            })
-            .collect();
+        let mut pieces: Vec<BundlePiece> = Vec::new();
+        for ((path, start), (size, len)) in self.pieces {
+            match pieces.last_mut() {
+                // Blobs that lie side by side are one piece: a large tree has very many.
+                Some(last) if last.path == path && last.start + last.len == start => last.len += len,
+                _ => pieces.push(BundlePiece {
+                    path,
+                    size,
+                    start,
+                    len,
+                }),
+            }
+        }
         let bytes = pieces.iter().map(|piece| piece.len).sum();
         let dir = self.site.dir();
         let mut copy = |piece: &BundlePiece, out: &mut dyn Write| {

@@ -111,11 +111,12 @@ impl Need {
 
     /// Returns the bytes that will be written.
     pub(super) fn bytes(&self, blobs: &BlobList) -> u64 {
-        let fetched: u64 = self
+        let fetched = self
             .blobs
             .iter()
-            .map(|(index, inodes)| blobs.size(*index) * inodes.len() as u64)
-            .sum();
-        fetched + self.variants.iter().map(|(_, size, _)| size).sum::<u64>()
+            .map(|(index, inodes)| blobs.size(*index).saturating_mul(inodes.len() as u64));
+        // What a tree says may be more than there can be; then there is no space for it.
+        let here = self.variants.iter().map(|(_, size, _)| *size);
+        fetched.chain(here).fold(0, u64::saturating_add)
     }
 }

@@ -182,10 +182,10 @@ impl Needs<'_> {
                 .map(|target| target.blob)
                 .collect();
             // A group comes whole: what its members would cost otherwise must be more. One with no other way decides.
-            let otherwise: u64 = members
+            let otherwise = members
                 .iter()
-                .map(|blob| ways.get(blob).map_or(u64::MAX / 1_000_000, |(_, cost)| *cost))
-                .sum();
+                .map(|blob| ways.get(blob).map_or(u64::MAX, |(_, cost)| *cost))
+                .fold(0, u64::saturating_add);
             if otherwise > *len {
                 for blob in members {
                     ways.insert(blob, (Way::Group(at), 0));

@@ -358,11 +358,11 @@ fn new_kernel(target: &Target) -> Result<u64, PullError> {
             continue;
         };
         let version = tree.dirtree(id)?;
-        let (mut bytes, mut is_new) = (0, false);
+        let (mut bytes, mut is_new) = (0u64, false);
         for name in ["vmlinuz", "initramfs.img"] {
             if let Some(Node::File { size, blob, .. }) = version.get(name.as_bytes()).map(|entry| &entry.node)
             {
-                bytes += size;
+                bytes = u64::saturating_add(bytes, *size);
                 let index = target.manifest.blobs.index_of(blob);
                 is_new |= index.is_some_and(|index| target.need.blobs.contains_key(&index));
             }
@@ -543,12 +543,12 @@ impl Run<'_, '_> {
         self.report.planned_requests += plan.requests.len() as u64;
         self.report.planned_bytes += plan.bytes;
         self.report.missing_blobs += target.need.blobs.len() as u64;
-        self.report.missing_bytes += target
+        self.report.missing_bytes = target
             .need
             .missing()
             .into_iter()
             .map(|index| target.manifest.blobs.size(index))
-            .sum::<u64>();
+            .fold(self.report.missing_bytes, u64::saturating_add);
         self.report.patched_blobs += plan.patched;
         self.report.saved_by_patches += plan.saved;
     }
@@ -573,10 +573,10 @@ impl Run<'_, '_> {
                 }
             }
         }
-        let needed: u64 = targets
+        let needed = targets
             .iter()
             .map(|target| target.need.bytes(&target.manifest.blobs))
-            .sum();
+            .fold(0, u64::saturating_add);
         let available = self.session.repo.dir().available_space()?;
         if needed > available {
             return Err(PullError::NoSpace { needed, available });

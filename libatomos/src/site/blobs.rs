@@ -107,10 +107,12 @@ impl BlobList {
         self.dirtrees
     }
 
-    /// Returns the bytes of all blobs.
+    /// Returns the bytes of all blobs; what a tree says of them may be more than there can be.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.blobs.iter().map(|blob| blob.size).sum()
+        self.blobs
+            .iter()
+            .fold(0, |sum, blob| u64::saturating_add(sum, blob.size))
     }
 }
 

@@ -214,6 +214,19 @@ impl Release {
     /// Reads a payload whose signature, or digest, was verified.
     pub fn from_payload(payload: &[u8]) -> Result<Self, SiteError> {
         let release: Self = parse("a release", payload)?;
+        let manifests = release.manifests.iter().map(|relative| &relative.file);
+        if let Some(file) = manifests
+            .chain([&release.manifest])
+            .find(|file| file.size > limits::MAX_MANIFEST as u64)
+        {
+            return Err(SiteError::Text {
+                what: "a release",
+                reason: format!(
+                    "it names a manifest of {} bytes, and 256 MiB are allowed",
+                    file.size
+                ),
+            });
+        }
         let descending = |pair: &[HistoryEntry]| pair[0].number > pair[1].number;
         if release.history.len() > limits::HISTORY
             || !release.history.windows(2).all(descending)

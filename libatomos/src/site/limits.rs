@@ -27,5 +27,8 @@ pub const SEGMENT: u64 = 4 * 1024 * 1024;
 /// Bytes at which a group of an image is full.
 pub const GROUP: u64 = 4 * 1024 * 1024;
 
+/// Bytes of all streams in a group of patches. A writer stops at 12 MiB.
+pub const MAX_STREAMS: u64 = 16 * 1024 * 1024;
+
 /// Bytes that a compressed frame may take: zstd's bound for the largest frame there is, rounded up.
 pub const MAX_FRAME: u64 = 16 * 1024 * 1024;

@@ -53,7 +53,7 @@ pub fn blob_frames(index: u32, size: u64) -> impl Iterator<Item = Frame> {
         let start = segment * SEGMENT;
         Frame::Segment {
             blob: index,
-            bytes: start..(start + SEGMENT).min(size),
+            bytes: start..start.saturating_add(SEGMENT).min(size),
         }
     })
 }

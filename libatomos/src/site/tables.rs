@@ -4,8 +4,9 @@
 
 use crate::digest::Digest;
 use crate::format::{Cursor, FormatError};
+use crate::patch;
 
-use super::limits::MAX_FRAME;
+use super::limits::{MAX_FRAME, MAX_STREAMS, SEGMENT, WHOLE_BLOB};
 use super::segments::{blob_frames, image_frames};
 use super::varint::{read, read_count, read_signed, write, write_signed};
 use super::{BlobList, FileRef};
@@ -378,11 +379,12 @@ impl Index {
         for ((file, many), distance) in files.into_iter().zip(members).zip(distances) {
             let offset = offsets.0[file as usize].wrapping_add(distance as u64);
             let patch = if many == 0 {
-                decode_prefix(cursor, file, offset, take())?
+                decode_prefix(cursor, file, offset, take(), blobs)?
             } else {
                 let len = frame_len(cursor)?;
+                let mut left = MAX_STREAMS;
                 let targets = (0..many)
-                    .map(|_| decode_target(cursor, take(), blobs))
+                    .map(|_| decode_target(cursor, take(), blobs, &mut left))
                     .collect::<Result<Vec<_>, _>>()?;
                 PatchFrame::Group {
                     file,
@@ -425,6 +427,18 @@ fn decode_image(cursor: &mut Cursor<'_>, blobs: &BlobList) -> Result<(FileRef, V
     let [file] = read_files(cursor)?[..] else {
         return Err(invalid("is one file"));
     };
+    // Sizes are what a tree says: frames are listed only if there can be so many lengths.
+    let segments = |size: u64| if size > WHOLE_BLOB { size / SEGMENT } else { 0 };
+    let least = blobs
+        .blobs()
+        .iter()
+        .fold(0, |sum, blob| u64::saturating_add(sum, segments(blob.size)));
+    if least > cursor.remaining() as u64 {
+        return Err(FormatError::Truncated {
+            field: "the frames of the image",
+            offset,
+        });
+    }
     let frames = image_frames(blobs)
         .iter()
         .map(|_| frame_len(cursor))
@@ -441,8 +455,18 @@ fn decode_prefix(
     file: u32,
     offset: u64,
     blob: u32,
+    blobs: &BlobList,
 ) -> Result<PatchFrame, FormatError> {
+    let at = cursor.offset();
     let count = read_count(cursor, 1, "the number of windows")?;
+    if count as u64 != patch::windows(blobs.size(blob)) {
+        // With fewer the blob would never be whole, and nothing would say so.
+        return Err(FormatError::Invalid {
+            field: "the number of windows",
+            offset: at,
+            rule: "is one for every 8 MiB of the blob",
+        });
+    }
     let windows = (0..count)
         .map(|_| frame_len(cursor))
         .collect::<Result<Vec<_>, _>>()?;
@@ -455,7 +479,13 @@ fn decode_prefix(
     })
 }
 
-fn decode_target(cursor: &mut Cursor<'_>, blob: u32, blobs: &BlobList) -> Result<PatchTarget, FormatError> {
+/// `left` is what the streams of the group may still have: a client holds all of them in memory.
+fn decode_target(
+    cursor: &mut Cursor<'_>,
+    blob: u32,
+    blobs: &BlobList,
+    left: &mut u64,
+) -> Result<PatchTarget, FormatError> {
     let offset = cursor.offset();
     let word = read(cursor, "a stream's length")?;
     let target = PatchTarget {
@@ -463,22 +493,20 @@ fn decode_target(cursor: &mut Cursor<'_>, blob: u32, blobs: &BlobList) -> Result
         base: (word & 1 == 1).then_some([0; 8]),
         stream_len: word >> 1,
     };
-    let rule = match target.base {
-        _ if blob == NOT_IN_TREE && target.stream_len <= MAX_STREAM => return Ok(target),
-        _ if blob == NOT_IN_TREE => "is at most 64 MiB",
-        None if target.stream_len != blobs.size(blob) => "is the blob's size where there is no base",
-        Some(_) if target.stream_len > MAX_STREAM => "is at most 64 MiB",
-        _ => return Ok(target),
-    };
-    Err(FormatError::Invalid {
+    let invalid = |rule| FormatError::Invalid {
         field: "a stream's length",
         offset,
         rule,
-    })
+    };
+    let plain = target.base.is_none() && blob != NOT_IN_TREE;
+    if plain && target.stream_len != blobs.size(blob) {
+        return Err(invalid("is the blob's size where there is no base"));
+    }
+    *left = left
+        .checked_sub(target.stream_len)
+        .ok_or_else(|| invalid("is at most 16 MiB with all others of the group"))?;
+    Ok(target)
 }
-
-/// A stream of bsdiff is a little longer than the blob that it makes, and that is at most 16 MiB.
-const MAX_STREAM: u64 = 64 * 1024 * 1024;
 
 fn read_base(cursor: &mut Cursor<'_>) -> Result<[u8; 8], FormatError> {
     let mut base = [0; 8];

@@ -285,6 +285,101 @@ fn frames_outside_of_their_files_are_refused() {
     });
 }
 
+#[test]
+fn a_patch_in_windows_makes_all_of_its_blob_or_is_refused() {
+    let fixture = fixture();
+    let id = commit(&fixture.repo, &[(1, 10)]);
+    let root = fixture.repo.load_commit(&id).unwrap().root;
+    let blobs = BlobList::of_tree(&fixture.repo, &root).unwrap();
+    for windows in [vec![110], vec![50, 60, 1], vec![50, 30, 20, 10]] {
+        let mut bad = index_of(&blobs);
+        if let PatchFrame::Prefix { windows: own, .. } = &mut bad.patches[0] {
+            *own = windows;
+        }
+        let error = Index::decode(&bad.encode(), &blobs).unwrap_err();
+        assert!(error.to_string().contains("windows"), "{error}");
+    }
+}
+
+#[test]
+fn a_group_has_no_more_streams_than_a_client_holds_in_memory() {
+    let fixture = fixture();
+    let id = commit(&fixture.repo, &[(1, 10), (2, 20)]);
+    let root = fixture.repo.load_commit(&id).unwrap().root;
+    let blobs = BlobList::of_tree(&fixture.repo, &root).unwrap();
+    let with = |lens: [u64; 3]| {
+        let mut index = index_of(&blobs);
+        if let PatchFrame::Group { targets, .. } = &mut index.patches[1] {
+            *targets = lens
+                .iter()
+                .zip([1, NOT_IN_TREE, 1])
+                .map(|(stream_len, blob)| PatchTarget {
+                    blob,
+                    base: Some([9; 8]),
+                    stream_len: *stream_len,
+                })
+                .collect();
+        }
+        Index::decode(&index.encode(), &blobs)
+    };
+    let most = limits::MAX_STREAMS;
+    with([most - 2, 1, 1]).unwrap();
+    for lens in [
+        [most, 1, 0],
+        [1, most, 1],
+        [u64::MAX >> 1, 1, 1],
+        [most / 2, most / 2, 1],
+    ] {
+        with(lens).unwrap_err();
+    }
+}
+
+#[test]
+fn an_image_of_blobs_larger_than_any_disk_is_refused_without_listing_its_frames() {
+    let fixture = fixture();
+    for size in [1 << 40, 1 << 62, u64::MAX] {
+        let id = commit(&fixture.repo, &[(1, 10), (2, size), (3, size)]);
+        let root = fixture.repo.load_commit(&id).unwrap().root;
+        let blobs = BlobList::of_tree(&fixture.repo, &root).unwrap();
+        assert!(blobs.bytes() >= size);
+        let image = FileRef {
+            digest: Digest::of(b"x"),
+            size: 3,
+        };
+        let index = Index {
+            image: Some((image, vec![1, 1, 1])),
+            ..Index::default()
+        };
+        Index::decode(&index.encode(), &blobs).unwrap_err();
+        // The last segment of the largest blob ends where the blob does.
+        let start = size / limits::SEGMENT;
+        let last = blob_frames(0, size).nth(usize::try_from(start.min(1000)).unwrap());
+        assert!(last.is_none_or(|frame| frame.raw_len(&blobs) <= limits::SEGMENT));
+    }
+}
+
+#[test]
+fn a_release_names_no_manifest_that_is_larger_than_manifests_are() {
+    let file = |size| format!("{{\"digest\":\"{}\",\"size\":{size}}}", Digest::of(b"x").to_hex());
+    let release = |whole, relative| {
+        let digest = Digest::of(b"x").to_hex();
+        let text = format!(
+            "{{\"repository\":\"r\",\"ref\":\"os\",\"number\":2,\"time\":1,\"commit\":\"{digest}\",\"root\":\"{digest}\",\
+             \"version\":\"1\",\"subject\":\"\",\"totals\":{{\"files\":1,\"blobs\":1,\"bytes\":1,\"dirtrees\":1}},\
+             \"manifest\":{},\"manifests\":[{{\"base\":\"{digest}\",\"file\":{}}}]}}",
+            file(whole),
+            file(relative)
+        );
+        Release::from_payload(text.as_bytes())
+    };
+    let most = limits::MAX_MANIFEST as u64;
+    release(most, most).unwrap();
+    for (whole, relative) in [(most + 1, 1), (1, most + 1), (u64::MAX, 1)] {
+        let error = release(whole, relative).unwrap_err();
+        assert!(error.to_string().contains("256 MiB"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_the_index_decoder_accepts_has_one_encoding(flips in prop::collection::vec((0usize..4096, 0u8..=255), 0..4)) {

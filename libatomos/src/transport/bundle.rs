@@ -55,7 +55,7 @@ struct Placed {
 pub struct BundleTransport {
     file: Arc<File>,
     url: String,
-    files: BTreeMap<String, (u64, Vec<Placed>)>,
+    files: BTreeMap<String, (u64, Arc<[Placed]>)>,
 }
 
 impl BundleTransport {
@@ -68,6 +68,12 @@ impl BundleTransport {
         let file = Dir::open_ambient(parent.unwrap_or(Path::new(".")))
             .and_then(|dir| dir.open_file(name))
             .map_err(|error| fail(error.to_string()))?;
+        Self::from_file(file, url)
+    }
+
+    /// Reads a bundle from an open file; `url` is what messages call it.
+    pub fn from_file(file: File, url: String) -> Result<Self, TransportError> {
+        let fail = |reason: String| TransportError::new(&url, TransportErrorKind::Local, reason);
         let read = |buffer: &mut [u8], at| {
             file.read_exact_at(buffer, at)
                 .map_err(|error| fail(error.to_string()))
@@ -112,6 +118,10 @@ impl BundleTransport {
             });
             at = at.saturating_add(piece.len);
         }
+        let files = files
+            .into_iter()
+            .map(|(path, (size, pieces))| (path, (size, pieces.into())))
+            .collect();
         Ok(Self {
             file: Arc::new(file),
             url,
@@ -132,7 +142,10 @@ impl BundleTransport {
     ) -> io::Result<()> {
         let index = Index { pieces };
         let bytes = serde_json::to_vec(&index)?;
-        let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        if bytes.len() > MAX_INDEX {
+            return Err(io::Error::other("its index would be too large to be read again"));
+        }
+        let len = bytes.len() as u32;
         out.write_all(&MAGIC)?;
         out.write_all(&len.to_le_bytes())?;
         out.write_all(&bytes)?;
@@ -176,7 +189,7 @@ impl Transport for BundleTransport {
             body: Box::new(Bounded {
                 inner: Sparse {
                     file: Arc::clone(&self.file),
-                    pieces: pieces.clone(),
+                    pieces: Arc::clone(pieces),
                     position: range.start,
                     end: range.end,
                 },
@@ -190,7 +203,7 @@ impl Transport for BundleTransport {
 /// Reads pieces, and zeros between them.
 struct Sparse {
     file: Arc<File>,
-    pieces: Vec<Placed>,
+    pieces: Arc<[Placed]>,
     position: u64,
     end: u64,
 }
@@ -201,11 +214,9 @@ impl Read for Sparse {
         if want == 0 {
             return Ok(0);
         }
-        let here = self
-            .pieces
-            .iter()
-            .find(|piece| self.position < piece.start + piece.len)
-            .copied();
+        // In order, as the index had to be; a bundle may have very many.
+        let passed = |piece: &Placed| piece.start + piece.len <= self.position;
+        let here = self.pieces.get(self.pieces.partition_point(passed)).copied();
         let len = match here {
             Some(piece) if piece.start <= self.position => {
                 let offset = self.position - piece.start;
