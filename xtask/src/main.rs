@@ -39,6 +39,12 @@ enum Task {
         /// Directory that keeps them [default: target/xtask/trees]
         #[arg(long, value_name = "DIR")]
         trees: Option<PathBuf>,
+        /// Debian's name of the release
+        #[arg(long, value_name = "NAME", default_value_t = debian::Options::default().release)]
+        release: String,
+        /// Also the packages that the benchmark unpacks
+        #[arg(long)]
+        packages: bool,
     },
 }
 
@@ -58,8 +64,12 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::demo(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::VmTest(args) => vm::test(&args),
-        Task::Trees { trees } => {
-            let options = debian::Options::kept_in(trees.as_deref());
+        Task::Trees {
+            trees,
+            release,
+            packages,
+        } => {
+            let options = debian::Options::of_release(&release, trees.as_deref());
             let archive = match debian::find_archive(&options.release)? {
                 Availability::Answers(archive) => archive,
                 Availability::Unavailable(why) => bail!("{why}"),
@@ -78,6 +88,11 @@ fn run(task: Task) -> Result<()> {
                 trees.size_v2.bytes
             );
             println!("{} packages differ", trees.upgraded.len());
+            if packages {
+                let packages = debian::ensure_packages(&options, Some(&archive))?.packages;
+                let updated = packages.iter().filter(|package| package.is_updated()).count();
+                println!("{} packages to unpack, {updated} of which differ", packages.len());
+            }
             Ok(())
         }
     }

@@ -17,6 +17,7 @@ mod archive;
 mod build;
 mod jail;
 mod sources;
+mod unpacked;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -27,9 +28,10 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub use archive::{Archive, Availability, find_archive};
+pub use unpacked::{Package, Packages, ensure_packages, unpack};
 
 /// Increased when trees made by an older recipe are of no more use.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Where and from what to make the trees.
 #[derive(Debug, Clone)]
@@ -51,14 +53,25 @@ impl Default for Options {
 }
 
 impl Options {
+    /// A release, kept in `directory`, or where all of them are kept.
+    #[must_use]
+    pub fn of_release(release: &str, directory: Option<&Path>) -> Self {
+        let default = Self::default();
+        let trees = match directory {
+            Some(directory) => directory.to_owned(),
+            None if release == default.release => default.trees,
+            None => default.trees.with_file_name(format!("trees-{release}")),
+        };
+        Self {
+            trees,
+            release: release.to_owned(),
+        }
+    }
+
     /// The default, but kept in another directory if one is given.
     #[must_use]
     pub fn kept_in(directory: Option<&Path>) -> Self {
-        let default = Self::default();
-        Self {
-            trees: directory.map_or(default.trees, Path::to_owned),
-            ..default
-        }
+        Self::of_release(&Self::default().release, directory)
     }
 }
 
