@@ -13,6 +13,7 @@ use libatomos::publish::PublishError;
 use libatomos::pull::PullError;
 use libatomos::remote::RemoteError;
 use libatomos::repo::RepoError;
+use libatomos::sign::SignError;
 use libatomos::sysroot::SysrootError;
 
 use crate::exit_code::{Failure, Outcome};
@@ -283,6 +284,23 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         PublishError::MissingKeys { .. } => {
             "name the secret keys with --key FILE; it can be repeated".to_owned()
         }
+        PublishError::OtherKeys { .. } => {
+            "sign with the keys that signed it; `atomos key set create` goes over to other keys".to_owned()
+        }
+        PublishError::KeySet { number: 1, .. } => {
+            "name the keys that machines were given with --pinned FILE.pub; `atomos key set sign` adds signatures".to_owned()
+        }
+        PublishError::KeySet { .. } => {
+            "`atomos key set show FILE --site DIR` says whose signatures are missing, `atomos key set sign` adds them".to_owned()
+        }
+        PublishError::Sign(SignError::Signing { .. }) => {
+            "no record has changed; run the command by itself: from its standard input it reads what is to be signed, and it prints the 64 bytes of the signature".to_owned()
+        }
+        PublishError::Withdrawn { .. } => "commit it anew: what was withdrawn is not published again".to_owned(),
+        PublishError::NoSuchRelease { .. } => {
+            "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned()
+        }
+        PublishError::Damaged { .. } => "`atomos site fsck DIR` says what else is damaged".to_owned(),
         PublishError::NoRefs { .. } => "`atomos commit --ref REF DIR` makes one".to_owned(),
         PublishError::Lock(error) => return hint_for_lock(error),
         PublishError::Cancelled(_) => "the site is as it was; run the command again".to_owned(),

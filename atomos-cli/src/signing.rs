@@ -1,18 +1,68 @@
-//! Signing by a program that has the key elsewhere: a hardware token, a service.
+//! Who signs: keys in files, and programs that have the key elsewhere: a hardware token, a service.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use clap::Args;
 use libatomos::sign::{PublicKey, SignError, Signer};
+
+use crate::commands::key::{read_public, read_secret};
+use crate::report::CliError;
+
+/// The options of every verb that signs.
+#[derive(Debug, Args)]
+pub struct SigningArgs {
+    /// A secret key to sign with; can be repeated
+    #[arg(long, value_name = "FILE", required_unless_present = "sign_command")]
+    key: Vec<PathBuf>,
+
+    /// A command that signs what it reads, for keys that are not in files; can be repeated, each with its --public
+    #[arg(long, value_name = "COMMAND", requires = "public")]
+    sign_command: Vec<String>,
+
+    /// The public key of what --sign-command makes
+    #[arg(long, value_name = "FILE", requires = "sign_command")]
+    public: Vec<PathBuf>,
+}
+
+impl SigningArgs {
+    /// Reads the keys.
+    pub fn signers(&self) -> Result<Vec<Box<dyn Signer>>, CliError> {
+        let mut signers: Vec<Box<dyn Signer>> = Vec::new();
+        for file in &self.key {
+            signers.push(Box::new(read_secret(file)?));
+        }
+        if self.sign_command.len() != self.public.len() {
+            return Err(CliError::usage(format!(
+                "{} --sign-command and {} --public were given, and each takes the other",
+                self.sign_command.len(),
+                self.public.len()
+            )));
+        }
+        for (command, public) in self.sign_command.iter().zip(&self.public) {
+            signers.push(Box::new(CommandSigner {
+                command: command.clone(),
+                public: read_public(public)?,
+            }));
+        }
+        Ok(signers)
+    }
+}
+
+/// Returns the signers as the library takes them.
+pub fn borrowed(signers: &[Box<dyn Signer>]) -> Vec<&dyn Signer> {
+    signers.iter().map(AsRef::as_ref).collect()
+}
 
 /// Runs a command for each signature. It reads what is to be signed from its standard input, which is a file, and prints the
 /// 64 bytes of the signature.
 #[derive(Debug)]
-pub struct CommandSigner {
+struct CommandSigner {
     /// For `sh -c`.
-    pub command: String,
+    command: String,
     /// The key that verifies what the command prints.
-    pub public: PublicKey,
+    public: PublicKey,
 }
 
 /// A signature in hexadecimal, with a line end, and some room.
@@ -52,6 +102,12 @@ impl Signer for CommandSigner {
         let status = child
             .wait()
             .map_err(|error| fail(format!("cannot wait for the command: {error}")))?;
+        if output.len() as u64 == MAX_OUTPUT {
+            // It may have been ended by the pipe that nobody reads any more, so how it ended says nothing.
+            return Err(fail(format!(
+                "the command printed {MAX_OUTPUT} bytes or more, and a signature has 64, or 128 hexadecimal digits"
+            )));
+        }
         if !status.success() {
             return Err(fail(format!("the command failed: {status}")));
         }

@@ -159,6 +159,99 @@ impl Scratch {
     }
 }
 
+/// What publishing and pulling take: a publisher's repository in `repo` with a release of `os`, a key in `key`, its site in
+/// `site`, and a repository `client` that has it as the remote `origin`.
+pub fn published() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.tree();
+    // Enough to be worth a pack, and patches.
+    scratch.write("tree/usr/lib/data", numbers(4000));
+    scratch.atomos(&["key", "generate", "key"]).code(0);
+    scratch.version("1");
+    scratch.publish(&[]).code(0);
+    scratch
+        .atomos(&["init", "--repo", "client", "--mode", "bare-user"])
+        .code(0);
+    let site = scratch.path("site");
+    let site = site.to_str().unwrap();
+    scratch
+        .client(&["remote", "add", "origin", site, "--key", "key.pub"])
+        .code(0);
+    scratch
+}
+
+/// Returns text that compresses, but not to nothing.
+pub fn numbers(count: u32) -> String {
+    (0..count)
+        .map(|number| format!("{}\n", number.wrapping_mul(2_654_435_761)))
+        .collect()
+}
+
+impl Scratch {
+    /// Commits `tree` as a version of `os`, and returns the digest.
+    pub fn version(&self, version: &str) -> String {
+        self.write("tree/usr/lib/version", format!("{version}\n"));
+        self.atomos(&[
+            "commit",
+            "-b",
+            "os",
+            "--version",
+            version,
+            "--owner",
+            "0:0",
+            "--mtime",
+            "zero",
+            "tree",
+        ])
+        .ok()
+        .trim_end()
+        .to_owned()
+    }
+
+    /// Publishes to `site`, signed by `key` unless other keys are named.
+    pub fn publish(&self, more: &[&str]) -> Run {
+        let signed = more.iter().any(|arg| matches!(*arg, "--key" | "--sign-command"));
+        let key: &[&str] = if signed { &[] } else { &["--key", "key"] };
+        self.atomos(&[&["publish", "--to", "site"], key, more].concat())
+    }
+
+    /// Runs the program on the repository `client`.
+    pub fn client(&self, args: &[&str]) -> Run {
+        self.run(self.command(args).env("ATOMOS_REPO", self.path("client")))
+    }
+
+    /// Returns the bytes of all files of the site, by path.
+    pub fn site_files(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = std::collections::BTreeMap::new();
+        let mut stack = vec![self.path("site")];
+        while let Some(dir) = stack.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.file_name().is_some_and(|name| name == ".publish") {
+                    continue;
+                }
+                if path.is_dir() {
+                    stack.push(path);
+                } else {
+                    let bytes = fs::read(&path).unwrap();
+                    files.insert(path, bytes);
+                }
+            }
+        }
+        files
+    }
+}
+
+/// Returns whether a tool is installed. Says so where it is not, as the reason for leaving something out.
+pub fn has_tool(tool: &str, what: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()));
+    if !found {
+        eprintln!("there is no {tool}: {what} is not tested");
+    }
+    found
+}
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }

@@ -6,19 +6,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use libatomos::sign::{PublicKey, SecretKey, Signer};
+use libatomos::sign::{PublicKey, SecretKey, SignError, Signer};
 use serde::Serialize;
 
 use super::RunResult;
+use super::key_set::{self, KeySetArgs};
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::json;
+use crate::output::{json, text};
 use crate::report::CliError;
 
 /// Make and look at keys
 ///
 /// What is published is signed with ed25519 keys. A secret key is a PEM file as `openssl genpkey -algorithm ed25519` writes it, or
-/// one of `ssh-keygen -t ed25519` without a passphrase; both kinds are read.
+/// one of `ssh-keygen -t ed25519` without a passphrase; both kinds are read. docs/keys.md says how to keep and to replace them.
 #[derive(Debug, Args)]
 pub struct KeyArgs {
     #[command(subcommand)]
@@ -29,6 +30,7 @@ pub struct KeyArgs {
 enum Verb {
     Generate(GenerateArgs),
     Show(ShowArgs),
+    Set(KeySetArgs),
 }
 
 /// Make a key
@@ -65,6 +67,7 @@ struct KeyModel {
 /// Runs the verb.
 pub fn run(context: &Context, args: &KeyArgs) -> RunResult {
     let public = match &args.verb {
+        Verb::Set(args) => return key_set::run(context, args),
         Verb::Generate(args) => generate(context, &args.file)?,
         Verb::Show(args) => {
             let text = read_text(&args.file)?;
@@ -93,22 +96,22 @@ fn generate(context: &Context, file: &Path) -> Result<PublicKey, CliError> {
     public_file.push(".pub");
     let public_file = PathBuf::from(public_file);
     if public_file.exists() {
-        return Err(CliError::io(
-            format!("cannot write {}", public_file.display()),
-            std::io::ErrorKind::AlreadyExists.into(),
-        ));
+        return Err(exists(&public_file));
     }
-    let write = |path: &Path, mode: u32, text: &str| {
+    let write = |path: &Path, mode: u32, pem: &str| {
         OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(mode)
             .open(path)
             .and_then(|mut file| {
-                file.write_all(text.as_bytes())?;
+                file.write_all(pem.as_bytes())?;
                 file.sync_all()
             })
-            .map_err(|error| CliError::io(format!("cannot write {}", path.display()), error))
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => exists(path),
+                _ => CliError::io(format!("cannot write {}", text::escape_path(path)), error),
+            })
     };
     write(file, 0o600, &secret.to_pem())?;
     write(&public_file, 0o644, &secret.public().to_pem())?;
@@ -118,6 +121,14 @@ fn generate(context: &Context, file: &Path) -> Result<PublicKey, CliError> {
         public_file.display()
     ));
     Ok(secret.public())
+}
+
+fn exists(path: &Path) -> CliError {
+    CliError::io(
+        format!("cannot write {}", text::escape_path(path)),
+        std::io::ErrorKind::AlreadyExists.into(),
+    )
+    .with_hint("choose another name; whoever signs with the old key would miss it")
 }
 
 /// Reads a small text file.
@@ -135,9 +146,21 @@ pub fn read_secret(path: &Path) -> Result<SecretKey, CliError> {
     SecretKey::parse(&read_text(path)?).map_err(|error| unusable(path, error))
 }
 
-fn unusable(path: &Path, error: libatomos::sign::SignError) -> CliError {
-    CliError::of_kind(
-        error.kind(),
-        format!("cannot use the key {}: {error}", path.display()),
-    )
+fn unusable(path: &Path, error: SignError) -> CliError {
+    let shown = text::escape_path(path);
+    let failure = CliError::of_kind(error.kind(), format!("cannot use the key {shown}: {error}"));
+    match error {
+        SignError::EncryptedKey { format: "PEM" } => failure.with_hint(format!(
+            "`openssl pkey -in {shown} -out FILE` writes it without; or sign with a command: --sign-command COMMAND --public FILE"
+        )),
+        SignError::EncryptedKey { .. } => failure.with_hint(format!(
+            "`ssh-keygen -p -N '' -f {shown}` takes it off, best off a copy; or sign with a command: --sign-command COMMAND --public FILE"
+        )),
+        SignError::InvalidKey { what: "public", .. } => failure.with_hint(
+            "`atomos key generate FILE` writes the public key to FILE.pub; `openssl pkey -in KEY -pubout` and ssh-keygen make them, too",
+        ),
+        _ => failure.with_hint(
+            "`atomos key generate FILE`, `openssl genpkey -algorithm ed25519` and `ssh-keygen -t ed25519` make keys",
+        ),
+    }
 }

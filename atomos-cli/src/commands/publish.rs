@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use libatomos::names::RefName;
 use libatomos::publish::{Profile, PublishOptions, RefOutcome, publish};
-use libatomos::sign::Signer;
 
 use super::RunResult;
-use super::key::{read_public, read_secret};
+use super::key::read_public;
+use super::key_set;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
 use crate::report::CliError;
-use crate::signing::CommandSigner;
+use crate::signing::{SigningArgs, borrowed};
 
 /// How much work to spend on fewer bytes.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -50,17 +50,16 @@ pub struct PublishArgs {
     #[arg(long = "ref", value_name = "REF")]
     refs: Vec<RefName>,
 
-    /// A secret key to sign with
-    #[arg(long, value_name = "FILE", required_unless_present = "sign_command")]
-    key: Vec<PathBuf>,
+    #[command(flatten)]
+    signing: SigningArgs,
 
-    /// A command that signs what it reads, for keys that are not in files
-    #[arg(long, value_name = "COMMAND", requires = "public")]
-    sign_command: Option<String>,
+    /// Go over to this key set (`atomos key set create`) and sign every ref by its keys
+    #[arg(long, value_name = "FILE")]
+    key_set: Option<PathBuf>,
 
-    /// The public key of what --sign-command makes
-    #[arg(long, value_name = "FILE", requires = "sign_command")]
-    public: Option<PathBuf>,
+    /// A public key that machines were given, by which the first key set is judged; can be repeated
+    #[arg(long, value_name = "FILE", requires = "key_set")]
+    pinned: Vec<PathBuf>,
 
     /// How much work to spend on fewer bytes
     #[arg(long, value_enum, default_value_t)]
@@ -98,24 +97,19 @@ pub struct PublishArgs {
 /// Runs the verb.
 pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
     let repo = context.open_repo()?;
-    let secrets = args
-        .key
-        .iter()
-        .map(|file| read_secret(file))
-        .collect::<Result<Vec<_>, _>>()?;
-    let command = match (&args.sign_command, &args.public) {
-        (Some(command), Some(public)) => Some(CommandSigner {
-            command: command.clone(),
-            public: read_public(public)?,
-        }),
-        _ => None,
-    };
+    let signers = args.signing.signers()?;
     let mut options = PublishOptions::default();
     options.refs.clone_from(&args.refs);
-    options.signers = secrets.iter().map(|secret| secret as &dyn Signer).collect();
-    options
-        .signers
-        .extend(command.iter().map(|command| command as &dyn Signer));
+    options.signers = borrowed(&signers);
+    options.key_set = match &args.key_set {
+        Some(file) => Some(key_set::read(file)?.encode()),
+        None => None,
+    };
+    options.pinned = args
+        .pinned
+        .iter()
+        .map(|file| read_public(file))
+        .collect::<Result<_, _>>()?;
     options.profile = match args.profile {
         ProfileArg::Fast => Profile::Fast,
         ProfileArg::Thorough => Profile::Thorough,
@@ -154,6 +148,15 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
             published.commit.short(),
             published.number
         ));
+    }
+    for name in &report.old_key_set {
+        ui.warning(format_args!(
+            "the record of {name} is signed by keys of before key set {}, and machines that know the set refuse it; publish it, too",
+            report.key_set
+        ));
+    }
+    if args.key_set.is_some() {
+        ui.status(format_args!("Key set {} counts now", report.key_set));
     }
     if report.manifest_bytes > 0 {
         ui.status(format_args!(

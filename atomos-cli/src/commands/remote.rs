@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::RunResult;
 use super::key::read_public;
+use super::key_set;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
@@ -45,6 +46,7 @@ Examples:
   atomos remote add origin https://os.example.org --key release-key.pub
   atomos remote add origin https://os.example.org --mirror https://mirror.example.net/os --key release-key.pub
   atomos remote add usb /media/usb/site --key release-key.pub
+  atomos remote add origin https://os.example.org --key-set keys-3.json
   atomos remote add lab http://10.0.0.1:8080 --no-verify")]
 struct AddArgs {
     /// What to call it
@@ -61,10 +63,14 @@ struct AddArgs {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "no_verify",
-        conflicts_with = "no_verify"
+        required_unless_present_any = ["no_verify", "key_set"],
+        conflicts_with_all = ["no_verify", "key_set"]
     )]
     key: Vec<PathBuf>,
+
+    /// A key set of the site (its file keys/N), instead of keys: for machines that are made after keys were replaced
+    #[arg(long, value_name = "FILE", conflicts_with = "no_verify")]
+    key_set: Option<PathBuf>,
 
     /// Believe whatever comes
     #[arg(long)]
@@ -211,6 +217,13 @@ fn config(args: &AddArgs) -> Result<RemoteConfig, CliError> {
         .iter()
         .map(|file| Ok(read_public(file)?.to_pem()))
         .collect::<Result<_, CliError>>()?;
+    config.key_set = match &args.key_set {
+        Some(file) => {
+            let draft = key_set::read(file)?;
+            Some(String::from_utf8_lossy(&draft.encode()).trim_end().to_owned())
+        }
+        None => None,
+    };
     config.no_verify = args.no_verify;
     config.compatible.clone_from(&args.compatible);
     config.ca_file = absolute(&args.ca)?;
@@ -245,7 +258,11 @@ fn add(context: &Context, args: &AddArgs) -> Result<(), CliError> {
     if args.force && RemoteConfig::list(&repo)?.contains(&args.name) {
         // One that cannot be read is replaced, too.
         match RemoteConfig::load(&repo, &args.name) {
-            Ok(old) if old.keys == config.keys && old.no_verify == config.no_verify => {
+            Ok(old)
+                if old.keys == config.keys
+                    && old.key_set == config.key_set
+                    && old.no_verify == config.no_verify =>
+            {
                 config.save(&repo, &args.name)?;
             }
             Ok(_) | Err(RemoteError::Config { .. }) => {
@@ -304,7 +321,7 @@ fn model(context: &Context, name: &RemoteName) -> Result<RemoteModel, CliError> 
 
 /// Returns what stands in the file besides URLs, keys and names, without secrets.
 fn settings(config: &RemoteConfig) -> BTreeMap<String, serde_json::Value> {
-    let shown_already = ["urls", "keys", "no-verify", "compatible"];
+    let shown_already = ["urls", "keys", "key-set", "no-verify", "compatible"];
     match serde_json::to_value(config.without_secrets()) {
         Ok(serde_json::Value::Object(all)) => all
             .into_iter()

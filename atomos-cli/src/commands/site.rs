@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use libatomos::names::RefName;
-use libatomos::publish::{SiteDir, SitePruneOptions, prune_site, withdraw};
-use libatomos::sign::{Signer, TrustedKeys};
+use libatomos::publish::{PublishError, SiteDir, SitePruneOptions, prune_site, withdraw};
+use libatomos::sign::TrustedKeys;
 
 use super::RunResult;
-use super::key::{read_public, read_secret};
+use super::key::read_public;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
 use crate::report::CliError;
+use crate::signing::{SigningArgs, borrowed};
 
 /// Look after a published site
 #[derive(Debug, Args)]
@@ -30,7 +31,7 @@ enum Verb {
 
 /// Verify a published site
 ///
-/// Reads every record, release and manifest, verifies the digest of every file, and takes every blob of the newest releases out of its pack
+/// Reads every key set, record, release and manifest, verifies the digest of every file, and takes every blob of the newest releases out of its pack
 /// and out of the image. Exits with 0 only when everything is whole.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -40,7 +41,8 @@ struct FsckArgs {
     /// The site's directory
     dir: PathBuf,
 
-    /// A public key that the records must be signed by; without one, signatures are not looked at
+    /// A public key that machines were given: from there the key sets are followed to the one that must have signed the
+    /// records; without one, their signatures are not looked at
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
 }
@@ -90,9 +92,8 @@ struct WithdrawArgs {
     #[arg(long, value_name = "TEXT")]
     reason: String,
 
-    /// A secret key to sign with
-    #[arg(long, value_name = "FILE", required = true)]
-    key: Vec<PathBuf>,
+    #[command(flatten)]
+    signing: SigningArgs,
 }
 
 /// Runs the verb.
@@ -114,7 +115,7 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
     let trusted: Option<TrustedKeys> = if keys.is_empty() {
         None
     } else {
-        Some(site.trusted_keys(&keys)?)
+        Some(TrustedKeys::pinned(keys).map_err(PublishError::from)?)
     };
     let report = site.fsck(trusted.as_ref(), context.progress(), context.cancel())?;
     let ui = context.ui();
@@ -143,6 +144,12 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
         ));
         return Ok(Outcome::Done);
     }
+    let is_signed = |file: &str| file.starts_with("refs/") || file.starts_with("keys/");
+    let hint = if report.findings.iter().all(|finding| is_signed(&finding.file)) {
+        "--key takes the keys that machines were given; `atomos key set show --site DIR` shows those that count now"
+    } else {
+        "remove the damaged files and publish again: what is missing is made anew"
+    };
     Err(CliError::of_kind(
         libatomos::ErrorKind::Corrupt,
         format!(
@@ -151,7 +158,7 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
             text::count(report.findings.len() as u64, "finding", "findings")
         ),
     )
-    .with_hint("remove the damaged files and publish again: what is missing is made anew"))
+    .with_hint(hint))
 }
 
 fn prune(context: &Context, args: &PruneArgs) -> RunResult {
@@ -187,12 +194,8 @@ fn take_back(context: &Context, args: &WithdrawArgs) -> RunResult {
         ));
     };
     let reference: RefName = reference.parse()?;
-    let secrets = args
-        .key
-        .iter()
-        .map(|file| read_secret(file))
-        .collect::<Result<Vec<_>, _>>()?;
-    let signers: Vec<&dyn Signer> = secrets.iter().map(|secret| secret as &dyn Signer).collect();
+    let signers = args.signing.signers()?;
+    let signers = borrowed(&signers);
     let record = withdraw(&args.dir, &reference, selector, &args.reason, &signers, None)?;
     if context.json() {
         context.ui().result(|out| json::write(out, &record))?;

@@ -6,6 +6,7 @@ pub mod deployment;
 pub mod etc;
 pub mod findings;
 pub mod json;
+pub mod key_set;
 pub mod lint;
 pub mod list;
 pub mod os_tree;

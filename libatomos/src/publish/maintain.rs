@@ -15,8 +15,8 @@ use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::sign::{Envelope, Signer, TrustedKeys};
 use crate::site::{
-    Artifact, BlobList, FileRef, Frame, Manifest, RECORD_TYPE, Record, Release, Withdrawn, blob_frames,
-    image_frames, limits, record_path,
+    Artifact, BlobList, FileRef, Frame, Manifest, RECORD_TYPE, RELEASE_TYPE, Record, Release, Withdrawn,
+    blob_frames, image_frames, limits, record_path,
 };
 
 use super::PublishError;
@@ -59,8 +59,9 @@ pub(super) struct Needed {
 }
 
 impl SiteDir {
-    /// Verifies a published site: records, releases, manifests, the digest of every file, and every blob of the newest
-    /// releases. `keys` verify the records; where there are none, only that all fits together is looked at.
+    /// Verifies a published site: key sets, records, releases, manifests, the digest of every file, and every blob of the
+    /// newest releases. `keys` are those that machines were given, or a key set that they know: from there the key sets are
+    /// followed to the one that verifies the records. Where there are none, only that all fits together is looked at.
     ///
     /// # Errors
     /// Only where the site cannot be looked at. What is wrong with it is in the report.
@@ -72,10 +73,13 @@ impl SiteDir {
     ) -> Result<SiteFsckReport, PublishError> {
         let mut report = SiteFsckReport::default();
         let mut needed = Needed::default();
+        let keys = self.follow_key_sets(keys, &mut report)?;
         for reference in self.refs()? {
             report.refs += 1;
-            if let Err(error) = self.fsck_ref(&reference, keys, &mut needed) {
-                report.add(record_path(&reference), &error);
+            match self.fsck_ref(&reference, keys.as_ref(), &mut needed) {
+                Ok(()) => {}
+                Err(PublishError::OtherKeys { source, .. }) => report.add(record_path(&reference), &source),
+                Err(error) => report.add(record_path(&reference), &error),
             }
         }
         report.releases = needed.releases.len() as u64;
@@ -291,7 +295,7 @@ impl SiteDir {
 }
 
 impl SiteFsckReport {
-    fn add(&mut self, file: String, problem: &dyn std::fmt::Display) {
+    pub(super) fn add(&mut self, file: String, problem: &dyn std::fmt::Display) {
         self.findings.push(SiteFinding {
             file,
             problem: problem.to_string(),
@@ -493,6 +497,14 @@ pub fn withdraw(
         .max_by_key(|release| release.number)
         .ok_or_else(|| no_such("that could take its place"))?;
     let file = needed_file(&writer.site, &published.record, &published.release, newest)?;
+    record.release = file.digest;
+    record.release_size = file.size;
+    // One of before a rotation has the signatures of then.
+    let file = writer.release_signed_by(&record, &keys, |payload| {
+        let role = keys.set().release.as_ref().unwrap_or(&keys.set().record);
+        let signers = signers(given, role, "release")?;
+        Ok(Envelope::sign(RELEASE_TYPE, payload, &signers)?)
+    })?;
     record.sequence = if record.keys == keys.number() {
         record.sequence + 1
     } else {
@@ -510,6 +522,7 @@ pub fn withdraw(
     record.compatible.clone_from(&newest.compatible);
     record.min_from = newest.min_from;
     let envelope = Envelope::sign(RECORD_TYPE, record.to_payload(), &record_signers)?;
+    writer.place_artifacts()?;
     writer.write_record(reference, &envelope.encode())?;
     writer.sync()?;
     Ok(record)

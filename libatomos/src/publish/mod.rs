@@ -5,6 +5,7 @@
 //! new, and everything that either needs is there. Whatever the site has already is not made again.
 
 mod consolidate;
+mod key_sets;
 mod maintain;
 mod manifests;
 mod pack;
@@ -26,7 +27,7 @@ use crate::failpoint::Tripped;
 use crate::fs::{FsError, LockError};
 use crate::names::RefName;
 use crate::repo::RepoError;
-use crate::sign::{KeyId, SignError, Signer};
+use crate::sign::{KeyId, PublicKey, SignError, Signer};
 use crate::site::SiteError;
 
 pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site, withdraw};
@@ -69,6 +70,10 @@ pub struct PublishOptions<'a> {
     pub lifetime: Option<i64>,
     /// Sign new records although nothing else is new.
     pub renew: bool,
+    /// The next key set, signed as it has to be. It is placed before the records, which are signed by its keys then.
+    pub key_set: Option<Vec<u8>>,
+    /// The keys that machines were given, by which the first key set is judged.
+    pub pinned: Vec<PublicKey>,
     /// What time it is, in seconds since 1970; the system's where `None`.
     pub time: Option<i64>,
 }
@@ -107,7 +112,7 @@ pub struct PublishedRef {
 pub enum RefOutcome {
     /// A new release.
     Released,
-    /// The same release, and a new record that says so.
+    /// The same release, and a new record that says so; both signed anew where the key set is another.
     Renewed,
     /// Nothing: the site has it, and its record is good for a while.
     Unchanged,
@@ -119,6 +124,10 @@ pub enum RefOutcome {
 pub struct PublishReport {
     /// By ref.
     pub refs: Vec<PublishedRef>,
+    /// The number of the key set by which records are signed; 0 where machines go by the keys that they were given.
+    pub key_set: u64,
+    /// Refs of the site whose record an earlier key set has signed: machines that know the newer set refuse it.
+    pub old_key_set: Vec<RefName>,
     /// Blobs that the site did not have.
     pub new_blobs: u64,
     /// Bytes in them.
@@ -155,6 +164,23 @@ pub enum PublishError {
         /// The file.
         path: PathBuf,
         /// How.
+        reason: String,
+    },
+    /// What is published is signed by other keys than those that count.
+    #[error("what is published as {} is signed by other keys", path.display())]
+    OtherKeys {
+        /// The record.
+        path: PathBuf,
+        /// Which keys count.
+        #[source]
+        source: SignError,
+    },
+    /// Machines could not follow to a new key set.
+    #[error("cannot publish key set {number}: {reason}")]
+    KeySet {
+        /// Its number.
+        number: u64,
+        /// What machines would miss.
         reason: String,
     },
     /// Signatures are missing.
@@ -239,7 +265,7 @@ impl PublishError {
         match self {
             Self::NotOurs { .. } | Self::Withdrawn { .. } => ErrorKind::Conflict,
             Self::Damaged { .. } => ErrorKind::Corrupt,
-            Self::MissingKeys { .. } => ErrorKind::Untrusted,
+            Self::MissingKeys { .. } | Self::KeySet { .. } | Self::OtherKeys { .. } => ErrorKind::Untrusted,
             Self::NoSuchRelease { .. } | Self::NoRefs { .. } => ErrorKind::NotFound,
             Self::Compress { .. } | Self::Patch(_) | Self::Failpoint(_) => ErrorKind::Io,
             Self::Site(error) => error.kind(),

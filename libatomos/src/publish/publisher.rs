@@ -82,22 +82,30 @@ pub fn publish(
     refs.dedup();
     let writer = SiteWriter::open(to, &repo.config().id)?;
     let publics: Vec<PublicKey> = options.signers.iter().map(|signer| signer.public()).collect();
-    let keys = writer.site.trusted_keys(&publics)?;
+    let (keys, is_placed) = match &options.key_set {
+        Some(bytes) => writer.site.judge_key_set(bytes, &options.pinned, &publics)?,
+        None => (writer.site.trusted_keys(&publics)?, true),
+    };
+    // What is on the site and no longer here is signed by the keys of today, too.
+    let orphans = if options.refs.is_empty() {
+        let mut orphans = writer.site.refs_of_older_keys(&keys)?;
+        orphans.retain(|name| !refs.contains(name));
+        orphans
+    } else {
+        Vec::new()
+    };
     let publisher = Publisher {
         repo,
         options,
         keys: &keys,
         record_signers: signers(&options.signers, &keys.set().record, "record")?,
-        release_signers: match &keys.set().release {
-            Some(role) => signers(&options.signers, role, "release")?,
-            None => signers(&options.signers, &keys.set().record, "release")?,
-        },
         time: options.time.unwrap_or_else(now),
         writer: &writer,
         progress,
         cancel,
     };
-    publisher.run(&refs)
+    let key_set = options.key_set.as_deref().filter(|_| !is_placed);
+    publisher.run(&refs, &orphans, key_set)
 }
 
 pub(super) fn now() -> i64 {
@@ -133,7 +141,6 @@ struct Publisher<'a> {
     options: &'a PublishOptions<'a>,
     keys: &'a TrustedKeys,
     record_signers: Vec<&'a dyn Signer>,
-    release_signers: Vec<&'a dyn Signer>,
     time: i64,
     writer: &'a SiteWriter,
     progress: &'a dyn Progress,
@@ -149,20 +156,37 @@ struct Job {
 }
 
 impl Publisher<'_> {
-    fn run(&self, refs: &[RefName]) -> Result<PublishReport, PublishError> {
-        let mut report = PublishReport::default();
-        let jobs = refs
+    fn run(
+        &self,
+        refs: &[RefName],
+        orphans: &[RefName],
+        key_set: Option<&[u8]>,
+    ) -> Result<PublishReport, PublishError> {
+        let mut report = PublishReport {
+            key_set: self.keys.number(),
+            ..PublishReport::default()
+        };
+        let mut jobs = refs
             .iter()
             .map(|name| self.job(name))
             .collect::<Result<Vec<_>, _>>()?;
+        for name in orphans {
+            jobs.extend(self.orphan(name)?);
+        }
         let mut known = HashMap::new();
         if jobs.iter().any(|job| job.outcome == RefOutcome::Released) {
+            self.release_signers()?;
             self.collect_known(&mut known)?;
         }
         let mut records = Vec::new();
         for job in jobs {
             self.cancel.check()?;
             let (file, release) = match (job.outcome, &job.previous) {
+                (RefOutcome::Renewed, Some(previous)) => {
+                    let sign = |payload| self.sign_release(payload);
+                    let file = self.writer.release_signed_by(&previous.record, self.keys, sign)?;
+                    (file, previous.release.clone())
+                }
                 (RefOutcome::Released, _) => self.release(&job, &mut known, &mut report)?,
                 (_, Some(previous)) => {
                     let file = FileRef {
@@ -191,12 +215,16 @@ impl Publisher<'_> {
             }
         }
         self.writer.place_artifacts()?;
+        if let Some(bytes) = key_set {
+            self.writer.write_key_set(self.keys.number(), bytes)?;
+        }
         for (reference, record) in &records {
             self.writer.write_record(reference, record)?;
         }
         if !records.is_empty() {
             self.writer.sync()?;
         }
+        report.old_key_set = self.writer.site.refs_of_older_keys(self.keys)?;
         Ok(report)
     }
 
@@ -231,6 +259,29 @@ impl Publisher<'_> {
         })
     }
 
+    /// Returns who signs releases: often by keys that are not at hand when records are renewed, so only who makes a release
+    /// asks for them.
+    fn release_signers(&self) -> Result<Vec<&dyn Signer>, PublishError> {
+        let set = self.keys.set();
+        let role = set.release.as_ref().unwrap_or(&set.record);
+        signers(&self.options.signers, role, "release")
+    }
+
+    fn sign_release(&self, payload: Vec<u8>) -> Result<Envelope, PublishError> {
+        Ok(Envelope::sign(RELEASE_TYPE, payload, &self.release_signers()?)?)
+    }
+
+    /// A ref that only the site has: its release stays as it is.
+    fn orphan(&self, reference: &RefName) -> Result<Option<Job>, PublishError> {
+        let previous = self.writer.site.published(reference, self.keys)?;
+        Ok(previous.map(|previous| Job {
+            reference: reference.clone(),
+            commit: previous.record.commit,
+            outcome: RefOutcome::Renewed,
+            previous: Some(previous),
+        }))
+    }
+
     fn outcome(&self, previous: &Published, commit: &CommitId) -> RefOutcome {
         let release = &previous.release;
         let other_terms = (!self.options.compatible.is_empty()
@@ -242,13 +293,10 @@ impl Publisher<'_> {
         if release.commit != *commit || other_terms || !self.options.patch_from.is_empty() {
             return RefOutcome::Released;
         }
-        // With other keys the release has to be signed again, and that makes it another file.
-        if previous.record.keys != self.keys.number() {
-            return RefOutcome::Released;
-        }
         let life = previous.record.expires - previous.record.time;
         let left = previous.record.expires - self.time;
-        if self.options.renew || left < life / 3 {
+        let other_keys = previous.record.keys != self.keys.number();
+        if self.options.renew || other_keys || left < life / 3 {
             RefOutcome::Renewed
         } else {
             RefOutcome::Unchanged
@@ -416,7 +464,7 @@ impl Publisher<'_> {
             manifests,
             history,
         };
-        let envelope = Envelope::sign(RELEASE_TYPE, release.to_payload(), &self.release_signers)?;
+        let envelope = self.sign_release(release.to_payload())?;
         let file = self.writer.add_bytes(Artifact::Release, &envelope.encode())?;
         Ok((file, release))
     }

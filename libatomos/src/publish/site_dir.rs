@@ -80,7 +80,7 @@ impl SiteDir {
         self.dir.path().join(name)
     }
 
-    fn damaged(&self, name: &str, reason: impl ToString) -> PublishError {
+    pub(super) fn damaged(&self, name: &str, reason: impl ToString) -> PublishError {
         PublishError::Damaged {
             path: self.path(name),
             reason: reason.to_string(),
@@ -112,25 +112,35 @@ impl SiteDir {
         Ok(names)
     }
 
-    /// Returns the newest key set, with those before it unlooked at: the publisher's own disk is not a network.
-    pub fn newest_key_set(&self) -> Result<Option<KeySet>, PublishError> {
+    /// Returns the number of the newest key set; 0 where there is none.
+    pub(super) fn newest_key_set_number(&self) -> Result<u64, PublishError> {
         let Some(dir) = self.dir.open_dir_optional(KEYS)? else {
-            return Ok(None);
+            return Ok(0);
         };
         let numbers = dir
             .entries()?
             .into_iter()
             .filter_map(|entry| entry.name.to_str()?.parse::<u64>().ok());
-        match numbers.max() {
-            Some(number) => self.key_set(number).map(Some),
-            None => Ok(None),
+        Ok(numbers.max().unwrap_or(0))
+    }
+
+    /// Returns the newest key set, with those before it unlooked at: the publisher's own disk is not a network.
+    pub fn newest_key_set(&self) -> Result<Option<KeySet>, PublishError> {
+        match self.newest_key_set_number()? {
+            0 => Ok(None),
+            number => self.key_set(number).map(Some),
         }
+    }
+
+    /// Returns the file of key set `number`.
+    pub(super) fn key_set_bytes(&self, number: u64) -> Result<Vec<u8>, PublishError> {
+        Ok(self.dir.read(key_set_path(number), limits::MAX_RECORD)?)
     }
 
     /// Returns key set `number`.
     pub fn key_set(&self, number: u64) -> Result<KeySet, PublishError> {
         let name = key_set_path(number);
-        let bytes = self.dir.read(&name, limits::MAX_RECORD)?;
+        let bytes = self.key_set_bytes(number)?;
         let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
         let set = KeySet::from_payload(envelope.unverified_payload())
             .map_err(|error| self.damaged(&name, error))?;
@@ -144,7 +154,7 @@ impl SiteDir {
     pub fn trusted_keys(&self, pinned: &[PublicKey]) -> Result<TrustedKeys, PublishError> {
         let pinned = || TrustedKeys::pinned(pinned.iter().cloned());
         Ok(match self.newest_key_set()? {
-            Some(set) => TrustedKeys::from_own_disk(set),
+            Some(set) => TrustedKeys::given(set),
             None => pinned()?,
         })
     }
@@ -163,7 +173,11 @@ impl SiteDir {
         let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
         let record = Record::from_payload(envelope.unverified_payload())?;
         if record.keys == keys.number() {
-            keys.verify_record(&envelope, RECORD_TYPE)?;
+            keys.verify_record(&envelope, RECORD_TYPE)
+                .map_err(|source| PublishError::OtherKeys {
+                    path: self.path(&name),
+                    source,
+                })?;
         }
         if record.reference != *reference || record.repository != self.info.repository {
             return Err(self.damaged(&name, "it is another ref's record"));
@@ -311,6 +325,15 @@ impl SiteWriter {
         }
         self.site.dir.sync_fs()?;
         crate::failpoint::hit("publish.durable")?;
+        Ok(())
+    }
+
+    /// Places a key set, durably: what is signed by its keys comes after it.
+    pub(super) fn write_key_set(&self, number: u64, bytes: &[u8]) -> Result<(), PublishError> {
+        self.site.dir.ensure_dir(KEYS, 0o755)?;
+        self.site.dir.write_atomic(key_set_path(number), bytes, 0o644)?;
+        self.site.dir.sync_fs()?;
+        crate::failpoint::hit("publish.key-set")?;
         Ok(())
     }
 

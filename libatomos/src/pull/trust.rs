@@ -64,14 +64,17 @@ impl Trust<'_> {
     /// Looks at a ref's record, by one request that brings nothing where nothing changed. What was learnt is in `state`
     /// then, and is to be saved before it is acted upon.
     pub(super) fn look(&self, reference: &RefName, state: &mut RemoteState) -> Result<Record, PullError> {
-        if state.keys.is_none() {
-            state.keys = self
-                .config
-                .pinned_keys()
-                .map_err(|reason| crate::remote::RemoteError::Config {
-                    path: format!("remotes/{}.toml", self.name).into(),
-                    reason,
-                })?;
+        let pinned = self
+            .config
+            .pinned_keys()
+            .map_err(|reason| crate::remote::RemoteError::Config {
+                path: format!("remotes/{}.toml", self.name).into(),
+                reason,
+            })?;
+        // A person may have given a newer key set than the one that was followed to.
+        let number = |keys: &Option<TrustedKeys>| keys.as_ref().map(TrustedKeys::number);
+        if number(&state.keys) < number(&pinned) {
+            state.keys = pinned;
         }
         let seen = state.refs.get(reference).cloned();
         let known = match &seen {

@@ -44,14 +44,21 @@ pub(super) fn all(config: &RemoteConfig) -> Result<(), String> {
             return Err(format!("`urls`: {text:?} stands twice"));
         }
     }
-    match (config.keys.is_empty(), config.no_verify) {
+    if config.key_set.is_some() && !config.keys.is_empty() {
+        return Err("only one of `keys` and `key-set` says whom to believe".to_owned());
+    }
+    match (
+        config.keys.is_empty() && config.key_set.is_none(),
+        config.no_verify,
+    ) {
         (true, false) => return Err("there is no key; `no-verify = true` does without".to_owned()),
         (false, true) => return Err("there are keys, and `no-verify` says not to use them".to_owned()),
         _ => {}
     }
-    config
-        .pinned_keys()
-        .map_err(|reason| format!("`keys`: {reason}"))?;
+    config.pinned_keys().map_err(|reason| match config.key_set {
+        Some(_) => format!("`key-set`: {reason}"),
+        None => format!("`keys`: {reason}"),
+    })?;
     for name in &config.compatible {
         if name.is_empty() || name.len() > 200 || name.contains(char::is_control) {
             return Err(format!("`compatible`: {name:?} is no name"));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{InvalidName, RefName, check as check_name};
 use crate::repo::{Repo, RepoError};
-use crate::sign::{PublicKey, TrustedKeys};
+use crate::sign::{KeySetDraft, PublicKey, TrustedKeys};
 use crate::transport::without_secrets;
 
 use super::{REMOTES, RemoteError, RemoteState, check};
@@ -74,6 +74,10 @@ pub struct RemoteConfig {
     pub urls: Vec<String>,
     /// Public keys, as PEM or lines of ssh-keygen. Any of them signs.
     pub keys: Vec<String>,
+    /// A key set, as it is published: the sets after it are followed from there, and those before it do not matter.
+    /// Instead of `keys`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_set: Option<String>,
     /// Believe whatever comes. There are no keys then.
     pub no_verify: bool,
     /// What this machine is: a version that is for certain machines only must name one of these.
@@ -156,10 +160,15 @@ impl RemoteConfig {
         config
     }
 
-    /// Returns the keys that a person gave; `None` with `no-verify`.
+    /// Returns the keys, or the key set, that a person gave; `None` with `no-verify`.
     pub fn pinned_keys(&self) -> Result<Option<TrustedKeys>, String> {
         if self.no_verify {
             return Ok(None);
+        }
+        if let Some(text) = &self.key_set {
+            let draft = KeySetDraft::decode(text.as_bytes()).map_err(|error| error.to_string())?;
+            // A person vouches for it, as for a key, so its signatures add nothing.
+            return Ok(Some(TrustedKeys::given(draft.set().clone())));
         }
         let keys = self
             .keys

@@ -91,6 +91,44 @@ impl Envelope {
         Ok(())
     }
 
+    /// Adds the signatures that `copy`, an envelope of the same payload, has besides. Where `known` knows the key a
+    /// signature must be valid. Returns the keys whose signature is new.
+    pub(super) fn add_signatures_of<'k>(
+        &mut self,
+        copy: &Self,
+        known: impl Fn(&KeyId) -> Option<&'k PublicKey>,
+    ) -> Result<Vec<KeyId>, SignError> {
+        let message = self.signed_bytes();
+        let mut added = Vec::new();
+        for signature in &copy.signatures {
+            if self.signatures.contains(signature) {
+                continue;
+            }
+            if known(&signature.key).is_some_and(|key| !key.verifies(&message, &signature.bytes)) {
+                return Err(invalid(format!(
+                    "what stands there as the signature of {} is none",
+                    signature.key
+                )));
+            }
+            self.signatures.push(signature.clone());
+            added.push(signature.key);
+        }
+        if self.signatures.len() > MAX_SIGNATURES {
+            return Err(invalid("it has more than 64 signatures"));
+        }
+        Ok(added)
+    }
+
+    /// Returns whether `key` signed it.
+    #[must_use]
+    pub fn is_signed_by(&self, key: &PublicKey) -> bool {
+        let message = self.signed_bytes();
+        let id = key.id();
+        self.signatures
+            .iter()
+            .any(|signature| signature.key == id && key.verifies(&message, &signature.bytes))
+    }
+
     /// Returns the bytes that are signed: DSSE's pre-authentication encoding of type and payload.
     #[must_use]
     pub fn signed_bytes(&self) -> Vec<u8> {
@@ -161,6 +199,17 @@ impl Envelope {
         &self.payload
     }
 
+    /// Returns the payload if it says to be of `payload_type`. Its signatures are not looked at.
+    pub(super) fn payload_of_type(&self, payload_type: &'static str) -> Result<&[u8], SignError> {
+        if self.payload_type != payload_type {
+            return Err(SignError::OtherType {
+                expected: payload_type,
+                found: self.payload_type.chars().take(80).collect(),
+            });
+        }
+        Ok(&self.payload)
+    }
+
     /// Returns the payload if it is of `payload_type` and at least `threshold` different ones of `keys` signed it.
     pub fn verify<'k>(
         &self,
@@ -168,12 +217,7 @@ impl Envelope {
         keys: impl IntoIterator<Item = &'k PublicKey>,
         threshold: usize,
     ) -> Result<&[u8], SignError> {
-        if self.payload_type != payload_type {
-            return Err(SignError::OtherType {
-                expected: payload_type,
-                found: self.payload_type.chars().take(80).collect(),
-            });
-        }
+        let payload = self.payload_of_type(payload_type)?;
         let message = self.signed_bytes();
         let mut known = Vec::new();
         let mut valid = HashSet::new();
@@ -195,6 +239,6 @@ impl Envelope {
                 keys: known,
             });
         }
-        Ok(&self.payload)
+        Ok(payload)
     }
 }

@@ -218,15 +218,13 @@ impl SecretKey {
             return Ok(Self(key));
         }
         if text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
-            return Err(invalid(
-                "secret",
-                "it is encrypted; decrypt it, or sign with a command",
-            ));
+            return Err(SignError::EncryptedKey { format: "PEM" });
         }
         const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
         const END: &str = "-----END OPENSSH PRIVATE KEY-----";
         match text.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END)) {
             Some(body) => Self::parse_openssh(body),
+            None if PublicKey::parse(text).is_ok() => Err(invalid("secret", "this is a public key")),
             None => Err(invalid("secret", "it is neither PEM nor of ssh-keygen")),
         }
     }
@@ -241,10 +239,7 @@ impl SecretKey {
         let mut wire = Wire(bytes.strip_prefix(b"openssh-key-v1\0").ok_or_else(damaged)?);
         let cipher = wire.string().ok_or_else(damaged)?;
         if cipher != b"none" {
-            return Err(invalid(
-                "secret",
-                "it has a passphrase; remove it, or sign with a command",
-            ));
+            return Err(SignError::EncryptedKey { format: "OpenSSH" });
         }
         let _kdf = wire.string().ok_or_else(damaged)?;
         let _kdf_options = wire.string().ok_or_else(damaged)?;

@@ -125,9 +125,10 @@ impl TrustedKeys {
         }))
     }
 
-    /// Takes a set from the publisher's own disk, where nobody else writes. A machine that pulls must follow the chain.
+    /// Takes a set that a person gave, or that lies on the publisher's own disk, where nobody else writes. What comes over
+    /// a network must follow the chain.
     #[must_use]
-    pub const fn from_own_disk(set: KeySet) -> Self {
+    pub const fn given(set: KeySet) -> Self {
         Self(set)
     }
 

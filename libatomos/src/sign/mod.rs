@@ -5,6 +5,7 @@
 //! chain where each set is signed by the one before it and by itself. The envelope's type is part of what is signed, so
 //! a record can never be taken for a key set.
 
+mod draft;
 mod envelope;
 mod key;
 mod key_set;
@@ -13,6 +14,7 @@ mod tests;
 
 use crate::error::ErrorKind;
 
+pub use draft::{KeySetDraft, Signed};
 pub use envelope::{Envelope, KEYS_TYPE, Signature};
 pub use key::{KeyId, PublicKey, SecretKey, Signer};
 pub use key_set::{KeySet, Role, TrustedKeys};
@@ -28,6 +30,12 @@ pub enum SignError {
         what: &'static str,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A secret key has a passphrase, and nobody to ask for it.
+    #[error("cannot read the secret key: it has a passphrase ({format})")]
+    EncryptedKey {
+        /// PEM, or OpenSSH.
+        format: &'static str,
     },
     /// Bytes are no envelope.
     #[error("this is no signed envelope: {reason}")]
@@ -84,7 +92,7 @@ impl SignError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::InvalidKey { .. } => ErrorKind::Invalid,
+            Self::InvalidKey { .. } | Self::EncryptedKey { .. } => ErrorKind::Invalid,
             Self::Signing { .. } => ErrorKind::Io,
             _ => ErrorKind::Untrusted,
         }
