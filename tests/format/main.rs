@@ -7,5 +7,6 @@
 
 mod document;
 mod generate;
+mod hostile;
 mod laws;
 mod refusals;

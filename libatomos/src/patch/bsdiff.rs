@@ -5,9 +5,10 @@
 //! base moves by so many (i32). Steps, differences and new bytes lie apart because each compresses best among its like.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use crate::format::Cursor;
-use crate::fs::{FsError, read_up_to};
+use crate::fs::FsError;
 
 use super::PatchError;
 
@@ -63,8 +64,8 @@ pub fn apply_stream(stream: &[u8], base: &File, size: u64) -> Result<Vec<u8>, Pa
         return Err(PatchError::Damaged("it is for smaller files"));
     }
     let mut old = vec![0; len as usize];
-    let read = read_up_to(base, &mut old).map_err(|error| FsError::new("read", "a base", error))?;
-    old.truncate(read);
+    base.read_exact_at(&mut old, 0)
+        .map_err(|error| FsError::new("read", "a base", error))?;
     apply(stream, &old, size as usize)
 }
 

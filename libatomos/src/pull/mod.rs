@@ -8,6 +8,8 @@
 mod bundle;
 mod error;
 mod fetch;
+#[cfg(feature = "testing")]
+pub(crate) mod laws;
 mod mirror;
 mod need;
 mod plan;

@@ -3,7 +3,7 @@
 //! [`OddTree`] makes a directory with everything that a file system can hold and a naive program would lose;
 //! [`small_tree`] makes a plain one from a seed. [`TestRepo`] is a repository in a temporary directory. [`LoopFs`] is
 //! a file system of a chosen kind and size, for what only a real one shows. [`decode`] reaches the decoders that have
-//! no public name, for fuzzing.
+//! no public name, for fuzzing; [`laws`] has what must be true of whatever a site sends.
 //!
 //! What cannot be had (root's rights, a device, a program) is said on standard error, so that a skipped test is seen.
 #![allow(
@@ -17,6 +17,7 @@
 use std::path::PathBuf;
 
 pub mod decode;
+pub mod laws;
 mod loopfs;
 mod odd;
 mod progress;

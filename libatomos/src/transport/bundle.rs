@@ -168,7 +168,11 @@ impl Transport for BundleTransport {
             ));
         };
         let range = request.range.clone().unwrap_or(0..*size);
-        let len = range.end.saturating_sub(range.start);
+        if request.range.is_some() && range.is_empty() {
+            let reason = "this is no range of a file";
+            return Err(TransportError::new(url, TransportErrorKind::Local, reason));
+        }
+        let len = range.end - range.start;
         if range.end > *size || len > request.max_bytes {
             return Err(TransportError::new(
                 url,
