@@ -62,7 +62,7 @@ pub(super) fn keys(payload: &[u8]) {
         }
     }
     let nobody = Envelope::unsigned(KEYS_TYPE, payload.to_vec());
-    let trusted = TrustedKeys::from_own_disk(set);
+    let trusted = TrustedKeys::given(set);
     assert!(trusted.advance(&nobody.encode()).is_err());
     assert!(trusted.verify_record(&nobody, KEYS_TYPE).is_err());
     assert!(trusted.verify_release(&nobody, KEYS_TYPE).is_err());
