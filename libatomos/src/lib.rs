@@ -99,6 +99,7 @@ pub mod sysroot;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport;
+pub mod unpack;
 
 pub use crate::cancel::Cancel;
 pub use crate::checkout::CheckoutOptions;

@@ -29,6 +29,7 @@ use crate::report::CliError;
 #[command(after_help = "\
 Examples:
   atomos commit -b debian/13 --os -s 'Debian 13.1' --version 13.1 ./rootfs
+  atomos commit -b debian/13 --os --unpack modules,docs ./rootfs     smaller updates, more room on disk
   atomos commit -b debian/13 --skip-if-unchanged --unchanged-exit-77 ./rootfs
   atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it")]
 pub struct CommitArgs {
@@ -69,6 +70,16 @@ pub struct CommitArgs {
     #[arg(long, requires = "os", conflicts_with = "kernel")]
     allow_no_kernel: bool,
 
+    /// With --os, unpack these, so that patches of them are small
+    ///
+    /// Patches of compressed files save nothing. Kernel modules (`.ko.xz`, `.ko.zst`, `.ko.gz`) are unpacked, and
+    /// modules.dep, modules.dep.bin and modules.order name them as they are then called; a module's signature is inside
+    /// it and stays. Of documents, what ends in `.gz` beneath /usr/share/doc, /usr/share/man and /usr/share/info is
+    /// unpacked, and links to it follow. The tree needs more room on disk, and about as much to send. What is compressed
+    /// and not unpacked is warned of, with what it costs.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "os")]
+    unpack: Vec<UnpackArg>,
+
     /// Which modification times to record
     #[arg(long, value_name = "POLICY", default_value = "keep")]
     mtime: Mtime,
@@ -92,6 +103,15 @@ pub struct CommitArgs {
     /// The directory to commit
     #[arg(value_name = "DIR")]
     source: PathBuf,
+}
+
+/// What to unpack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum UnpackArg {
+    /// Kernel modules
+    Modules,
+    /// Documents, manual pages and info files
+    Docs,
 }
 
 /// Which modification times to record.
@@ -160,6 +180,8 @@ pub fn run(context: &Context, args: CommitArgs) -> RunResult {
             None if args.allow_no_kernel => KernelChoice::NewestOrNone,
             None => KernelChoice::Newest,
         };
+        os.unpack.modules = args.unpack.contains(&UnpackArg::Modules);
+        os.unpack.documents = args.unpack.contains(&UnpackArg::Docs);
         options.os = Some(os);
     }
     let report = commit(&repo, source, &options, context.progress(), context.cancel())?;
@@ -193,7 +215,7 @@ fn render(context: &Context, report: &CommitReport) -> Result<(), CliError> {
             ui.status(line);
         }
         for warning in &os.warnings {
-            ui.warning(text::escape_text(&warning.to_string()));
+            ui.warning(text::escape_text(&os_tree::describe_warning(warning)));
         }
     }
     let tree = format!(

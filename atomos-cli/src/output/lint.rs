@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use libatomos::lint::LintReport;
 
+use super::os_tree::describe_cost;
 use super::text::{escape_text, grouped};
 
 /// Paths of a finding that are shown unless all are wanted.
@@ -13,6 +14,9 @@ const SHOWN: usize = 5;
 pub fn write(out: &mut dyn Write, report: &LintReport, all: bool) -> io::Result<()> {
     for finding in &report.findings {
         writeln!(out, "{} {}: {}", finding.severity, finding.name, finding.text)?;
+        if let Some(cost) = &finding.cost {
+            writeln!(out, "  {}", describe_cost(cost))?;
+        }
         let shown = if all { finding.paths.len() } else { SHOWN };
         for path in finding.paths.iter().take(shown) {
             writeln!(out, "  /{}", escape_text(path))?;

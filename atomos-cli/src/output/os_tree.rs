@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use libatomos::commit::{Dropped, Moved, OsTreeReport};
+use libatomos::commit::{Dropped, Moved, OsTreeReport, OsTreeWarning};
+use libatomos::unpack::UpdateCost;
 
 use super::text::{count, escape_text, size};
 
@@ -39,6 +40,15 @@ pub fn write(out: &mut dyn Write, report: &OsTreeReport) -> io::Result<()> {
         None => writeln!(out, "Made the tree deployable: it has no kernel")?,
     }
     moved(out, report)?;
+    let unpacked: Vec<String> = report
+        .unpacked
+        .iter()
+        .map(|unpacked| {
+            let files = count(unpacked.files, "file", "files");
+            format!("{}: {files}, {} compressed", unpacked.what, size(unpacked.bytes))
+        })
+        .collect();
+    list(out, "unpacked", &unpacked)?;
     let links: Vec<String> = report
         .linked
         .iter()
@@ -53,6 +63,32 @@ pub fn write(out: &mut dyn Write, report: &OsTreeReport) -> io::Result<()> {
     list(out, "made", &made)?;
     let dropped: Vec<String> = report.dropped.iter().map(describe_dropped).collect();
     list(out, "dropped", &dropped)
+}
+
+/// Says a warning, with sizes as people read them and long lists cut.
+pub fn describe_warning(warning: &OsTreeWarning) -> String {
+    match warning {
+        OsTreeWarning::Compressed { what, cost } => format!("compressed {what}: {}", describe_cost(cost)),
+        OsTreeWarning::LeftPacked { reason, paths } => {
+            let more = match paths.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let shown = paths[..paths.len().min(NAMED)].join(" /");
+            format!("not unpacked, since {}: /{shown}{more}", reason.describe())
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Says what compressed files cost. It is an estimate, and says so.
+pub fn describe_cost(cost: &UpdateCost) -> String {
+    format!(
+        "{}, {}, which an update sends whole where they change; unpacked, patches would be about {} (an estimate)",
+        count(cost.files, "file", "files"),
+        size(cost.bytes),
+        size(cost.patched)
+    )
 }
 
 /// Files that went from one directory to another share a line; empty directories that became links have none.

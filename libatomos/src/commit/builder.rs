@@ -115,7 +115,7 @@ pub fn commit(
         pool.install(|| SourceTree::scan(source, &options.scan, cancel))?
     };
     let os = match &options.os {
-        Some(os) => Some(os_tree::arrange(&mut tree, os, options.owner)?),
+        Some(os) => Some(pool.install(|| os_tree::arrange(&mut tree, os, options.owner, cancel))?),
         None => None,
     };
     let mut report = commit_tree(&pool, repo, &tree, options, progress, cancel)?;
@@ -147,7 +147,7 @@ pub(super) fn commit_tree(
         Some(id) => Some((id, repo.load_commit(&id)?)),
         None => None,
     };
-    let (file_count, bytes) = tree.totals();
+    let (file_count, listed) = tree.totals();
     let recording = Recording {
         mtime: options.mtime,
         epoch: options.epoch,
@@ -165,11 +165,17 @@ pub(super) fn commit_tree(
         }
         _ => ParentTrees::new(),
     };
-    let phase = PhaseGuard::begin(progress, Phase::Store, Some(bytes), Unit::Bytes);
-    let root = pool.install(|| {
+    let phase = PhaseGuard::begin(progress, Phase::Store, Some(listed), Unit::Bytes);
+    let (root, bytes) = pool.install(|| {
         let files = hasher.files(&parents, &phase)?;
         drop(phase);
-        hasher.dirtree(0, &files, &parents)
+        // What is unpacked on the way is larger than what was listed.
+        let sizes = files.values().map(|(_, node)| match node {
+            Node::File { size, .. } => *size,
+            _ => 0,
+        });
+        let bytes = sizes.sum();
+        Ok::<_, CommitError>((hasher.dirtree(0, &files, &parents)?, bytes))
     })?;
     let before = parent_commit.as_ref().map(|(_, commit)| Entry {
         name: Vec::new(),

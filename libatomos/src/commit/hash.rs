@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Seek;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -14,7 +15,8 @@ use crate::digest::{BlobId, Digest, DirTreeId};
 use crate::format::{DirTree, Entry, Metadata, Node, Xattrs};
 use crate::fs::{Dir, FileKind, FsError, Stat, read_xattrs};
 use crate::progress::PhaseGuard;
-use crate::repo::{Hashed, Repo, RepoError, Scratch, Transaction, hash_into};
+use crate::repo::{Repo, RepoError, Scratch, Transaction, hash_into, hash_stream};
+use crate::unpack::{Codec, Unpacker};
 
 use super::memory::MemoryTrees;
 use super::mtime::{only_time_differs, recompiled_stems, stem_of_source};
@@ -203,12 +205,16 @@ impl Hasher<'_> {
             let parent = group.parent.as_ref().and_then(|tree| tree.get(&source.name));
             let (metadata, kind) = match content {
                 Content::Bytes(bytes) => self.made_up(bytes, &source.metadata, parent)?,
-                Content::Disk { directory, name } => {
+                Content::Disk { directory, name } | Content::Unpacked { directory, name, .. } => {
                     let dir = match &open {
                         Some((opened, dir)) if opened == directory => dir,
                         _ => &open.insert((*directory, self.tree.open_directory(*directory)?)).1,
                     };
-                    self.on_disk(dir, OsStr::from_bytes(name), parent, scratch)?
+                    let codec = match content {
+                        Content::Unpacked { codec, .. } => Some(*codec),
+                        _ => None,
+                    };
+                    self.on_disk(dir, OsStr::from_bytes(name), codec, parent, scratch)?
                 }
             };
             phase.advance(*size);
@@ -241,11 +247,12 @@ impl Hasher<'_> {
     }
 
     /// Takes metadata and bytes from the same open file: one that replaced what was listed must not get a setuid bit or
-    /// an owner that was another's.
+    /// an owner that was another's. A compressed file is unpacked as it streams, and keeps its metadata.
     fn on_disk(
         &self,
         dir: &Dir,
         name: &OsStr,
+        codec: Option<Codec>,
         parent: Option<&Entry>,
         scratch: &mut Scratch,
     ) -> Result<(Metadata, Node), CommitError> {
@@ -256,7 +263,16 @@ impl Hasher<'_> {
         if before.kind != FileKind::File {
             return Err(CommitError::SourceChanged { path: full() });
         }
-        let hashed = hash_into(&file, before.size, &path, scratch).map_err(|error| in_dir(error, dir))?;
+        let unpack = |codec| {
+            (&file).rewind()?;
+            Unpacker::new(codec, &file, before.size)
+        };
+        let hashed = match codec {
+            None => hash_into(&file, before.size, &path, scratch).map_err(|error| in_dir(error, dir))?,
+            Some(codec) => unpack(codec)
+                .and_then(|mut unpacker| hash_stream(&mut unpacker, scratch))
+                .map_err(|source| CommitError::Unpack { path: full(), source })?,
+        };
         let node = Node::File {
             size: hashed.size,
             blob: hashed.blob,
@@ -264,31 +280,22 @@ impl Hasher<'_> {
         };
         let listed = super::source::metadata_of(&before);
         let metadata = self.record(&listed, read_xattrs(&file, &path)?, &node, parent);
-        self.store(&file, &path, &metadata, &hashed, scratch)
+        if let Sink::Store(transaction) = self.sink {
+            match codec {
+                None => transaction.store_hashed(&file, &path, &metadata, &hashed, scratch),
+                Some(codec) => transaction.store_stream(&path, &metadata, &hashed, scratch, || unpack(codec)),
+            }
             .map_err(|error| in_dir(error, dir))?;
+        }
         let after = stat(&file, &full)?;
         let identity = |stat: &Stat| {
             let time = (stat.mtime, stat.mtime_nsec);
             (stat.size, time, stat.mode, stat.uid, stat.gid)
         };
-        if identity(&before) != identity(&after) || hashed.size != after.size {
+        if identity(&before) != identity(&after) || (codec.is_none() && hashed.size != after.size) {
             return Err(CommitError::SourceChanged { path: full() });
         }
         Ok((metadata, node))
-    }
-
-    fn store(
-        &self,
-        file: &File,
-        path: &Path,
-        metadata: &Metadata,
-        hashed: &Hashed,
-        scratch: &Scratch,
-    ) -> Result<(), RepoError> {
-        if let Sink::Store(transaction) = self.sink {
-            transaction.store_hashed(file, path, metadata, hashed, scratch)?;
-        }
-        Ok(())
     }
 
     fn record(&self, listed: &Metadata, xattrs: Xattrs, node: &Node, parent: Option<&Entry>) -> Metadata {

@@ -24,8 +24,8 @@ pub use memory::{MemoryTrees, hash_directory};
 pub use mtime::MtimePolicy;
 pub(crate) use os_tree::USR_MERGED;
 pub use os_tree::{
-    DropReason, Dropped, Generated, KernelChoice, KernelReport, Linked, Moved, OsTreeError, OsTreeOptions,
-    OsTreeReport, OsTreeWarning,
+    DropReason, Dropped, Generated, KernelChoice, KernelReport, LeftPacked, Linked, Moved, OsTreeError,
+    OsTreeOptions, OsTreeReport, OsTreeWarning, Unpack, Unpacked,
 };
 pub use source::{Content, ScanOptions, SourceKind, SourceNode, SourceTree};
 
@@ -53,6 +53,14 @@ pub enum CommitError {
         /// The directory.
         path: PathBuf,
     },
+    /// A compressed file that was to be unpacked is damaged, or claims to hold more than any such file does.
+    #[error("cannot unpack {}", path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The tree cannot be brought into a deployable shape.
     #[error("cannot make an operating system tree of the directory")]
     OsTree(#[from] OsTreeError),
@@ -75,7 +83,9 @@ impl CommitError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::OsTree(_) => ErrorKind::Invalid,
+            Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::Unpack { .. } | Self::OsTree(_) => {
+                ErrorKind::Invalid
+            }
             Self::SourceChanged { .. } => ErrorKind::Conflict,
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),

@@ -4,6 +4,8 @@
 //! A file's content is named by where it lies on disk, so moving its node does not touch it.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use rayon::prelude::*;
 use crate::cancel::Cancel;
 use crate::format::{Metadata, limits};
 use crate::fs::{Dir, FileKind, Stat, read_xattrs, read_xattrs_at};
+use crate::unpack::{Codec, Unpacker};
 
 use super::CommitError;
 
@@ -25,6 +28,15 @@ pub enum Content {
         /// The name.
         name: Box<[u8]>,
     },
+    /// What a compressed file of the source holds.
+    Unpacked {
+        /// Index into [`SourceTree::directories`].
+        directory: u32,
+        /// The file's name on disk.
+        name: Box<[u8]>,
+        /// How it is compressed.
+        codec: Codec,
+    },
     /// Bytes made up by a transformation.
     Bytes(Box<[u8]>),
 }
@@ -34,7 +46,7 @@ pub enum Content {
 pub enum SourceKind {
     /// A regular file. Its extended attributes are read with its bytes.
     File {
-        /// Bytes in the file when it was listed.
+        /// Bytes in the file on disk when it was listed, compressed ones where it is to be unpacked.
         size: u64,
         /// Where they come from.
         content: Content,
@@ -250,22 +262,40 @@ impl SourceTree {
         matches!(self.node(at).kind, SourceKind::Dir { .. }).then_some(at)
     }
 
-    /// Returns the bytes of a file node, at most `limit` of them.
+    /// Returns the bytes of a file node; more than `limit` of them are an error.
     pub fn read(&self, index: u32, limit: usize) -> Result<Option<Vec<u8>>, CommitError> {
-        match &self.node(index).kind {
-            SourceKind::File {
-                content: Content::Bytes(bytes),
-                ..
-            } => Ok(Some(bytes.to_vec())),
-            SourceKind::File {
-                content: Content::Disk { directory, name },
-                ..
+        let SourceKind::File { content, .. } = &self.node(index).kind else {
+            return Ok(None);
+        };
+        let path = |directory: &u32, name: &[u8]| {
+            self.directories[*directory as usize].join(OsStr::from_bytes(name))
+        };
+        Ok(Some(match content {
+            Content::Bytes(bytes) => bytes.to_vec(),
+            Content::Disk { directory, name } => self.root.read(path(directory, name), limit)?,
+            Content::Unpacked {
+                directory,
+                name,
+                codec,
             } => {
-                let path = self.directories[*directory as usize].join(OsStr::from_bytes(name));
-                Ok(Some(self.root.read(path, limit)?))
+                let path = path(directory, name);
+                let file = self.root.open_file(&path)?;
+                unpack(&file, *codec, limit).map_err(|source| CommitError::Unpack { path, source })?
             }
-            _ => Ok(None),
-        }
+        }))
+    }
+
+    /// Opens the file on disk that a node's content comes from; `None` for what comes from nowhere.
+    pub(crate) fn open_content(&self, index: u32) -> Result<Option<File>, CommitError> {
+        let SourceKind::File {
+            content: Content::Disk { directory, name } | Content::Unpacked { directory, name, .. },
+            ..
+        } = &self.node(index).kind
+        else {
+            return Ok(None);
+        };
+        let path = self.directories[*directory as usize].join(OsStr::from_bytes(name));
+        Ok(Some(self.root.open_file(path)?))
     }
 
     /// Returns the files that can be reached from the root, and the bytes in them.
@@ -301,6 +331,16 @@ impl SourceTree {
             self.root.open_dir(path)?
         })
     }
+}
+
+fn unpack(file: &File, codec: Codec, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let unpacker = Unpacker::new(codec, file, file.metadata()?.len())?;
+    unpacker.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::Error::other(format!("it holds more than {limit} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn list(

@@ -1,7 +1,8 @@
 //! What is wrong with a tree, said before anybody boots it.
 //!
-//! A check looks at names, kinds, modes and sizes alone, never at contents, so a committed tree is linted from its
-//! dirtrees and a directory from one listing. Three severities: with an *error* the tree cannot be deployed or will
+//! A check looks at names, kinds, modes and sizes, so a committed tree is linted from its dirtrees and a directory from
+//! one listing. The one content that is looked at is the initramfs's, which does not say in its name whether it is
+//! compressed; where there are dirtrees alone, nothing is said of it. Three severities: with an *error* the tree cannot be deployed or will
 //! not start; a *warning* is something that few people want; an *info* is worth knowing. `Err` means that the tree
 //! could not be looked at; what is bad about it is in the report.
 //!
@@ -22,6 +23,7 @@ use crate::commit::{CommitError, ScanOptions, SourceTree};
 use crate::digest::DirTreeId;
 use crate::fs::Dir;
 use crate::repo::{RepoError, TreeSource};
+use crate::unpack::UpdateCost;
 
 use view::View;
 
@@ -133,13 +135,19 @@ checks! {
     NameNotUtf8 "name-not-utf8" Warning "the name is not UTF-8; atomos keeps it, other programs may not";
     /// Devices are made at start.
     DeviceNode "device-node" Warning "a device node: /dev is made at each start, and elsewhere few expect one";
+    /// Patches of compressed files save nothing.
+    CompressedModules "compressed-modules" Warning
+        "compressed kernel modules: an update that changes them sends them whole; `commit --os --unpack modules`";
+    /// Patches of compressed files save nothing.
+    CompressedDocuments "compressed-documents" Warning
+        "compressed documents: an update that changes them sends them whole; `commit --os --unpack docs`";
+    /// Patches of compressed files save nothing.
+    CompressedInitramfs "compressed-initramfs" Warning
+        "a compressed initramfs: each update sends it whole; docs/os-tree.md says how it is built uncompressed";
     /// Kernel modules for nothing.
     UnusedModules "unused-modules" Info "modules of a kernel that the tree does not have";
     /// Bits that give rights.
     SetUid "setuid" Info "runs with its owner's or group's rights, whoever starts it";
-    /// Patches of compressed files are large.
-    CompressedModules "compressed-modules" Info
-        "compressed kernel modules: small changes in them make large updates; unpacked, the whole is smaller to send";
 }
 
 impl Serialize for Check {
@@ -167,6 +175,9 @@ pub struct LintFinding {
     pub text: &'static str,
     /// Where; bytes that are not UTF-8 are replaced. Empty where something is missing altogether.
     pub paths: Vec<String>,
+    /// What compression costs, as an estimate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<UpdateCost>,
 }
 
 /// Everything that was found, the worst first.
@@ -207,5 +218,5 @@ pub fn lint_directory(root: Dir, cancel: &Cancel) -> Result<LintReport, CommitEr
         ..ScanOptions::default()
     };
     let tree = SourceTree::scan(root, &options, cancel)?;
-    Ok(rules::run(&View::of_source(&tree)))
+    Ok(rules::run(&View::of_source(&tree)?))
 }

@@ -6,6 +6,7 @@ use super::view::{Kind, Node, View};
 use super::{Check, LintFinding, LintReport};
 use crate::commit::USR_MERGED;
 use crate::os_var::FACTORY_VAR;
+use crate::unpack::{Compressed, UpdateCost};
 
 /// Directories that something is mounted on when a deployment starts. `/etc` is made when it is deployed.
 const MOUNT_POINTS: [&str; 8] = ["boot", "dev", "proc", "run", "sys", "sysroot", "tmp", "var"];
@@ -24,9 +25,10 @@ const MACHINE_SECRETS: [&str; 4] = [
     "lib/NetworkManager/secret_key",
 ];
 
-const COMPRESSED_MODULES: [&[u8]; 3] = [b".ko.xz", b".ko.zst", b".ko.gz"];
+/// Where, and what it costs.
+type Found = (Vec<String>, Option<UpdateCost>);
 
-struct Findings(BTreeMap<Check, Vec<String>>);
+struct Findings(BTreeMap<Check, Found>);
 
 impl Findings {
     fn add(&mut self, check: Check) {
@@ -35,7 +37,18 @@ impl Findings {
 
     fn at(&mut self, check: Check, path: impl AsRef<[u8]>) {
         let path = String::from_utf8_lossy(path.as_ref()).into_owned();
-        self.0.entry(check).or_default().push(path);
+        self.0.entry(check).or_default().0.push(path);
+    }
+
+    fn compressed(&mut self, what: Compressed, path: impl AsRef<[u8]>, bytes: u64) {
+        let check = match what {
+            Compressed::Modules => Check::CompressedModules,
+            Compressed::Documents => Check::CompressedDocuments,
+            Compressed::Initramfs => Check::CompressedInitramfs,
+        };
+        self.at(check, path);
+        let (_, cost) = self.0.entry(check).or_default();
+        cost.get_or_insert_default().add(bytes);
     }
 }
 
@@ -50,11 +63,12 @@ pub(super) fn run(view: &View) -> LintReport {
     let mut findings: Vec<LintFinding> = found
         .0
         .into_iter()
-        .map(|(name, paths)| LintFinding {
+        .map(|(name, (paths, cost))| LintFinding {
             name,
             severity: name.severity(),
             text: name.text(),
             paths,
+            cost,
         })
         .collect();
     findings.sort_by_key(|finding| (finding.severity, finding.name));
@@ -196,13 +210,15 @@ fn every_entry(view: &View, found: &mut Findings) {
         if path.starts_with(b"usr/") && writable && !sticky_dir {
             found.at(Check::WorldWritable, path);
         }
-        if path.starts_with(b"usr/lib/modules/")
-            && is_file(node)
-            && COMPRESSED_MODULES.iter().any(|end| path.ends_with(end))
+        if let Kind::File { size } = node.kind
+            && let Some((what, ..)) = Compressed::of_path(path)
         {
-            found.at(Check::CompressedModules, path);
+            found.compressed(what, path, size);
         }
     });
+    for (path, bytes) in &view.initramfs {
+        found.compressed(Compressed::Initramfs, path, *bytes);
+    }
 }
 
 fn is_file(node: &Node) -> bool {

@@ -1,10 +1,15 @@
 //! The little that checks look at, whatever the tree comes from.
 
+use std::collections::HashMap;
+use std::fs::File;
+
 use crate::cancel::Cancel;
-use crate::commit::{SourceKind, SourceTree};
-use crate::digest::DirTreeId;
+use crate::commit::{CommitError, SourceKind, SourceTree};
+use crate::digest::{BlobId, DirTreeId};
 use crate::format;
+use crate::fs::FsError;
 use crate::repo::{RepoError, TreeSource, check_depth};
+use crate::unpack::{INITRAMFS, MODULES, initramfs};
 
 /// What an entry is.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct View {
     nodes: Vec<Node>,
+    /// Initramfs files of which some bytes are compressed, and how many.
+    pub(super) initramfs: Vec<(String, u64)>,
 }
 
 /// Entries that are looked at. A few dirtrees that name each other's children many times over unfold into any number
@@ -44,6 +51,7 @@ impl View {
                 mode: 0o755,
                 kind: Kind::Dir { children: Vec::new() },
             }],
+            initramfs: Vec::new(),
         }
     }
 
@@ -56,7 +64,7 @@ impl View {
         index
     }
 
-    pub(super) fn of_source(tree: &SourceTree) -> Self {
+    pub(super) fn of_source(tree: &SourceTree) -> Result<Self, CommitError> {
         let mut view = Self::empty();
         let mut stack = vec![(0, 0)];
         while let Some((from, to)) = stack.pop() {
@@ -87,7 +95,11 @@ impl View {
                 }
             }
         }
-        view
+        view.measure_initramfs(|path| match tree.find(path) {
+            Some(node) => tree.open_content(node),
+            None => Ok(None),
+        })?;
+        Ok(view)
     }
 
     pub(super) fn of_dirtrees(
@@ -96,6 +108,7 @@ impl View {
         cancel: &Cancel,
     ) -> Result<Self, RepoError> {
         let mut view = Self::empty();
+        let mut blobs = HashMap::new();
         let mut stack = vec![(*root, 0, 0)];
         while let Some((id, to, depth)) = stack.pop() {
             cancel.check()?;
@@ -117,6 +130,7 @@ impl View {
                     format::Node::Char { .. } | format::Node::Block { .. } => Kind::Device,
                     format::Node::Fifo => Kind::Fifo,
                 };
+                let is_initramfs = INITRAMFS.iter().any(|name| name.as_bytes() == entry.name);
                 let index = view.push(
                     to,
                     Node {
@@ -125,12 +139,54 @@ impl View {
                         kind,
                     },
                 );
-                if let format::Node::Dir { tree } = entry.node {
-                    stack.push((tree, index, depth + 1));
+                match entry.node {
+                    format::Node::Dir { tree } => stack.push((tree, index, depth + 1)),
+                    format::Node::File { blob, .. } if is_initramfs => {
+                        blobs.insert(index, blob);
+                    }
+                    _ => {}
                 }
             }
         }
+        let found: HashMap<String, BlobId> = view
+            .find_initramfs()
+            .into_iter()
+            .filter_map(|path| Some((path.clone(), *blobs.get(&view.file(&path)?)?)))
+            .collect();
+        view.measure_initramfs(|path| match found.get(path) {
+            Some(blob) => trees.open_blob_optional(blob),
+            None => Ok(None),
+        })?;
         Ok(view)
+    }
+
+    /// Returns the paths of what is called as an initramfs is, beside the modules of any kernel.
+    fn find_initramfs(&self) -> Vec<String> {
+        let modules = self.dir(MODULES);
+        let versions = modules.map_or(&[][..], |modules| self.children(modules));
+        versions
+            .iter()
+            .filter_map(|version| std::str::from_utf8(&self.node(*version).name).ok())
+            .flat_map(|version| INITRAMFS.map(|name| format!("{MODULES}/{version}/{name}")))
+            .filter(|path| self.file(path).is_some())
+            .collect()
+    }
+
+    fn measure_initramfs<E: From<FsError>>(
+        &mut self,
+        open: impl Fn(&str) -> Result<Option<File>, E>,
+    ) -> Result<(), E> {
+        for path in self.find_initramfs() {
+            let Some(file) = open(&path)? else { continue };
+            let bytes = file
+                .metadata()
+                .and_then(|metadata| initramfs::compressed_bytes(&file, metadata.len()))
+                .map_err(|error| FsError::new("read", &path, error))?;
+            if bytes > 0 {
+                self.initramfs.push((path, bytes));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn node(&self, index: u32) -> &Node {

@@ -40,7 +40,7 @@ pub(crate) use refs::{format as format_refs, parse as parse_refs};
 pub use rev::{Located, Resolved};
 pub use roots::{RootName, RootRecord};
 pub use stats::{RefStats, RepoStats};
-pub(crate) use transaction::{Hashed, Partial, Scratch, hash_into};
+pub(crate) use transaction::{Partial, Scratch, hash_into, hash_stream};
 pub use transaction::{StoreOutcome, StoredBlob, Transaction, TransactionStats};
 pub use traverse::{Reachable, TreeSource};
 pub(crate) use traverse::{check_depth, variant_bits};

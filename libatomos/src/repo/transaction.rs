@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -117,6 +117,9 @@ struct Counters {
 
 /// Files up to this size are read once, into memory, and written from there; larger ones are hashed as they stream.
 const WHOLE: usize = 1024 * 1024;
+
+/// What is read at once of a stream.
+const PIECE: usize = 64 * 1024;
 
 /// A power of two that keeps threads out of each other's way.
 const CLAIM_SHARDS: usize = 64;
@@ -279,6 +282,29 @@ impl<'r> Transaction<'r> {
                 return write_whole(target, name, &scratch.0[..hashed.size as usize]);
             }
             copy_verified(file, target, path, hashed)
+        })
+    }
+
+    /// Stores what [`hash_stream`] has hashed; `reopen` gives the same bytes once more, where they were too many to keep.
+    pub(crate) fn store_stream<R: Read>(
+        &self,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+        reopen: impl Fn() -> std::io::Result<R>,
+    ) -> Result<StoredBlob, RepoError> {
+        self.store(metadata, hashed, |mut target, name| {
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            let fail = |error| RepoError::from(FsError::new("read", path, error));
+            let written =
+                hash_reader(&mut reopen().map_err(fail)?, |bytes| target.write_all(bytes)).map_err(fail)?;
+            if written != (hashed.blob, hashed.size) {
+                return Err(fail(changed()));
+            }
+            Ok(())
         })
     }
 
@@ -772,6 +798,49 @@ pub(crate) fn hash_into(
     })
 }
 
+/// Returns the digest of what `reader` gives, which stays in `scratch` where it fits.
+pub(crate) fn hash_stream(reader: &mut impl Read, scratch: &mut Scratch) -> std::io::Result<Hashed> {
+    let mut filled = 0;
+    let (blob, size) = hash_reader(reader, |bytes| {
+        if let Some(room) = scratch.0.get_mut(filled..filled + bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+        filled += bytes.len();
+        Ok(())
+    })?;
+    Ok(Hashed {
+        blob,
+        size,
+        in_scratch: size <= WHOLE as u64,
+    })
+}
+
+/// Reads to the end, and gives each piece to `each`.
+fn hash_reader(
+    reader: &mut impl Read,
+    mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<(BlobId, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; PIECE];
+    let mut size = 0;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok((BlobId::new(hasher.finalize().into()), size)),
+            Ok(len) => {
+                hasher.update(&buffer[..len]);
+                size += len as u64;
+                each(&buffer[..len])?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn changed() -> std::io::Error {
+    std::io::Error::other("the file was changed while it was being read")
+}
+
 fn write_whole(mut target: &File, name: &Path, bytes: &[u8]) -> Result<(), RepoError> {
     target
         .write_all(bytes)
@@ -788,9 +857,7 @@ fn copy_verified(source: &File, target: &File, path: &Path, hashed: &Hashed) -> 
         copy_hashing(source, target).map_err(fail)?
     };
     if written != (hashed.blob, hashed.size) {
-        return Err(fail(std::io::Error::other(
-            "the file was changed while it was being read",
-        )));
+        return Err(fail(changed()));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Walking what objects refer to.
 
 use std::collections::HashSet;
+use std::fs::File;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, DirTreeId};
@@ -12,11 +13,25 @@ use super::{ObjectKind, Repo, RepoError};
 pub trait TreeSource: Sync {
     /// Returns the dirtree called `id`.
     fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError>;
+
+    /// Opens the blob called `id`; `None` where there are dirtrees and no blobs.
+    fn open_blob_optional(&self, id: &BlobId) -> Result<Option<File>, RepoError> {
+        let _ = id;
+        Ok(None)
+    }
 }
 
 impl TreeSource for Repo {
     fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError> {
         self.load_dirtree(id)
+    }
+
+    fn open_blob_optional(&self, id: &BlobId) -> Result<Option<File>, RepoError> {
+        match self.open_blob(id) {
+            Ok(file) => Ok(Some(file)),
+            Err(RepoError::ObjectMissing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! /var                      → /usr/share/factory/var         from which a machine's /var is seeded
 //! ```
 //!
+//! On request, kernel modules and documents are unpacked (`unpack`), first of all, while links still say where things are.
 //! The order matters: `/var` goes last, when everything that belongs into it is there. A tree that has the shape
 //! already is left as it is, down to its digest. Nothing disappears unsaid: each file of the source is in the result
 //! or named in [`OsTreeReport::dropped`].
@@ -19,18 +20,26 @@
 mod etc;
 mod home;
 mod kernel;
+mod links;
 mod report;
 mod shaper;
 mod tmpfiles;
+mod unpack;
 mod var;
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests;
 
+use crate::cancel::Cancel;
+use crate::unpack::module_index::NoIndex;
+
 use super::{CommitError, SourceKind, SourceTree};
 
-pub use report::{DropReason, Dropped, Generated, KernelReport, Linked, Moved, OsTreeReport, OsTreeWarning};
+pub use report::{
+    DropReason, Dropped, Generated, KernelReport, LeftPacked, Linked, Moved, OsTreeReport, OsTreeWarning,
+    Unpacked,
+};
 use shaper::Shaper;
 
 /// Which kernel a tree shall boot.
@@ -45,12 +54,24 @@ pub enum KernelChoice {
     NewestOrNone,
 }
 
+/// What of a tree to unpack, so that patches of it are small. What is not unpacked is warned of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unpack {
+    /// Kernel modules, `.ko.xz` and its like; the indexes that name them follow.
+    pub modules: bool,
+    /// Documents, `.gz` beneath `/usr/share/doc`, `/usr/share/man` and `/usr/share/info`; links to them follow.
+    pub documents: bool,
+}
+
 /// How to make a tree deployable.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct OsTreeOptions {
     /// Which kernel it boots.
     pub kernel: KernelChoice,
+    /// What to unpack.
+    pub unpack: Unpack,
 }
 
 /// Why a tree cannot be made deployable.
@@ -106,6 +127,14 @@ pub enum OsTreeError {
         /// What has the name.
         other: String,
     },
+    /// An index of modules that are to be unpacked cannot be made to name them.
+    #[error("cannot make /{path} name unpacked modules; running depmod in the tree makes it anew")]
+    ModuleIndex {
+        /// The index.
+        path: String,
+        /// Why.
+        source: NoIndex,
+    },
     /// Two package databases, and no telling which is true.
     #[error("there is a package database in /{var} and another in /{sysimage}; remove the stale one")]
     TwoPackageDatabases {
@@ -121,14 +150,17 @@ pub(super) fn arrange(
     tree: &mut SourceTree,
     options: &OsTreeOptions,
     owner: Option<(u32, u32)>,
+    cancel: &Cancel,
 ) -> Result<OsTreeReport, CommitError> {
     let mut shaper = Shaper::new(tree);
     check_usr(&shaper)?;
+    unpack::arrange(&mut shaper, options.unpack, cancel)?;
     etc::arrange(&mut shaper)?;
     home::arrange(&mut shaper)?;
     kernel::arrange(&mut shaper, &options.kernel)?;
     root(&mut shaper)?;
     var::arrange(&mut shaper, owner)?;
+    unpack::warn_of_compression(&mut shaper)?;
     Ok(shaper.into_report())
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::unpack::{Compressed, UpdateCost};
+
 /// What was done to a tree to make it deployable. Paths are relative to the root; bytes that are not UTF-8 are
 /// replaced in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -21,6 +23,9 @@ pub struct OsTreeReport {
     pub generated: Vec<Generated>,
     /// What was left out, down to the single file.
     pub dropped: Vec<Dropped>,
+    /// What was compressed, and is not any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unpacked: Vec<Unpacked>,
     /// What whoever builds the tree should look at.
     pub warnings: Vec<OsTreeWarning>,
 }
@@ -33,6 +38,7 @@ impl OsTreeReport {
             && self.linked.is_empty()
             && self.generated.is_empty()
             && self.dropped.is_empty()
+            && self.unpacked.is_empty()
     }
 }
 
@@ -134,6 +140,43 @@ pub struct Dropped {
     pub bytes: u64,
 }
 
+/// Files that were unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Unpacked {
+    /// What they are.
+    pub what: Compressed,
+    /// How many.
+    pub files: u64,
+    /// Bytes in them before.
+    pub bytes: u64,
+}
+
+/// Why a file that was to be unpacked was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LeftPacked {
+    /// There is a file of the unpacked name, or two would get it.
+    NameTaken,
+    /// It is not what its name says, or is damaged, or claims to hold more than any such file does.
+    NotPacked,
+    /// A link elsewhere in the tree calls it by its compressed name.
+    Named,
+}
+
+impl LeftPacked {
+    /// Says it to people.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::NameTaken => "the unpacked name is taken",
+            Self::NotPacked => "the bytes are not what the name says",
+            Self::Named => "a link elsewhere has the compressed name",
+        }
+    }
+}
+
 /// Something that whoever builds the tree should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "name", rename_all = "kebab-case")]
@@ -158,6 +201,20 @@ pub enum OsTreeWarning {
         /// Regular files in it.
         files: u64,
     },
+    /// Compressed files: patches of them save nothing.
+    Compressed {
+        /// What they are.
+        what: Compressed,
+        /// What they cost, as an estimate.
+        cost: UpdateCost,
+    },
+    /// Files that were to be unpacked and were not.
+    LeftPacked {
+        /// Why.
+        reason: LeftPacked,
+        /// Which.
+        paths: Vec<String>,
+    },
 }
 
 impl fmt::Display for OsTreeWarning {
@@ -172,6 +229,20 @@ impl fmt::Display for OsTreeWarning {
                 f,
                 "{path} has {files} files that become the machine's own: later versions add files there, but change none"
             ),
+            Self::Compressed { what, cost } => write!(
+                f,
+                "compressed {what}, {} files of {} bytes: an update that changes them sends them whole; \
+                 unpacked, patches would be about {} bytes (an estimate)",
+                cost.files, cost.bytes, cost.patched
+            ),
+            Self::LeftPacked { reason, paths } => {
+                write!(
+                    f,
+                    "not unpacked, since {}: {}",
+                    reason.describe(),
+                    paths.join(" ")
+                )
+            }
         }
     }
 }

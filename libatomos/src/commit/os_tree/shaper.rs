@@ -3,7 +3,7 @@
 use crate::format::Metadata;
 
 use super::super::{Content, SourceKind, SourceNode, SourceTree};
-use super::report::{DropReason, Dropped, Generated, Linked, Moved, OsTreeReport, OsTreeWarning};
+use super::report::{DropReason, Dropped, Generated, Linked, Moved, OsTreeReport, OsTreeWarning, Unpacked};
 use super::{KernelReport, OsTreeError};
 
 /// What to do when a name is taken that something is moved to.
@@ -91,6 +91,10 @@ impl<'a> Shaper<'a> {
 
     pub(super) fn warn(&mut self, warning: OsTreeWarning) {
         self.report.warnings.push(warning);
+    }
+
+    pub(super) fn note_unpacked(&mut self, unpacked: Unpacked) {
+        self.report.unpacked.push(unpacked);
     }
 
     pub(super) fn set_kernel(&mut self, kernel: KernelReport) {

@@ -28,7 +28,7 @@ fn what_systemd_reads_from_the_snippet_is_what_was_written() {
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    arrange(&mut tree, &OsTreeOptions::default(), Some(me)).unwrap();
+    arrange(&mut tree, &OsTreeOptions::default(), Some(me), &Cancel::new()).unwrap();
     let node = tree.find(tmpfiles::SNIPPET).unwrap();
     let snippet = tree.read(node, 1 << 20).unwrap().unwrap();
     // Copies need the factory at its place, which a test that writes no files of the tree has not.
@@ -189,7 +189,7 @@ proptest! {
         }
         let mut tree = scan(base.path());
         let before = leaves(&tree);
-        let report = arrange(&mut tree, &OsTreeOptions::default(), None).unwrap();
+        let report = arrange(&mut tree, &OsTreeOptions::default(), None, &Cancel::new()).unwrap();
         assert_nothing_is_lost(&before, &tree, &report);
     }
 }
@@ -205,7 +205,7 @@ fn a_real_root_file_system_becomes_deployable_and_loses_nothing() {
     };
     let mut tree = scan(Path::new(&path));
     let before = leaves(&tree);
-    let report = arrange(&mut tree, &OsTreeOptions::default(), None).unwrap();
+    let report = arrange(&mut tree, &OsTreeOptions::default(), None, &Cancel::new()).unwrap();
     assert_nothing_is_lost(&before, &tree, &report);
     assert!(report.kernel.is_some());
     assert!(tree.find("usr/lib/sysimage/dpkg/status").is_some());

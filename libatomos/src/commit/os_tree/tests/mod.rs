@@ -127,7 +127,7 @@ fn try_shape(items: &[&str], options: &OsTreeOptions) -> Result<Shaped, CommitEr
     let base = tempfile::tempdir().unwrap();
     make(base.path(), items);
     let mut tree = scan(base.path());
-    let report = arrange(&mut tree, options, None)?;
+    let report = arrange(&mut tree, options, None, &Cancel::new())?;
     Ok(Shaped {
         tree,
         report,
@@ -148,5 +148,8 @@ fn failure(items: &[&str], options: &OsTreeOptions) -> OsTreeError {
 }
 
 fn with_kernel(kernel: KernelChoice) -> OsTreeOptions {
-    OsTreeOptions { kernel }
+    OsTreeOptions {
+        kernel,
+        ..OsTreeOptions::default()
+    }
 }

@@ -313,7 +313,7 @@ fn homes_keep_their_modes_and_two_directories_of_one_name_become_one() {
         fs::set_permissions(base.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
     }
     let mut tree = scan(base.path());
-    let report = arrange(&mut tree, &OsTreeOptions::default(), None).unwrap();
+    let report = arrange(&mut tree, &OsTreeOptions::default(), None, &Cancel::new()).unwrap();
     let shaped = Shaped {
         tree,
         report,
@@ -403,7 +403,7 @@ fn the_snippet_makes_what_the_factory_has_and_leaves_others_paths_to_them() {
     )
     .unwrap();
     let mut tree = scan(base.path());
-    let report = arrange(&mut tree, &OsTreeOptions::default(), Some((7, 8))).unwrap();
+    let report = arrange(&mut tree, &OsTreeOptions::default(), Some((7, 8)), &Cancel::new()).unwrap();
     let shaped = Shaped {
         tree,
         report,
