@@ -153,6 +153,15 @@ impl Ring {
         settle(&self.directory)
     }
 
+    /// Removes all that a contestant made.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self, contestant: Contestant) -> Result<()> {
+        remove(&self.repo(contestant))?;
+        remove(&self.checkout_directory(contestant))
+    }
+
     /// Removes what a piece of work would find in its way.
     ///
     /// # Errors
@@ -267,7 +276,11 @@ fn then_sync(command: Command, directory: &Path) -> Command {
     both
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Removes a file or a tree, if it is there.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
     run(Command::new("rm")
         .args([
             OsStr::new("-rf"),

@@ -5,6 +5,7 @@
 //! later) is put in on both sides. `benches/RESULTS.md` keeps the last results with the machine they are from.
 
 mod contest;
+mod delivery;
 mod measure;
 mod report;
 
@@ -28,9 +29,15 @@ pub struct BenchArgs {
     /// Runs of each command; the median is what counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Directory that keeps the Debian trees [default: target/xtask/trees]
+    /// Directory that keeps the Debian trees [default: target/xtask/trees-RELEASE]
     #[arg(long, value_name = "DIR")]
     trees: Option<PathBuf>,
+    /// Debian's name of the release; one that gets no more point releases has an upgrade worth the name on every day
+    #[arg(long, value_name = "NAME", default_value = "bookworm")]
+    release: String,
+    /// A part of it
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// An empty directory on the filesystem that is to be measured [default: on a new ext4 in a file]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
@@ -43,6 +50,35 @@ pub struct BenchArgs {
     /// Fail if a target is missed
     #[arg(long)]
     strict: bool,
+}
+
+/// How many releases the sites with many of them have.
+const HISTORIES: [usize; 2] = [6, 100];
+
+/// How many releases the site has whose small files are measured.
+const AGE: usize = 1000;
+
+/// A part of the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Commit, checkout, fsck
+    Store,
+    /// Publish and pull, tree A
+    DeliveryA,
+    /// Publish and pull, tree B
+    DeliveryB,
+    /// Sites with many releases
+    History,
+}
+
+impl BenchArgs {
+    fn has(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+
+    fn options(&self) -> debian::Options {
+        debian::Options::of_release(&self.release, self.trees.as_deref())
+    }
 }
 
 /// Runs the comparison.
@@ -62,25 +98,42 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
             .with_context(|| format!("there is no {}", path.display()))?,
         None => workspace::build_atomos()?,
     };
-    let trees = trees(args)?;
+    let (trees, packages) = trees(args)?;
     let Some(work) = &args.work else {
         return measure_elsewhere(args, &atomos, &trees);
     };
     let circumstances = Circumstances {
-        command: format!("cargo xtask bench --runs {}", args.runs),
+        command: command(args),
         runs: usize::from(args.runs),
         trees: &trees,
         directory: work,
         load: load()?,
     };
-    let results = measure_all(args, &atomos, &trees, work)?;
+    let results = measure_all(args, &atomos, &trees, &packages, work)?;
     finish(args, &results, &circumstances)
+}
+
+/// As a person would type it.
+fn command(args: &BenchArgs) -> String {
+    let mut command = format!(
+        "cargo xtask bench --runs {} --release {}",
+        args.runs, args.release
+    );
+    if let Some(name) = args.only.as_ref().and_then(clap::ValueEnum::to_possible_value) {
+        command.push_str(" --only ");
+        command.push_str(name.get_name());
+    }
+    command
 }
 
 /// Starts it again on a filesystem of its own.
 fn measure_elsewhere(args: &BenchArgs, atomos: &Path, trees: &debian::Trees) -> Result<()> {
     let runs = args.runs.to_string();
-    let mut words = vec!["bench", "--runs", &runs];
+    let part = args.only.as_ref().and_then(clap::ValueEnum::to_possible_value);
+    let mut words = vec!["bench", "--runs", &runs, "--release", &args.release];
+    if let Some(part) = &part {
+        words.extend(["--only", part.get_name()]);
+    }
     words.extend(args.print_only.then_some("--print-only"));
     words.extend(args.strict.then_some("--strict"));
     let words: Vec<&OsStr> = words.into_iter().map(OsStr::new).collect();
@@ -90,7 +143,7 @@ fn measure_elsewhere(args: &BenchArgs, atomos: &Path, trees: &debian::Trees) -> 
         atomos,
         trees,
         user: None,
-        gibibytes: 16,
+        gibibytes: 40,
     }
     .run(&words)
 }
@@ -113,24 +166,105 @@ fn finish(args: &BenchArgs, results: &Results, circumstances: &Circumstances<'_>
     Ok(())
 }
 
-fn trees(args: &BenchArgs) -> Result<debian::Trees> {
-    let options = debian::Options::kept_in(args.trees.as_deref());
-    if let Some(trees) = debian::load_trees(&options)? {
-        return Ok(trees);
+fn trees(args: &BenchArgs) -> Result<(debian::Trees, debian::Packages)> {
+    let options = args.options();
+    if let Some(trees) = debian::load_trees(&options)?
+        && let Ok(packages) = debian::ensure_packages(&options, None)
+    {
+        return Ok((trees, packages));
     }
     match debian::find_archive(&options.release)? {
-        Availability::Answers(archive) => debian::ensure_trees(&options, &archive),
+        Availability::Answers(archive) => Ok((
+            debian::ensure_trees(&options, &archive)?,
+            debian::ensure_packages(&options, Some(&archive))?,
+        )),
         Availability::Unavailable(why) => bail!("the comparison needs real trees, but {why}"),
     }
 }
 
-fn measure_all(args: &BenchArgs, atomos: &Path, trees: &debian::Trees, work: &Path) -> Result<Results> {
+fn measure_all(
+    args: &BenchArgs,
+    atomos: &Path,
+    trees: &debian::Trees,
+    packages: &debian::Packages,
+    work: &Path,
+) -> Result<Results> {
     if work.to_str().is_none() {
         bail!("{} is not UTF-8", work.display());
     }
-    eprintln!("copying the trees");
-    let ring = Ring::prepare(work, atomos, trees)?;
     let mut results = Results::default();
+    if args.has(Part::Store) || args.has(Part::DeliveryA) {
+        eprintln!("copying the trees");
+        let ring = Ring::prepare(work, atomos, trees)?;
+        if args.has(Part::Store) {
+            measure_store(args, &ring, &mut results)?;
+            for contestant in Contestant::ALL {
+                ring.remove(contestant)?;
+            }
+        }
+        if args.has(Part::DeliveryA) {
+            let size = trees.size_v2;
+            let title = format!(
+                "Debian {} with its initramfs, {} files, {} MB, after an upgrade of {} packages",
+                trees.release,
+                size.files,
+                size.bytes / 1_000_000,
+                trees.upgraded.len()
+            );
+            eprintln!("tree A");
+            let tree = delivery::tree(title, &work.join("a"), atomos, ring.trees(), args.runs.min(3))?;
+            results.delivery.trees.insert('A', tree);
+        }
+    }
+    if args.has(Part::DeliveryB) || args.has(Part::History) {
+        measure_packages(args, atomos, packages, work, &mut results)?;
+    }
+    Ok(results)
+}
+
+fn measure_packages(
+    args: &BenchArgs,
+    atomos: &Path,
+    packages: &debian::Packages,
+    work: &Path,
+    results: &mut Results,
+) -> Result<()> {
+    let (v1, v2) = delivery::unpack_all(packages, &work.join("packages"))?;
+    if args.has(Part::DeliveryB) {
+        let size = debian::measure(&v2)?;
+        let updated = packages.packages.iter().filter(|package| package.is_updated());
+        let title = format!(
+            "{} packages of Debian {}, unpacked, {} files, {} MB, {} of them updated",
+            packages.packages.len(),
+            packages.release,
+            size.files,
+            size.bytes / 1_000_000,
+            updated.count()
+        );
+        eprintln!("tree B");
+        let tree = delivery::tree(title, &work.join("b"), atomos, (&v1, &v2), args.runs.min(3))?;
+        results.delivery.trees.insert('B', tree);
+    }
+    if args.has(Part::History) {
+        for releases in HISTORIES {
+            eprintln!("{releases} releases");
+            let place = work.join("history");
+            let history = delivery::measure_history(&place, atomos, &v1, packages, releases)?;
+            results.delivery.histories.push(history);
+        }
+        eprintln!("{AGE} releases of a small tree");
+        let age = delivery::measure_age(&work.join("age"), atomos, AGE)?;
+        if let (false, Some(history)) = (args.print_only, results.delivery.histories.last()) {
+            let value = serde_json::json!({ "history": delivery::history_to_json(history), "age": age });
+            let path = workspace::root().join("benches/history.json");
+            std::fs::write(&path, format!("{value:#}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn measure_store(args: &BenchArgs, ring: &Ring, results: &mut Results) -> Result<()> {
     for number in 0..args.runs {
         eprintln!("run {} of {}", number + 1, args.runs);
         for contestant in Contestant::ALL {
@@ -160,8 +294,7 @@ fn measure_all(args: &BenchArgs, atomos: &Path, trees: &debian::Trees, work: &Pa
             }
         }
     }
-    count_and_watch(&ring, &mut results)?;
-    Ok(results)
+    count_and_watch(ring, results)
 }
 
 /// One run more, for what timing would disturb or be disturbed by.

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::contest::{Contestant, Work};
+use super::delivery::Delivery;
 use super::measure::Series;
 use crate::debian::Trees;
 use crate::facts::Additions;
@@ -25,6 +26,8 @@ pub struct Results {
     pub memory: BTreeMap<(Work, Contestant), u64>,
     /// What the second version must add, and what it added.
     pub additions: Option<(Additions, Additions)>,
+    /// Publishing and pulling.
+    pub delivery: Delivery,
 }
 
 /// What the document says beside the results.
@@ -77,6 +80,7 @@ impl Results {
         {
             missed.push("the second version did not add exactly what changed".to_owned());
         }
+        missed.extend(self.delivery.missed());
         missed
     }
 
@@ -87,9 +91,12 @@ impl Results {
     pub fn render(&self, circumstances: &Circumstances<'_>) -> Result<String> {
         let mut text = String::from("# Results\n\n");
         self.introduction(&mut text, circumstances)?;
-        self.time_table(&mut text)?;
-        self.memory_table(&mut text)?;
-        self.count_paragraph(&mut text)?;
+        if !self.times.is_empty() {
+            self.time_table(&mut text)?;
+            self.memory_table(&mut text)?;
+            self.count_paragraph(&mut text)?;
+        }
+        self.delivery.render(&mut text)?;
         Ok(text)
     }
 

@@ -153,7 +153,10 @@ fn download(directory: &Path, archive: &Archive, updates: bool) -> Result<BTreeM
             .env("LC_ALL", "C");
         command
     };
-    eprintln!("  downloading the packages of {release}{}", if updates { " with every update" } else { "" });
+    eprintln!(
+        "  downloading the packages of {release}{}",
+        if updates { " with every update" } else { "" }
+    );
     log.run(apt_get().arg("update"))?;
     log.run(apt_get().args(["--download-only", "install"]).args(wanted()))?;
     let mut files = BTreeMap::new();
@@ -166,7 +169,8 @@ fn download(directory: &Path, archive: &Archive, updates: bool) -> Result<BTreeM
             continue;
         }
         let kept = directory.join(&file);
-        std::fs::rename(entry.path(), &kept).with_context(|| format!("cannot rename to {}", kept.display()))?;
+        std::fs::rename(entry.path(), &kept)
+            .with_context(|| format!("cannot rename to {}", kept.display()))?;
         files.insert(package_name(&kept)?, file);
     }
     remove_tree(&apt)?;
@@ -177,14 +181,24 @@ fn download(directory: &Path, archive: &Archive, updates: bool) -> Result<BTreeM
 }
 
 fn package_name(file: &Path) -> Result<String> {
-    let name = capture(Command::new("dpkg-deb").args(["--field"]).arg(file).arg("Package"))?;
+    let name = capture(
+        Command::new("dpkg-deb")
+            .args(["--field"])
+            .arg(file)
+            .arg("Package"),
+    )?;
     let name = name.trim();
     // `linux-image-6.1.0-49-amd64`, whose successor is another package.
-    Ok(if name.starts_with("linux-image-") && name.bytes().any(|byte| byte.is_ascii_digit()) && name.matches('-').count() > 2 {
-        "linux-image".to_owned()
-    } else {
-        name.to_owned()
-    })
+    Ok(
+        if name.starts_with("linux-image-")
+            && name.bytes().any(|byte| byte.is_ascii_digit())
+            && name.matches('-').count() > 2
+        {
+            "linux-image".to_owned()
+        } else {
+            name.to_owned()
+        },
+    )
 }
 
 /// Unpacks `new` into `tree`, after removing what `old` had there and `new` has not.
@@ -197,8 +211,15 @@ pub fn unpack(tree: &Path, old: Option<&Path>, new: Option<&Path>) -> Result<()>
             return Ok(Vec::new());
         };
         let script = "dpkg-deb --fsys-tarfile \"$1\" | tar --list --quoting-style=literal";
-        let text = capture(Command::new("bash").args(["-euo", "pipefail", "-c", script, "list"]).arg(package))?;
-        Ok(text.lines().map(|line| line.trim_start_matches("./").to_owned()).collect())
+        let text = capture(
+            Command::new("bash")
+                .args(["-euo", "pipefail", "-c", script, "list"])
+                .arg(package),
+        )?;
+        Ok(text
+            .lines()
+            .map(|line| line.trim_start_matches("./").to_owned())
+            .collect())
     };
     if let Some(old) = old {
         let kept = list(new)?;
