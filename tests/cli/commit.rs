@@ -202,3 +202,121 @@ fn an_owner_is_two_numbers() {
         .code(2);
     assert!(run.err.contains("an owner is two numbers, as 0:0"), "{}", run.err);
 }
+
+/// A root file system with a compressed document, a link to it, and a kernel with a compressed module.
+fn compressed_tree(scratch: &Scratch) {
+    for path in [
+        "usr/bin/true",
+        "etc/passwd",
+        "boot/vmlinuz-6.1",
+        "boot/initrd.img-6.1",
+    ] {
+        scratch.write(&format!("tree/{path}"), path);
+    }
+    scratch.write("tree/usr/lib/modules/6.1/modules.dep", "kernel/a.ko.gz:\n");
+    scratch.write("tree/usr/share/doc/a/changelog", "what changed\n");
+    scratch.write("tree/usr/lib/modules/6.1/kernel/a.ko", "a module\n");
+    for path in ["usr/share/doc/a/changelog", "usr/lib/modules/6.1/kernel/a.ko"] {
+        let gzip = std::process::Command::new("gzip")
+            .arg("-n")
+            .arg(scratch.path("tree").join(path))
+            .status();
+        assert!(gzip.unwrap().success());
+    }
+    std::os::unix::fs::symlink("changelog.gz", scratch.path("tree/usr/share/doc/a/NEWS.gz")).unwrap();
+}
+
+#[test]
+fn compression_is_warned_of_and_ends_on_request() {
+    let scratch = Scratch::new();
+    compressed_tree(&scratch);
+    let commit = |more: &[&str]| {
+        let mut args = vec!["commit", "-b", "os", "--os", "--owner", "0:0", "--mtime", "zero"];
+        args.extend(more);
+        args.push("tree");
+        scratch.atomos(&args)
+    };
+    let run = commit(&[]).code(0);
+    for what in ["compressed modules: 1 file", "compressed documents: 1 file"] {
+        assert!(run.err.contains(&format!("warning: {what}, ")), "{}", run.err);
+    }
+    assert!(run.err.contains("(an estimate)"), "{}", run.err);
+    let found = |run: serde_json::Value| -> Vec<String> {
+        let findings = run["findings"].as_array().unwrap().clone();
+        let costly = findings
+            .iter()
+            .filter(|finding| finding["cost"]["bytes"].is_u64());
+        costly
+            .map(|finding| finding["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        found(serde_json::from_str(&scratch.atomos(&["lint", "--json", "os"]).out).unwrap()),
+        ["compressed-modules", "compressed-documents"]
+    );
+
+    let run = commit(&["--unpack", "docs"]).code(0);
+    assert!(run.err.contains("warning: compressed modules"), "{}", run.err);
+    assert!(!run.err.contains("warning: compressed documents"), "{}", run.err);
+    assert!(run.err.contains("  unpacked documents: 1 file, "), "{}", run.err);
+    assert_eq!(
+        scratch.atomos(&["cat", "os", "usr/share/doc/a/changelog"]).ok(),
+        "what changed\n"
+    );
+
+    let first = commit(&["--unpack", "modules,docs"]).ok();
+    let again = commit(&["--unpack", "docs", "--unpack", "modules"]).ok();
+    let tree = |commit: &str| {
+        scratch
+            .atomos(&["rev-parse", &format!("{}^{{tree}}", commit.trim_end())])
+            .ok()
+    };
+    assert_eq!(tree(&first), tree(&again), "the same tree each time");
+    assert_eq!(
+        scratch
+            .atomos(&["cat", "os", "usr/lib/modules/6.1/modules.dep"])
+            .ok(),
+        "kernel/a.ko:\n"
+    );
+    assert_eq!(
+        scratch
+            .atomos(&["cat", "os", "usr/lib/modules/6.1/kernel/a.ko"])
+            .ok(),
+        "a module\n"
+    );
+    let listed = scratch.atomos(&["ls", "-R", "os", "usr/share/doc"]).ok();
+    assert!(listed.contains("/NEWS\n") && !listed.contains(".gz"), "{listed}");
+    // The directory itself is as it was.
+    assert!(scratch.path("tree/usr/share/doc/a/changelog.gz").is_file());
+}
+
+#[test]
+fn a_damaged_module_is_named_and_nothing_is_committed() {
+    let scratch = Scratch::new();
+    compressed_tree(&scratch);
+    let path = scratch.path("tree/usr/lib/modules/6.1/kernel/a.ko.gz");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+    let run = scratch
+        .atomos(&["commit", "-b", "os", "--os", "--unpack", "modules", "tree"])
+        .code(5);
+    assert!(
+        run.err
+            .contains("error: cannot unpack tree/usr/lib/modules/6.1/kernel/a.ko.gz"),
+        "{}",
+        run.err
+    );
+    assert_eq!(scratch.atomos(&["refs"]).ok(), "");
+}
+
+#[test]
+fn what_to_unpack_is_one_of_two_and_belongs_to_os() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch
+        .atomos(&["commit", "-b", "os", "--unpack", "docs", "tree"])
+        .code(2);
+    scratch
+        .atomos(&["commit", "-b", "os", "--os", "--unpack", "kernel", "tree"])
+        .code(2);
+}

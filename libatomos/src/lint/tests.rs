@@ -6,8 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::commit::hash_directory;
+use crate::commit::{CommitOptions, commit, hash_directory};
 use crate::progress::NoProgress;
+use crate::repo::{Repo, RepoMode};
 
 /// A tree that nothing is wrong with.
 const GOOD: [&str; 21] = [
@@ -134,6 +135,8 @@ fn each_fault_is_found_and_nothing_else() {
         (&["usr/share/factory/var/home/a/"], &[]),
         (&["usr/share/factory/var/home/a/b"], &["home-content"]),
         (&["usr/lib/modules/6.1/a.ko.xz"], &["compressed-modules"]),
+        (&["usr/share/man/man1/a.1.gz"], &["compressed-documents"]),
+        (&["usr/share/man/man1/a.1.gz -> b.1.gz", "usr/share/a.gz"], &[]),
     ] {
         let base = tempfile::tempdir().unwrap();
         make(base.path(), &GOOD);
@@ -173,6 +176,44 @@ fn modes_and_names_are_looked_at() {
     assert_eq!(at(Check::WorldWritable), "usr/bin/open usr/lib/open");
     assert_eq!(at(Check::NameNotUtf8), "usr/\u{fffd}");
     assert!(report.is_deployable(), "warnings keep nobody from deploying");
+}
+
+#[test]
+fn compression_is_found_with_what_it_costs() {
+    let base = tempfile::tempdir().unwrap();
+    make(base.path(), &GOOD);
+    make(
+        base.path(),
+        &["usr/lib/modules/6.1/a.ko.xz", "usr/lib/modules/6.1/b.ko.zst"],
+    );
+    fs::write(base.path().join("usr/lib/modules/6.1/b.ko.zst"), [0; 1000]).unwrap();
+    let report = lint(base.path());
+    let cost = report.findings[0].cost.unwrap();
+    let bytes = 1000 + "usr/lib/modules/6.1/a.ko.xz".len() as u64;
+    assert_eq!((cost.files, cost.bytes), (2, bytes));
+    assert!(cost.patched < bytes / 2 && cost.patched > bytes / 3, "{cost:?}");
+    assert!(report.is_deployable());
+}
+
+#[test]
+fn a_compressed_initramfs_is_found_in_a_directory_and_in_a_repository() {
+    let base = tempfile::tempdir().unwrap();
+    let root = base.path().join("root");
+    make(&root, &GOOD);
+    let zstd = [&[0x28, 0xb5, 0x2f, 0xfd][..], &[1; 996]].concat();
+    fs::write(root.join("usr/lib/modules/6.1/initramfs.img"), zstd).unwrap();
+    let repo = Repo::init(&base.path().join("repo"), RepoMode::BareUser).unwrap();
+    let source = || Dir::open_ambient(&root).unwrap();
+    let options = CommitOptions::default();
+    let stored = commit(&repo, source(), &options, &NoProgress, &Cancel::new()).unwrap();
+    for report in [
+        lint_directory(source(), &Cancel::new()).unwrap(),
+        lint_tree(&repo, &stored.root, &Cancel::new()).unwrap(),
+    ] {
+        assert_eq!(names(&report), ["compressed-initramfs"]);
+        assert_eq!(report.findings[0].paths, ["usr/lib/modules/6.1/initramfs.img"]);
+        assert_eq!(report.findings[0].cost.unwrap().bytes, 1000);
+    }
 }
 
 #[test]

@@ -52,6 +52,9 @@ struct Node<'a> {
     end: usize,
 }
 
+/// Its priority among the values of a key, and its bytes.
+type Value = (u32, Vec<u8>);
+
 /// Writes a text index anew; `rename` has the new name of a path that changes.
 pub(crate) fn rewrite_text<'p>(text: &[u8], rename: impl Fn(&[u8]) -> Option<&'p [u8]>) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
@@ -73,7 +76,7 @@ pub(crate) fn rewrite_binary<'p>(
     rename: impl Fn(&[u8]) -> Option<&'p [u8]>,
 ) -> Result<Vec<u8>, NoIndex> {
     let (root, nodes) = read(bytes)?;
-    let nodes: Vec<(Node<'_>, Vec<(u32, Vec<u8>)>)> = nodes
+    let nodes: Vec<(Node<'_>, Vec<Value>)> = nodes
         .into_iter()
         .map(|node| {
             let values = node.values.iter().flatten();
@@ -134,7 +137,7 @@ fn put(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(&number.to_be_bytes());
 }
 
-fn size(node: &Node<'_>, values: &[(u32, Vec<u8>)]) -> usize {
+fn size(node: &Node<'_>, values: &[Value]) -> usize {
     let prefix = node.prefix.map_or(0, |prefix| prefix.len() + 1);
     let children = node.children.as_ref().map_or(0, |(_, all)| 2 + 4 * all.len());
     let values: usize = values.iter().map(|(_, value)| 4 + value.len() + 1).sum();

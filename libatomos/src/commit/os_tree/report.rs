@@ -163,6 +163,8 @@ pub enum LeftPacked {
     NotPacked,
     /// A link elsewhere in the tree calls it by its compressed name.
     Named,
+    /// Its attributes have a signature of its compressed bytes.
+    Signed,
 }
 
 impl LeftPacked {
@@ -170,9 +172,10 @@ impl LeftPacked {
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::NameTaken => "the unpacked name is taken",
-            Self::NotPacked => "the bytes are not what the name says",
-            Self::Named => "a link elsewhere has the compressed name",
+            Self::NameTaken => "their unpacked names are taken",
+            Self::NotPacked => "their bytes are not what their names say",
+            Self::Named => "links elsewhere have their compressed names",
+            Self::Signed => "their attributes sign the compressed bytes",
         }
     }
 }

@@ -8,8 +8,8 @@
 //! Here names change; the bytes are unpacked when they are hashed, and never lie on disk in between. A file keeps owner,
 //! mode, times and extended attributes, a module its signature, which is inside. What cannot be unpacked without
 //! breaking something stays as it is, and is named in a warning: a file whose unpacked name is taken; one whose bytes
-//! are not what its name says (documents are read to their end to know, modules are not: a damaged one is an error); and
-//! one that a link elsewhere calls by its compressed name, since whoever reads that link expects compressed bytes.
+//! are not what its name says (documents are read to their end to know, modules are not: a damaged one is an error), or
+//! are signed as they are by an extended attribute; and one that a link elsewhere calls by its compressed name, since whoever reads that link expects compressed bytes.
 //!
 //! `/etc/alternatives` is the exception to the last: its links stand between a link in `/usr/share/man` and a page there,
 //! and nobody else reads them. They keep their names and get new targets.
@@ -206,20 +206,20 @@ fn plan(tree: &SourceTree, wanted: Unpack, cancel: &Cancel) -> Result<Plan, Comm
     });
 
     // Bytes.
-    let packed: Vec<bool> = candidates
+    let reasons: Vec<Option<LeftPacked>> = candidates
         .par_iter()
         .map(|file| {
             cancel.check()?;
-            is_packed(tree, file)
+            look_inside(tree, file)
         })
         .collect::<Result<_, CommitError>>()?;
-    let mut packed = packed.into_iter();
+    let mut reasons = reasons.into_iter();
     candidates.retain(|file| {
-        let packed = packed.next().expect("there is an answer for each candidate");
-        if !packed {
-            leave(LeftPacked::NotPacked, &file.path);
+        let reason = reasons.next().expect("there is an answer for each candidate");
+        if let Some(reason) = reason {
+            leave(reason, &file.path);
         }
-        packed
+        reason.is_none()
     });
 
     // Links. Each leads to one file, which it can keep from being unpacked.
@@ -302,22 +302,32 @@ fn new_link_name(
     }
 }
 
-/// Returns whether a file is what its name says. Documents come from many hands, so they are read to their end; a
-/// module that is damaged would be found by nobody until it is needed, so it is an error later on.
-fn is_packed(tree: &SourceTree, file: &Candidate) -> Result<bool, CommitError> {
+/// Attributes that sign a file's bytes, as they are.
+const SIGNATURES: [&[u8]; 2] = [b"security.ima", b"security.evm"];
+
+/// Returns why a file's bytes cannot be unpacked, if they cannot. Documents come from many hands, so they are read to
+/// their end; a module that is damaged would be found by nobody until it is needed, so it is an error later on.
+fn look_inside(tree: &SourceTree, file: &Candidate) -> Result<Option<LeftPacked>, CommitError> {
     let Some(disk) = tree.open_content(file.node)? else {
-        return Ok(false);
+        return Ok(Some(LeftPacked::NotPacked));
     };
-    let fail = |error| unreadable(tree, file.node, error);
-    if file.what == Compressed::Modules {
+    let path = std::path::PathBuf::from(lossy(&file.path));
+    let xattrs = read_xattrs(&disk, &path)?;
+    if SIGNATURES.iter().any(|name| xattrs.get(name).is_some()) {
+        return Ok(Some(LeftPacked::Signed));
+    }
+    let fail = |error| crate::fs::FsError::new("read", &path, error);
+    let packed = if file.what == Compressed::Modules {
         let mut head = [0; 6];
         let len = crate::fs::read_up_to(&disk, &mut head).map_err(fail)?;
-        return Ok(begins_as(file.codec, &head[..len]));
-    }
-    let size = disk.metadata().map_err(fail)?.len();
-    let read = Unpacker::new(file.codec, &disk, size)
-        .and_then(|mut unpacker| io::copy(&mut unpacker, &mut io::sink()));
-    Ok(read.is_ok())
+        begins_as(file.codec, &head[..len])
+    } else {
+        let size = disk.metadata().map_err(fail)?.len();
+        Unpacker::new(file.codec, &disk, size)
+            .and_then(|mut unpacker| io::copy(&mut unpacker, &mut io::sink()))
+            .is_ok()
+    };
+    Ok((!packed).then_some(LeftPacked::NotPacked))
 }
 
 /// What is renamed beneath a version's directory: old paths and new ones, relative to it.

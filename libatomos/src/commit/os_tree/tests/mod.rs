@@ -1,9 +1,11 @@
 //! Small trees to try the rules on.
 //!
-//! `rules` has every rule on a tree that it is about, `laws` what holds for all trees, made up or real.
+//! `rules` has every rule on a tree that it is about, `laws` what holds for all trees, made up or real; `unpacking` has
+//! both for what is unpacked.
 
 mod laws;
 mod rules;
+mod unpacking;
 
 use std::collections::BTreeMap;
 use std::fs;
