@@ -32,6 +32,10 @@ const MAX_WINDOW_LOG: u32 = 27;
 /// The smallest that zstd has.
 const MIN_WINDOW_LOG: u32 = 10;
 
+/// The most bytes that a block of a frame makes, and the fewest that it takes.
+const MAX_BLOCK: u64 = 128 * 1024;
+const MIN_BLOCK: u64 = 4;
+
 /// A reusable compressor.
 pub struct Compressor {
     context: CCtx<'static>,
@@ -114,8 +118,8 @@ impl Decompressor {
         out: &mut Vec<u8>,
     ) -> Result<(), CompressError> {
         out.clear();
-        out.reserve_exact(len);
         check_frame(frame, len)?;
+        out.reserve_exact(len);
         let found = self.0.decompress(out, frame).map_err(zstd_error)?;
         exactly(found, len)
     }
@@ -145,6 +149,10 @@ fn check_frame(frame: &[u8], len: usize) -> Result<(), CompressError> {
         return Err(CompressError::Zstd("bytes follow the frame"));
     }
     match zstd_safe::get_frame_content_size(frame) {
+        // So that a few bytes cannot ask for much memory.
+        Ok(Some(found)) if found / MAX_BLOCK > frame.len() as u64 / MIN_BLOCK => {
+            Err(CompressError::Zstd("the frame is too short for what it says"))
+        }
         Ok(Some(found)) if found == len as u64 => Ok(()),
         Ok(Some(found)) => Err(CompressError::Size {
             expected: len,
@@ -159,5 +167,44 @@ fn exactly(found: usize, expected: usize) -> Result<(), CompressError> {
         Ok(())
     } else {
         Err(CompressError::Size { expected, found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_bytes_cannot_ask_for_much_memory() {
+        // A frame's header that says 512 MiB, and one last block of nothing.
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0];
+        frame.extend_from_slice(&(512u32 << 20).to_le_bytes());
+        frame.extend_from_slice(&[1, 0, 0]);
+        for result in [
+            decompress(&frame, 512 << 20),
+            decompress_with_prefix(&frame, b"prefix", 512 << 20),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("too short"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_compresses_best_is_still_read() {
+        for len in [0, 1, 1000, 128 * 1024, 128 * 1024 + 1, 3_000_000, 20_000_000] {
+            for level in [1, 19] {
+                let raw = vec![7; len];
+                let frame = Compressor::new(level).compress(&raw).unwrap();
+                assert!(
+                    decompress(&frame, len).unwrap() == raw,
+                    "{len} bytes at level {level}"
+                );
+                let frame = compress_with_prefix(&raw, &raw, level).unwrap();
+                assert!(
+                    decompress_with_prefix(&frame, &raw, len).unwrap() == raw,
+                    "{len} bytes at level {level}"
+                );
+            }
+        }
     }
 }

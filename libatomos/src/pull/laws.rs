@@ -12,7 +12,7 @@ use crate::digest::{BlobId, Digest};
 use crate::format::Metadata;
 use crate::repo::Repo;
 use crate::site::{
-    Artifact, BlobList, Frame, Index, Manifest, PatchFrame, blob_frames, image_frames, limits,
+    Artifact, BlobList, Frame, Index, Manifest, NOT_IN_TREE, PatchFrame, blob_frames, image_frames, limits,
 };
 
 use super::plan::{Content, GroupMember, Needs, Plan, PlanOptions};
@@ -171,10 +171,11 @@ impl Frames {
                 PatchFrame::Prefix {
                     windows, blob, base, ..
                 } => {
+                    let Some(base) = bases.get(base) else { continue };
                     for (number, len) in windows.iter().enumerate() {
                         let content = Content::Window {
                             blob: *blob,
-                            base: bases[base],
+                            base: *base,
                             index: number as u32,
                         };
                         add(Artifact::Patch, digest, &mut offset, *len, content);
@@ -186,8 +187,9 @@ impl Frames {
                         .map(|target| GroupMember {
                             blob: target.blob,
                             stream_len: target.stream_len,
-                            use_it: target.blob != crate::site::NOT_IN_TREE,
-                            base: target.base.map(|base| bases[&base]),
+                            use_it: target.blob != NOT_IN_TREE
+                                && target.base.is_none_or(|base| bases.contains_key(&base)),
+                            base: target.base.and_then(|base| bases.get(&base).copied()),
                         })
                         .collect();
                     add(

@@ -38,57 +38,68 @@ pub(super) fn frame(world: &World, files: &Files, bytes: &[u8]) {
         return;
     };
     let number = usize::from(high & !STREAMS) << 8 | usize::from(*low);
-    let client = world.client();
+    let client = &world.client;
     if high & STREAMS == 0 {
-        return files.frames.take(&client, &files.blobs, number, rest);
+        return files.frames.take(client, &files.blobs, number, rest);
     }
     let groups = files.frames.groups();
     if let Some((number, len)) = groups.iter().nth(number % groups.len().max(1)) {
         let mut raw = rest.to_vec();
         raw.resize(*len as usize, 0);
         let frame = crate::pull::laws::Frames::compress(&raw);
-        files.frames.take(&client, &files.blobs, *number, &frame);
+        files.frames.take(client, &files.blobs, *number, &frame);
     }
 }
 
-/// A file of one version, and the next version of it.
-fn pairs() -> [(Vec<u8>, Vec<u8>); 3] {
+/// A file of one version, the next version of it, and the stream that makes the one of the other.
+#[derive(Debug)]
+pub(super) struct Pair {
+    base: std::fs::File,
+    new: Vec<u8>,
+    stream: Vec<u8>,
+}
+
+pub(super) fn pairs() -> Vec<Pair> {
     let old: Vec<u8> = (0..3000u32).map(|n| (n * n / 7) as u8).collect();
     let mut moved = old[1000..2500].to_vec();
     moved.extend_from_slice(&old[..900]);
     moved.iter_mut().step_by(97).for_each(|byte| *byte ^= 5);
     let longer = [&b"inserted"[..], &old, b"appended"].concat();
     [
-        (old.clone(), moved),
-        (old, longer),
-        (Vec::new(), b"all of it is new".to_vec()),
+        (&old[..], moved),
+        (&old[..], longer),
+        (&[], b"all of it is new".to_vec()),
     ]
+    .map(|(old, new)| Pair {
+        base: memory_file(old),
+        stream: make_stream(old, &new).unwrap(),
+        new,
+    })
+    .into()
 }
 
-pub(super) fn streams() -> Vec<Vec<u8>> {
-    let pairs = pairs();
-    let numbered = pairs.iter().enumerate();
+pub(super) fn streams(files: &Files) -> Vec<Vec<u8>> {
+    let numbered = files.pairs.iter().enumerate();
     numbered
-        .map(|(number, (old, new))| [&[number as u8], &make_stream(old, new).unwrap()[..]].concat())
+        .map(|(number, pair)| [&[number as u8], &pair.stream[..]].concat())
         .collect()
 }
 
-pub(super) fn stream(bytes: &[u8]) {
+pub(super) fn stream(files: &Files, bytes: &[u8]) {
     let Some((number, stream)) = bytes.split_first() else {
         return;
     };
-    let pairs = pairs();
-    let (old, new) = &pairs[usize::from(*number) % pairs.len()];
-    let base = memory_file(old);
-    for size in [new.len(), new.len() + 1, 0] {
-        if let Ok(made) = apply_stream(stream, &base, size as u64) {
+    let pair = &files.pairs[usize::from(*number) % files.pairs.len()];
+    for size in [pair.new.len(), pair.new.len() + 1, 0] {
+        if let Ok(made) = apply_stream(stream, &pair.base, size as u64) {
             assert_eq!(made.len(), size, "as many bytes as were announced");
             // Each byte is new, or is a byte of the base and a difference: it has to stand in the stream.
             assert!(stream.len() >= 4 + size);
         }
     }
-    if make_stream(old, new).unwrap() == stream {
-        assert!(apply_stream(stream, &base, new.len() as u64).unwrap() == *new);
+    if pair.stream == stream {
+        let made = apply_stream(stream, &pair.base, pair.new.len() as u64);
+        assert!(made.unwrap() == pair.new, "the real stream makes the real file");
     }
 }
 

@@ -9,6 +9,7 @@ use crate::repo::Repo;
 use crate::sign::{Envelope, KeySet, Role, Signer};
 use crate::site::{Artifact, BlobList, INFO, Manifest, PatchFrame, Record, Release, TreeTable, record_path};
 
+use super::bytes::Pair;
 use super::world::{NOW, World, reference};
 
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(super) struct Files {
     pub(super) relative_index: Vec<u8>,
     pub(super) blobs: BlobList,
     pub(super) frames: Frames,
+    pub(super) pairs: Vec<Pair>,
 }
 
 impl Files {
@@ -110,8 +112,9 @@ impl Files {
             index: decoded.index.encode(),
             relative_index: decoded_relative.index.encode(),
             blobs: decoded.blobs.clone(),
-            frames: Frames::of(&world.client(), &decoded, &|path| Arc::clone(&all[path])),
+            frames: Frames::of(&world.client, &decoded, &|path| Arc::clone(&all[path])),
             decoded,
+            pairs: super::bytes::pairs(),
             all,
         }
     }

@@ -101,7 +101,7 @@ impl Laws {
             Parser::Index => vec![files.index.clone(), files.relative_index.clone()],
             Parser::Manifest => tables::manifests(files),
             Parser::Frame => bytes::frames(files),
-            Parser::Stream => bytes::streams(),
+            Parser::Stream => bytes::streams(files),
             Parser::Bundle => bytes::bundles(&self.world),
             Parser::Pull => whole::seeds(files),
         }
@@ -124,7 +124,7 @@ impl Laws {
             Parser::Index => tables::index(&files.blobs, bytes),
             Parser::Manifest => tables::manifest(files, bytes),
             Parser::Frame => bytes::frame(&self.world, files, bytes),
-            Parser::Stream => bytes::stream(bytes),
+            Parser::Stream => bytes::stream(files, bytes),
             Parser::Bundle => bytes::bundle(bytes),
             Parser::Pull => whole::pull(&self.world, files, bytes),
         }

@@ -1,9 +1,12 @@
-//! The publisher's side: three versions of a tree, published one after another, and a client that stopped at the second.
+//! Three versions of a tree, published one after another, and a client that stopped at the first. Every byte of it is the
+//! same in every process: an input that breaks a law must do so again.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::cancel::Cancel;
-use crate::commit::{CommitOptions, commit};
+use crate::commit::{CommitOptions, MtimePolicy, commit};
 use crate::digest::CommitId;
 use crate::fs::Dir;
 use crate::names::RefName;
@@ -42,8 +45,10 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 pub(super) struct World {
     scratch: tempfile::TempDir,
     pub(super) publisher: Repo,
+    /// Has the first version. It must stay as it is.
+    pub(super) client: Repo,
     pub(super) key: SecretKey,
-    /// The second and the third version: what the client has, and what there is.
+    /// The first and the third version: what the client has, and what there is.
     pub(super) base: CommitId,
     pub(super) newest: CommitId,
 }
@@ -57,8 +62,8 @@ impl World {
             .tempdir_in(parent)
             .unwrap();
         let path = scratch.path();
-        let publisher = Repo::init(&path.join("publisher"), RepoMode::BareUser).unwrap();
-        let client = Repo::init(&path.join("client"), RepoMode::BareUser).unwrap();
+        let publisher = repo(&path.join("publisher"));
+        let client = repo(&path.join("client"));
         let key = SecretKey::from_seed(&[1; 32]);
         let config = RemoteConfig {
             urls: vec![path.join("site").to_str().unwrap().to_owned()],
@@ -74,6 +79,8 @@ impl World {
                 reference: Some(reference()),
                 version: version.to_string(),
                 time: Some(NOW),
+                mtime: MtimePolicy::Zero,
+                owner: Some((0, 0)),
                 ..CommitOptions::default()
             };
             let tree = Dir::open_ambient(tree).unwrap();
@@ -98,7 +105,7 @@ impl World {
                 &Cancel::new(),
             )
             .unwrap();
-            if version < 3 {
+            if version == 1 {
                 let wanted = [Wanted {
                     reference: reference(),
                     selector: crate::pull::Selector::Newest,
@@ -117,8 +124,9 @@ impl World {
         }
         Self {
             publisher,
+            client,
             key,
-            base: commits[1],
+            base: commits[0],
             newest: commits[2],
             scratch,
         }
@@ -132,11 +140,15 @@ impl World {
     pub(super) fn scratch(&self) -> &Path {
         self.scratch.path()
     }
+}
 
-    /// Returns the repository of the client that has the first two versions. It must stay as it is.
-    pub(super) fn client(&self) -> Repo {
-        Repo::open(&self.scratch.path().join("client")).unwrap()
-    }
+/// Makes a repository whose id is always the same.
+fn repo(path: &Path) -> Repo {
+    let made = Repo::init(path, RepoMode::BareUser).unwrap();
+    let config = std::fs::read_to_string(path.join("config")).unwrap();
+    let config = config.replace(&made.config().id, "0123456789abcdef0123456789abcdef");
+    std::fs::write(path.join("config"), config).unwrap();
+    Repo::open(path).unwrap()
 }
 
 pub(super) fn session() -> SessionOptions {
@@ -168,13 +180,14 @@ fn write_tree(tree: &Path, version: i64) {
     let write = |path: &str, bytes: &[u8]| {
         let path = tree.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(tree)) {
+            std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+        }
     };
-    let mut large = noise(1, 2000).repeat(4300);
-    if version > 1 {
-        large[5_000_000] ^= 1;
-        large.extend_from_slice(b"more");
-    }
+    let mut large = noise(1, 2000).repeat(if version == 1 { 300 } else { 4300 });
+    large[100_000] = version.min(2) as u8;
     write("usr/share/large", &large);
     for seed in 2..5 {
         // As where every address has moved: bsdiff does better than windows.
