@@ -15,6 +15,7 @@ use libatomos::remote::RemoteError;
 use libatomos::repo::RepoError;
 use libatomos::sign::SignError;
 use libatomos::sysroot::SysrootError;
+use libatomos::transport::{TransportError, TransportErrorKind};
 
 use crate::exit_code::{Failure, Outcome};
 use crate::output::text::escape_text;
@@ -255,7 +256,7 @@ fn hint_for_pull(error: &PullError) -> Option<String> {
         }
         PullError::Older { .. } => "ask the publisher, or name another mirror".to_owned(),
         PullError::Expired { .. } => {
-            "look at this machine's clock; if it is right, the publisher has to publish again".to_owned()
+            "look at this machine's clock; if it is right, the publisher has to publish again, and `bundle apply --accept-expired` takes a bundle all the same".to_owned()
         }
         PullError::Incompatible { .. } => {
             "if this machine is one of those, say so in the remote's `compatible`".to_owned()
@@ -271,8 +272,36 @@ fn hint_for_pull(error: &PullError) -> Option<String> {
         PullError::TooManyBytes { needed, .. } => format!("--max-bytes {needed} allows it"),
         PullError::NoSpace { .. } => "`atomos cleanup` and `atomos prune` make room".to_owned(),
         PullError::BadObject { .. } => "try again later: what came is kept".to_owned(),
-        PullError::Transport(_) | PullError::Cancelled(_) => {
+        PullError::NoSuchRef { remote, .. } => format!(
+            "`atomos remote show {remote}` shows where the site is; ask the publisher what its refs are"
+        ),
+        PullError::Gone { reference, .. } => format!(
+            "sites keep a number of releases, and bundles are for certain versions: pull the newest one, {reference}, from a whole site"
+        ),
+        PullError::NotAMirror { .. } => "choose an empty directory with --to DIR".to_owned(),
+        PullError::NoSubpath { path, .. } => format!(
+            "pull it whole, then `atomos ls REMOTE:REF` lists what there is; {path} is looked for from the root of the tree"
+        ),
+        PullError::Transport(error) => return hint_for_transport(error),
+        PullError::Cancelled(_) => "run the command again: it takes up what came".to_owned(),
+        _ => return None,
+    })
+}
+
+fn hint_for_transport(error: &TransportError) -> Option<String> {
+    Some(match error.kind {
+        TransportErrorKind::Temporary | TransportErrorKind::Cancelled => {
             "run the command again: it takes up what came".to_owned()
+        }
+        TransportErrorKind::NotFound | TransportErrorKind::Protocol | TransportErrorKind::TooLarge => {
+            "`atomos remote show NAME` shows where the site is; what came is kept, and another mirror may have the rest"
+                .to_owned()
+        }
+        TransportErrorKind::Denied => {
+            "`atomos remote add --force` takes credentials: --user, --token-file, --netrc, --client-cert".to_owned()
+        }
+        TransportErrorKind::Untrusted => {
+            "`atomos remote add --force --ca FILE` adds a certificate authority".to_owned()
         }
         _ => return None,
     })
@@ -301,6 +330,9 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
             "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned()
         }
         PublishError::Damaged { .. } => "`atomos site fsck DIR` says what else is damaged".to_owned(),
+        PublishError::NothingLeft { .. } => {
+            "publish a release that takes its place; it must be another commit, so commit it anew".to_owned()
+        }
         PublishError::NoRefs { .. } => "`atomos commit --ref REF DIR` makes one".to_owned(),
         PublishError::Lock(error) => return hint_for_lock(error),
         PublishError::Cancelled(_) => "the site is as it was; run the command again".to_owned(),
@@ -371,6 +403,9 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         }
         RepoError::RefCollision { other, .. } => {
             format!("choose another name, or remove the other ref with `atomos refs --delete {other}`")
+        }
+        RepoError::PartialCommit { .. } => {
+            "`atomos pull REMOTE REF` without --subpath brings the rest; `atomos checkout --subpath PATH` takes what is here".to_owned()
         }
         RepoError::ObjectMissing { .. } | RepoError::ObjectDamaged { .. } => {
             "`atomos fsck` tells which refs and paths it belongs to".to_owned()

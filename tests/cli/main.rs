@@ -2,6 +2,7 @@
 //! own, and judged by its stdout, stderr and exit code.
 #![expect(clippy::unwrap_used, reason = "what a test helper cannot do ends the test")]
 
+mod bundle;
 mod cat;
 mod checkout;
 mod commit;
@@ -10,19 +11,24 @@ mod completions;
 mod diff;
 mod fsck;
 mod globals;
+mod history;
 mod init;
 mod key;
 mod key_set;
 mod key_tools;
 mod log;
 mod ls;
+mod mirror;
 mod progress;
 mod prune;
+mod publish;
 mod pull;
+mod pull_remote;
 mod reference;
 mod refs;
 mod remote;
 mod rev_parse;
 mod serve;
 mod show;
+mod site;
 mod stats;

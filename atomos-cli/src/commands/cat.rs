@@ -71,7 +71,9 @@ fn open_verified(repo: &Repo, rev: &str, path: &OsString) -> Result<File, CliErr
             node => return Err(not_a_file(change::kind(&node))),
         },
     };
-    let mut file = repo.open_blob(&blob)?;
+    let mut file = repo
+        .open_blob(&blob)
+        .map_err(|error| repo.explain_missing(repo.resolve_commit(rev).ok(), error))?;
     let read = |error| CliError::from(FsError::new("read the blob", blob.to_string(), error));
     let (found, _) = hash_file(&file).map_err(read)?;
     if found != blob {

@@ -45,6 +45,14 @@ pub fn run(context: &Context, _args: &FsckArgs) -> RunResult {
             text::count(report.strangers, "file", "files")
         ));
     }
+    for (commit, paths) in &report.partial {
+        let paths: Vec<_> = paths.iter().map(|path| text::escape_text(path)).collect();
+        ui.status(format_args!(
+            "Only a part of commit {} is here, as was asked for: {}",
+            commit.short(),
+            paths.join(", ")
+        ));
+    }
     if report.is_clean() {
         ui.status(format_args!("Everything is whole: {looked_at}"));
         return Ok(Outcome::Done);

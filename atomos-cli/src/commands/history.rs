@@ -33,7 +33,9 @@ struct ReleaseModel {
     number: u64,
     version: String,
     commit: String,
-    time: i64,
+    /// Absent where the site knows no more than that it was withdrawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     withdrawn: Option<String>,
 }
@@ -50,7 +52,7 @@ pub fn run(context: &Context, args: &HistoryArgs) -> RunResult {
         context.cancel(),
     )?;
     let (record, history) = session.history(&args.reference)?;
-    let releases: Vec<_> = history
+    let mut releases: Vec<_> = history
         .into_iter()
         .map(|entry| ReleaseModel {
             number: entry.number,
@@ -61,9 +63,23 @@ pub fn run(context: &Context, args: &HistoryArgs) -> RunResult {
                 .map(|one| one.reason.clone()),
             version: entry.version,
             commit: entry.commit.to_string(),
-            time: entry.time,
+            time: Some(entry.time),
         })
         .collect();
+    // What was taken back is not in the history of what came in its place.
+    for one in &record.withdrawn {
+        let commit = one.commit.to_string();
+        if !releases.iter().any(|release| release.commit == commit) {
+            releases.push(ReleaseModel {
+                number: one.number,
+                version: one.version.clone(),
+                commit,
+                time: None,
+                withdrawn: Some(one.reason.clone()),
+            });
+        }
+    }
+    releases.sort_by_key(|release| std::cmp::Reverse(release.number));
     if context.json() {
         context.ui().result(|out| json::write(out, &releases))?;
         return Ok(Outcome::Done);
@@ -78,7 +94,7 @@ pub fn run(context: &Context, args: &HistoryArgs) -> RunResult {
             text::escape_text(&release.version),
             release.number.to_string(),
             release.commit[..12].to_owned(),
-            text::time(release.time),
+            release.time.map_or_else(String::new, text::time),
             text::escape_text(&note),
         ]);
     }

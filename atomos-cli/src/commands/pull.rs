@@ -7,7 +7,7 @@ use libatomos::digest::CommitId;
 use libatomos::names::RefName;
 use libatomos::pull::{PullOptions, PullReport, Selector, Wanted, pull};
 use libatomos::remote::RemoteName;
-use libatomos::repo::{LocalPullOptions, TransactionStats};
+use libatomos::repo::{LocalPullOptions, RepoError, TransactionStats};
 use serde::Serialize;
 
 use super::RunResult;
@@ -23,7 +23,11 @@ use crate::report::CliError;
 /// `REMOTE:REF` names what came. REF@VERSION and REF@DIGEST ask for an earlier release. Only what is missing is fetched, as
 /// patches where there are some; an interrupted pull is taken up by the next one.
 ///
-/// With --from DIR, copies from a repository on this machine, and sets the same refs here, under their own names.
+/// With --subpath, only files beneath PATH come, and no ref moves. A later pull without it brings the rest.
+///
+/// With --from DIR, takes from a repository on this machine, and sets the same refs here, under their own names. Files are hardlinked where
+/// both repositories are of one owner, one mode and one file system, else they share blocks where the file system can, else they
+/// are copied; each is verified.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,6 +44,10 @@ pub struct PullArgs {
     /// The remote, and the refs; only refs with --from
     #[arg(value_name = "REMOTE REF[@VERSION]", required = true)]
     names: Vec<String>,
+
+    /// With --from: have no file in common with the other repository, as for a backup
+    #[arg(long, requires = "from")]
+    no_hardlinks: bool,
 
     /// Say what would come, and fetch no object
     #[arg(long)]
@@ -72,6 +80,9 @@ struct Pulled<'a> {
     refs: Vec<PulledRef<'a>>,
     #[serde(flatten)]
     stats: &'a TransactionStats,
+    hardlinked: u64,
+    reflinked: u64,
+    copied: u64,
 }
 
 #[derive(Serialize)]
@@ -130,6 +141,11 @@ fn from_remote(context: &Context, args: &PullArgs) -> RunResult {
         ),
         [] => return Err(CliError::usage("a remote and a ref are needed")),
     };
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = wanted.iter().find(|one| !seen.insert(&one.reference)) {
+        return Err(CliError::usage(format!("{} is named twice", twice.reference))
+            .with_hint("a ref names one commit here: pull one release of it after the other"));
+    }
     let repo = context.open_repo()?;
     let mut session = context.session_options();
     session.jobs = args.jobs.map(Into::into);
@@ -165,15 +181,31 @@ pub fn narrate(context: &Context, report: &PullReport, dry_run: bool) {
             &pulled.version
         };
         let commit = pulled.commit.short();
-        if pulled.old == Some(pulled.commit) {
+        if pulled.old == Some(pulled.commit) && report.missing_blobs == 0 {
             ui.status(format_args!("Unchanged: {} is {version} ({commit})", pulled.name));
+        } else if let Some(path) = &report.subpath {
+            let path = text::escape_text(path);
+            let what = if dry_run { "Would pull" } else { "Pulled" };
+            ui.status(format_args!(
+                "{what} {path} of {}: {version} ({commit})",
+                pulled.name
+            ));
+            if !dry_run {
+                ui.status(format_args!(
+                    "No ref names it: `atomos checkout {commit} --subpath {path} DEST` checks it out, and `atomos prune` would remove it"
+                ));
+            }
         } else if dry_run {
             ui.status(format_args!("Would pull {}: {version} ({commit})", pulled.name));
         } else {
             ui.status(format_args!("Pulled {}: {version} ({commit})", pulled.name));
         }
     }
-    if report.unchanged {
+    if report.missing_blobs == 0 {
+        let unchanged = |pulled: &libatomos::pull::PulledRef| pulled.old == Some(pulled.commit);
+        if !report.refs.iter().all(unchanged) {
+            ui.status("Every file of it was here already");
+        }
         return;
     }
     let patches = if report.patched_blobs > 0 {
@@ -197,9 +229,15 @@ fn from_repository(context: &Context, args: &PullArgs, from: &std::path::Path) -
         .map(|name| name.parse())
         .collect::<Result<Vec<RefName>, _>>()?;
     let repo = context.open_repo()?;
-    let source = context.open_repo_at(from)?;
+    let source = context
+        .open_repo_at(from)
+        .map_err(|error| match error.library() {
+            Some(RepoError::NotARepository { .. }) => error.with_hint(hint_for_source(from)),
+            _ => error,
+        })?;
     let mut options = LocalPullOptions::default();
     options.threads = args.jobs.map(Into::into);
+    options.no_hardlinks = args.no_hardlinks;
     let report = repo.pull_local(&source, &refs, &options, context.progress(), context.cancel())?;
     let ui = context.ui();
     if context.json() {
@@ -213,6 +251,9 @@ fn from_repository(context: &Context, args: &PullArgs, from: &std::path::Path) -
                 })
                 .collect(),
             stats: &report.stats,
+            hardlinked: report.hardlinked,
+            reflinked: report.reflinked,
+            copied: report.copied,
         };
         ui.result(|out| json::write(out, &pulled))?;
     }
@@ -221,12 +262,38 @@ fn from_repository(context: &Context, args: &PullArgs, from: &std::path::Path) -
         .iter()
         .map(|(name, commit)| format!("{name} ({})", commit.short()))
         .collect();
+    let ways: Vec<_> = [
+        (report.hardlinked, "hardlinked"),
+        (report.reflinked, "reflinked"),
+        (report.copied, "copied"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, way)| format!("{} {way}", text::grouped(count)))
+    .collect();
+    let ways = if ways.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", ways.join(", "))
+    };
     ui.status(format_args!(
-        "Pulled {}: {}, {}; {}",
+        "Pulled {}: {}, {}{ways}; {}",
         names.join(", "),
         text::count(report.stats.commits_added, "new commit", "new commits"),
         text::count(report.stats.blobs_added, "new blob", "new blobs"),
         text::size(report.stats.bytes_added)
     ));
     Ok(Outcome::Done)
+}
+
+/// What to do with a directory that is no repository.
+fn hint_for_source(from: &std::path::Path) -> String {
+    if !from.join("atomos.json").is_file() {
+        return "name the directory of a repository, as `atomos init --repo DIR` makes one".to_owned();
+    }
+    let path = std::path::absolute(from).unwrap_or_else(|_| from.to_owned());
+    format!(
+        "it is a published site: `atomos remote add NAME {} --key FILE.pub`, then `atomos pull NAME REF`",
+        text::escape_path(&path)
+    )
 }

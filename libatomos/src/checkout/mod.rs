@@ -156,7 +156,10 @@ pub fn checkout(
     });
     // After a failure the tree is of no use to anybody; the first error is the one to tell.
     let removed = parent.remove_tree(&temporary);
-    let report = result?;
+    let report = result.map_err(|error| match error {
+        CheckoutError::Repo(error) => repo.explain_missing(repo.resolve_commit(rev).ok(), error).into(),
+        error => error,
+    })?;
     removed?;
     Ok(report)
 }

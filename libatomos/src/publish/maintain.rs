@@ -131,10 +131,7 @@ impl SiteDir {
             }
             None => self.published_unverified(reference)?,
         }
-        .ok_or_else(|| PublishError::NoSuchRelease {
-            reference: reference.clone(),
-            selector: "record".to_owned(),
-        })?;
+        .ok_or_else(|| self.no_such_ref(reference))?;
         if release.commit != record.commit || release.number != record.number {
             return Err(PublishError::Damaged {
                 path: self.dir().path().join(record_path(reference)),
@@ -220,6 +217,14 @@ impl SiteDir {
             files.insert((Artifact::Image, image.digest), image.size);
         }
         Ok(())
+    }
+
+    /// Says that there is no such ref.
+    pub(crate) fn no_such_ref(&self, reference: &RefName) -> PublishError {
+        PublishError::NoSuchRef {
+            reference: reference.clone(),
+            path: self.dir().path().to_owned(),
+        }
     }
 
     /// Reads a ref's record and release; nothing is verified but the release's digest.
@@ -468,7 +473,19 @@ pub fn withdraw(
     let published = writer
         .site
         .published(reference, &keys)?
-        .ok_or_else(|| no_such("record"))?;
+        .ok_or_else(|| writer.site.no_such_ref(reference))?;
+    let already = published
+        .record
+        .withdrawn
+        .iter()
+        .find(|one| one.version == selector || one.commit.to_string().starts_with(selector));
+    if let Some(one) = already {
+        return Err(PublishError::Withdrawn {
+            reference: reference.clone(),
+            commit: one.commit,
+            reason: one.reason.clone(),
+        });
+    }
     let mut needed = Needed::default();
     writer
         .site
@@ -490,12 +507,20 @@ pub fn withdraw(
         });
     }
     let withdrawn: BTreeSet<CommitId> = record.withdrawn.iter().map(|one| one.commit).collect();
-    let newest = needed
-        .releases
-        .iter()
-        .filter(|release| !withdrawn.contains(&release.commit))
-        .max_by_key(|release| release.number)
-        .ok_or_else(|| no_such("that could take its place"))?;
+    let mut newest = None;
+    for release in &needed.releases {
+        // One that was pruned cannot be pulled.
+        let manifest = Artifact::Manifest.path(&release.manifest.digest);
+        if !withdrawn.contains(&release.commit)
+            && newest.is_none_or(|newest: &Release| newest.number < release.number)
+            && writer.site.dir().exists(manifest)?
+        {
+            newest = Some(release);
+        }
+    }
+    let newest = newest.ok_or_else(|| PublishError::NothingLeft {
+        reference: reference.clone(),
+    })?;
     let file = needed_file(&writer.site, &published.record, &published.release, newest)?;
     record.release = file.digest;
     record.release_size = file.size;

@@ -217,6 +217,22 @@ pub enum PublishError {
         /// How it was named.
         selector: String,
     },
+    /// There is no such ref.
+    #[error("there is no ref {reference} on the site {}", path.display())]
+    NoSuchRef {
+        /// The ref.
+        reference: RefName,
+        /// The site.
+        path: PathBuf,
+    },
+    /// A ref cannot be without a release.
+    #[error(
+        "there is no other release of {reference} to go back to: the site has none, or they were pruned or withdrawn"
+    )]
+    NothingLeft {
+        /// The ref.
+        reference: RefName,
+    },
     /// Nothing was named, and there is nothing.
     #[error("there is no ref to publish in {}", path.display())]
     NoRefs {
@@ -266,7 +282,10 @@ impl PublishError {
             Self::NotOurs { .. } | Self::Withdrawn { .. } => ErrorKind::Conflict,
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::MissingKeys { .. } | Self::KeySet { .. } | Self::OtherKeys { .. } => ErrorKind::Untrusted,
-            Self::NoSuchRelease { .. } | Self::NoRefs { .. } => ErrorKind::NotFound,
+            Self::NoSuchRelease { .. }
+            | Self::NoSuchRef { .. }
+            | Self::NothingLeft { .. }
+            | Self::NoRefs { .. } => ErrorKind::NotFound,
             Self::Compress { .. } | Self::Patch(_) | Self::Failpoint(_) => ErrorKind::Io,
             Self::Site(error) => error.kind(),
             Self::Sign(error) => error.kind(),

@@ -38,7 +38,9 @@ pub fn create_bundle(
         reference: reference.clone(),
         selector: selector.to_owned(),
     };
-    let (record, release) = site.read_published(reference)?.ok_or_else(|| no_such("record"))?;
+    let (record, release) = site
+        .read_published(reference)?
+        .ok_or_else(|| site.no_such_ref(reference))?;
     let base = match from {
         None => None,
         Some(selector) => Some(find(site, &record, &release, selector)?.ok_or_else(|| no_such(selector))?),
@@ -46,7 +48,16 @@ pub fn create_bundle(
     let whole = site.manifest(&release)?;
     let base = match &base {
         None => None,
-        Some(base) => Some(site.manifest(base)?),
+        Some(base) => {
+            // One that was pruned is on the site in name only.
+            if !site
+                .dir()
+                .exists(Artifact::Manifest.path(&base.manifest.digest))?
+            {
+                return Err(no_such(from.unwrap_or_default()));
+            }
+            Some(site.manifest(base)?)
+        }
     };
     let relative = base.as_ref().and_then(|base| {
         let has_base = |relative: &&crate::site::RelativeManifest| relative.base == base.tree.id;

@@ -1,5 +1,7 @@
 //! What can go wrong with a pull.
 
+use std::path::PathBuf;
+
 use crate::cancel::Cancelled;
 use crate::digest::{CommitId, Digest};
 use crate::error::ErrorKind;
@@ -132,6 +134,30 @@ pub enum PullError {
         /// Version or commit.
         selector: String,
     },
+    /// The site has no such ref.
+    #[error("the remote {remote} has no ref {reference}")]
+    NoSuchRef {
+        /// The remote.
+        remote: RemoteName,
+        /// The ref.
+        reference: RefName,
+        /// Where it was looked for.
+        #[source]
+        source: Box<TransportError>,
+    },
+    /// The site still knows of the release, and has no longer what is in it.
+    #[error("{reference} {version} (release {number}) cannot be had there")]
+    Gone {
+        /// The ref.
+        reference: RefName,
+        /// Its version.
+        version: String,
+        /// Its number.
+        number: u64,
+        /// What is missing.
+        #[source]
+        source: Box<TransportError>,
+    },
     /// A file of the site breaks the format's rules.
     #[error("cannot use {url}")]
     Site {
@@ -173,8 +199,16 @@ pub enum PullError {
         /// What the last one sent.
         reason: String,
     },
+    /// The directory to mirror into is something else.
+    #[error("cannot mirror into {}: {reason}", path.display())]
+    NotAMirror {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+    },
     /// A path that was asked for is not in the tree.
-    #[error("there is no directory {path} in {reference}")]
+    #[error("there is no {path} in {reference}")]
     NoSubpath {
         /// The path.
         path: String,
@@ -222,8 +256,14 @@ impl PullError {
             | Self::Equivocation { .. }
             | Self::Expired { .. }
             | Self::Withdrawn { .. } => ErrorKind::Untrusted,
-            Self::Incompatible { .. } | Self::Downgrade { .. } | Self::Barrier { .. } => ErrorKind::Conflict,
-            Self::NoSuchRelease { .. } | Self::NoSubpath { .. } => ErrorKind::NotFound,
+            Self::Incompatible { .. }
+            | Self::Downgrade { .. }
+            | Self::NotAMirror { .. }
+            | Self::Barrier { .. } => ErrorKind::Conflict,
+            Self::NoSuchRelease { .. }
+            | Self::NoSuchRef { .. }
+            | Self::Gone { .. }
+            | Self::NoSubpath { .. } => ErrorKind::NotFound,
             Self::Site { source, .. } => source.kind(),
             Self::TooManyBytes { .. } => ErrorKind::Conflict,
             Self::NoSpace { .. } | Self::NoBootSpace { .. } => ErrorKind::NoSpace,

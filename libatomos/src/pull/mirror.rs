@@ -14,7 +14,9 @@ use crate::fs::{Dir, FsError};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Unit};
 use crate::remote::Metered;
-use crate::site::{Artifact, FileRef, INFO, Manifest, Release, SiteInfo, key_set_path, limits, record_path};
+use crate::site::{
+    Artifact, FileRef, INFO, KEYS, Manifest, Release, SiteInfo, key_set_path, limits, record_path,
+};
 use crate::transport::Request;
 
 use super::PullError;
@@ -36,11 +38,26 @@ pub struct MirrorReport {
 /// Files that are being fetched. No path of a site starts with a dot.
 const WORK: &str = ".mirror";
 
+/// Returns whether a mirror that was interrupted before it had its [`INFO`] has such an entry.
+fn is_ours(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        name == WORK || name == KEYS || Artifact::ALL.iter().any(|kind| kind.dir() == name)
+    })
+}
+
 impl Session<'_> {
     /// Copies the newest release of each ref, with all that it needs, into the site at `to`, which is made if there is nothing. The
     /// records are verified as a pull verifies them.
     pub fn mirror(&mut self, refs: &[RefName], to: &Path) -> Result<MirrorReport, PullError> {
         let dir = Dir::ensure_ambient(to)?;
+        if !dir.exists(INFO)?
+            && let Some(entry) = dir.entries()?.into_iter().find(|entry| !is_ours(&entry.name))
+        {
+            return Err(PullError::NotAMirror {
+                path: to.to_owned(),
+                reason: format!("it has {}, and no {INFO}", entry.name.to_string_lossy()),
+            });
+        }
         let work = dir.ensure_dir(WORK, 0o700)?;
         for entry in work.entries()? {
             work.remove_tree(&entry.name)?;
@@ -60,6 +77,20 @@ impl Session<'_> {
             }
             self.collect(&release, &mut files)?;
             records.push((reference.clone(), self.record_text(reference), record.keys));
+        }
+        if let (Some(bytes), Some(repository)) = (dir.read_optional(INFO, limits::MAX_INFO)?, &repository) {
+            let is = SiteInfo::parse(&bytes)
+                .map_err(|source| PullError::Site {
+                    url: dir.path().join(INFO).display().to_string(),
+                    source,
+                })?
+                .repository;
+            if is != *repository {
+                return Err(PullError::NotAMirror {
+                    path: to.to_owned(),
+                    reason: format!("it is a site of repository {is}, and the remote is of {repository}"),
+                });
+            }
         }
         let total = files.iter().map(|(_, _, size)| size).sum();
         let phase = PhaseGuard::begin(self.source().progress(), Phase::Pull, Some(total), Unit::Bytes);

@@ -102,6 +102,12 @@ impl Need {
         Ok(())
     }
 
+    /// Returns how many inodes are missing.
+    pub(super) fn len(&self) -> usize {
+        let fetched: usize = self.blobs.values().map(Vec::len).sum();
+        fetched + self.variants.len() + self.empty.len()
+    }
+
     /// Returns the indices of the missing blobs, ascending.
     pub(super) fn missing(&self) -> Vec<u32> {
         let mut missing: Vec<u32> = self.blobs.keys().copied().collect();

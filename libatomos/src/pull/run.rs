@@ -15,7 +15,7 @@ use crate::remote::{
 };
 use crate::repo::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
 use crate::site::{Artifact, HistoryEntry, Manifest, Record, Release, TreeTable};
-use crate::transport::Transport;
+use crate::transport::{Transport, TransportErrorKind};
 
 use super::PullError;
 use super::fetch::{Failures, fetch};
@@ -105,6 +105,9 @@ pub struct PulledRef {
 pub struct PullReport {
     /// By ref.
     pub refs: Vec<PulledRef>,
+    /// The path beneath which files were wanted, where not all were. No ref has moved then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
     /// Whether nothing was new.
     pub unchanged: bool,
     /// Requests for blobs that were planned.
@@ -265,7 +268,10 @@ impl<'a> Session<'a> {
 
     /// Pulls releases. See [`pull`].
     pub fn pull(&mut self, wanted: &[Wanted], options: &PullOptions) -> Result<PullReport, PullError> {
-        let mut report = PullReport::default();
+        let mut report = PullReport {
+            subpath: options.subpath.clone(),
+            ..PullReport::default()
+        };
         let mut releases = Vec::new();
         for one in wanted {
             let record = self.look(&one.reference)?;
@@ -338,6 +344,8 @@ pub fn pull(
 struct Target {
     manifest: Manifest,
     need: Need,
+    /// With what is needed here, nothing of the tree is missing.
+    is_whole: bool,
 }
 
 /// Returns the bytes of the smallest kernel in the tree, with its initramfs, if no kernel of the tree is here: so much at least
@@ -423,7 +431,20 @@ impl Run<'_, '_> {
         for (target, release) in targets.iter().zip(releases) {
             self.finish(&transaction, target, release)?;
         }
+        // Before the commits can be seen.
+        if let Some(path) = &self.options.subpath {
+            for target in targets.iter().filter(|target| !target.is_whole) {
+                repo.note_partial(&target.manifest.tree.id, path)?;
+            }
+        }
         self.report.stored = transaction.commit()?;
+        let whole = |target: &&Target| self.options.subpath.is_none() || target.is_whole;
+        let whole: Vec<CommitId> = targets
+            .iter()
+            .filter(whole)
+            .map(|target| target.manifest.tree.id)
+            .collect();
+        repo.forget_partial(|commit| whole.contains(commit))?;
         Ok(())
     }
 
@@ -451,7 +472,16 @@ impl Run<'_, '_> {
             }
             break;
         }
-        let (bytes, url) = read_artifact(&self.session.source, Artifact::Manifest, &release.manifest)?;
+        let read = read_artifact(&self.session.source, Artifact::Manifest, &release.manifest);
+        let (bytes, url) = read.map_err(|error| match error {
+            PullError::Transport(source) if source.kind == TransportErrorKind::NotFound => PullError::Gone {
+                reference: release.reference.clone(),
+                version: release.version.clone(),
+                number: release.number,
+                source: Box::new(source),
+            },
+            error => error,
+        })?;
         let manifest = Manifest::decode(&bytes, &release.commit, &[])
             .map_err(|source| PullError::Site { url, source })?;
         self.need(release, manifest)
@@ -464,7 +494,17 @@ impl Run<'_, '_> {
             path: path.unwrap_or_default().to_owned(),
             reference: release.reference.clone(),
         })?;
-        Ok(Target { manifest, need })
+        // All of it may be here already, or be brought by this path.
+        let is_whole = match path {
+            None => true,
+            Some(_) => Need::of(self.session.repo, &manifest.tree, &manifest.blobs, None)?
+                .is_some_and(|all| all.len() == need.len()),
+        };
+        Ok(Target {
+            manifest,
+            need,
+            is_whole,
+        })
     }
 
     /// Takes what an interrupted pull staged, once it is verified.

@@ -14,7 +14,7 @@ use crate::site::{
     Artifact, FileRef, HistoryEntry, RECORD_TYPE, RELEASE_TYPE, Record, Release, key_set_path, limits,
     record_path,
 };
-use crate::transport::Request;
+use crate::transport::{Request, TransportErrorKind};
 
 use super::PullError;
 
@@ -111,9 +111,14 @@ impl Trust<'_> {
             (Ok(Fetched::New(record)), _) => Ok(record),
             (Ok(Fetched::NotModified), Some(record)) => Ok(record),
             (Ok(Fetched::NotModified), None) => unreachable!("the question was not conditional"),
+            (Err(source), _) if source.kind == TransportErrorKind::NotFound => Err(PullError::NoSuchRef {
+                remote: self.name.clone(),
+                reference: reference.clone(),
+                source: Box::new(source),
+            }),
             (Err(error), _) => Err(match why {
                 // The last mirror's answer came, and was not good enough.
-                Some(why) if error.kind == crate::transport::TransportErrorKind::Protocol => why,
+                Some(why) if error.kind == TransportErrorKind::Protocol => why,
                 _ => error.into(),
             }),
         }
@@ -294,13 +299,31 @@ impl Trust<'_> {
         };
         let release = match selector {
             Selector::Newest => self.up_to_barrier(newest, from, have)?,
-            _ => self
-                .find(&newest, selector)?
-                .ok_or_else(|| PullError::NoSuchRelease {
-                    remote: self.name.clone(),
-                    reference: record.reference.clone(),
-                    selector: selector.to_string(),
-                })?,
+            _ => self.find(&newest, selector)?.ok_or_else(|| {
+                let wanted = |one: &&crate::site::Withdrawn| match selector {
+                    Selector::Commit(digits) => one.commit.to_string().starts_with(digits.as_str()),
+                    Selector::Version(version) => one.version == *version,
+                    Selector::Newest => false,
+                };
+                match record
+                    .withdrawn
+                    .iter()
+                    .find(wanted)
+                    .filter(|_| !self.allow_downgrade)
+                {
+                    Some(one) => PullError::Withdrawn {
+                        reference: record.reference.clone(),
+                        version: one.version.clone(),
+                        commit: one.commit,
+                        reason: one.reason.clone(),
+                    },
+                    None => PullError::NoSuchRelease {
+                        remote: self.name.clone(),
+                        reference: record.reference.clone(),
+                        selector: selector.to_string(),
+                    },
+                }
+            })?,
         };
         if !self.allow_downgrade {
             if let Some(withdrawn) = withdrawn(&release.commit) {

@@ -112,6 +112,17 @@ pub enum RepoError {
         /// The one that exists.
         other: RefName,
     },
+    /// Something was asked of a commit that is not in the part of it that is here.
+    #[error("only a part of commit {} is here: {}", commit.short(), paths.join(", "))]
+    PartialCommit {
+        /// The commit.
+        commit: CommitId,
+        /// What of it was pulled.
+        paths: Vec<String>,
+        /// What is missing.
+        #[source]
+        source: Box<Self>,
+    },
     /// An object that something refers to is not there.
     #[error("{kind} {digest} is missing")]
     ObjectMissing {
@@ -185,6 +196,7 @@ impl RepoError {
             | Self::RefNotFound { .. }
             | Self::RevNotFound { .. }
             | Self::NoParent { .. }
+            | Self::PartialCommit { .. }
             | Self::PathInTree { .. } => ErrorKind::NotFound,
             Self::Occupied { .. } => ErrorKind::AlreadyExists,
             Self::TakesRoot { .. } => ErrorKind::Denied,

@@ -17,7 +17,7 @@ use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
 use super::object::{SELINUX, inode_metadata};
 use super::traverse::{Ancestry, parse_variant_bits, variant_bits};
-use super::{ObjectKind, Repo, RepoError, RepoMode, parse_object_name};
+use super::{ObjectKind, PartialCommits, Repo, RepoError, RepoMode, parse_object_name};
 
 /// How to verify.
 #[derive(Debug, Clone, Default)]
@@ -132,6 +132,9 @@ pub struct FsckReport {
     pub bytes: u64,
     /// Files in the store that no writer of ours has named. They do no harm.
     pub strangers: u64,
+    /// Commits of which only some paths were pulled. What they lack is no damage, unless a ref names them.
+    #[serde(skip_serializing_if = "PartialCommits::is_empty")]
+    pub partial: PartialCommits,
     /// Every bad object.
     pub findings: Vec<Finding>,
 }
@@ -205,6 +208,10 @@ impl Repo {
             seen.blobs.extend(shard.seen.blobs);
             seen.variants.extend(shard.seen.variants);
         }
+        report.partial = self.partial_commits()?;
+        report
+            .partial
+            .retain(|commit, _| seen.commits.contains_key(commit));
         self.check_references(&seen, &mut report)?;
         if !report.findings.is_empty() {
             self.find_uses(&seen, &mut report)?;
@@ -342,11 +349,16 @@ impl Repo {
                 commit.digest(),
                 seen.commits.contains_key(&commit),
             );
-            while let Some(commit) = next
-                .filter(|id| visited.insert(*id))
-                .and_then(|id| seen.commits.get(&id))
+            let mut is_tip = true;
+            while let Some((id, commit)) = next
+                .filter(|id| visited.insert((*id, is_tip)))
+                .and_then(|id| Some((id, seen.commits.get(&id)?)))
             {
-                trees.push(commit.root);
+                // A ref's commit is whole; one of its ancestors may have come for a part of it.
+                if is_tip || !report.partial.contains_key(&id) {
+                    trees.push(commit.root);
+                }
+                is_tip = false;
                 next = commit.parent.filter(|_| ancestry == Ancestry::Follow);
             }
         }

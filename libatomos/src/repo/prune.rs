@@ -73,6 +73,9 @@ impl Repo {
             }
         }
         self.sweep_staging(&mut report)?;
+        if !options.dry_run {
+            self.forget_partial(|commit| !reachable.commits.contains(commit))?;
+        }
         Ok(report)
     }
 

@@ -1,19 +1,25 @@
 //! Copying commits from another repository on this machine.
 //!
-//! The source is not trusted: every object is hashed as it is stored, by the same path that a commit takes.
+//! The source is not trusted: every object is hashed as it is stored. Where source and target are of one owner, one mode and
+//! one file system, a file is not copied: it gets another name. Objects are never written to, by either repository, and
+//! whoever could damage the one could damage the other. Of another owner's repository the blocks are shared where the file
+//! system can, so that nobody else can change them here, and else copied.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::digest::{CommitId, DirTreeId};
-use crate::format::{DirTree, Node};
+use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::format::{DirTree, Metadata, Node};
+use crate::fs::stat_file;
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
-use super::transaction::{Scratch, hash_into};
+use super::transaction::{Scratch, Shared, hash_into};
 use super::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
 
 /// How to pull from a local repository.
@@ -22,6 +28,8 @@ use super::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStat
 pub struct LocalPullOptions {
     /// Threads to copy with; all processors where `None`.
     pub threads: Option<usize>,
+    /// Have no inode in common with the source, as for a backup.
+    pub no_hardlinks: bool,
 }
 
 /// What a pull brought.
@@ -33,6 +41,12 @@ pub struct LocalPullReport {
     /// What was written.
     #[serde(flatten)]
     pub stats: TransactionStats,
+    /// New files that are the source's inodes, by another name.
+    pub hardlinked: u64,
+    /// New files that share blocks with the source's.
+    pub reflinked: u64,
+    /// New files with blocks of their own.
+    pub copied: u64,
 }
 
 impl Repo {
@@ -60,11 +74,16 @@ impl Repo {
             source,
             transaction: &transaction,
             plan: Plan::default(),
+            links: !options.no_hardlinks && self.may_link(source)?,
+            owner: self.dir().stat_self()?.uid,
+            shared: [const { AtomicU64::new(0) }; 3],
         };
         for (_, tip) in &tips {
             pull.plan_commit(tip, cancel)?;
         }
         pull.run(options, progress, cancel)?;
+        let commits = std::mem::take(&mut pull.plan.commits);
+        let [hardlinked, reflinked, copied] = pull.shared.map(AtomicU64::into_inner);
         for (name, commit) in &tips {
             transaction.set_ref(RefUpdate {
                 name: name.clone(),
@@ -72,10 +91,22 @@ impl Repo {
                 new: Some(*commit),
             });
         }
+        let stats = transaction.commit()?;
+        self.forget_partial(|commit| commits.contains(commit))?;
         Ok(LocalPullReport {
-            stats: transaction.commit()?,
             refs: tips,
+            stats,
+            hardlinked,
+            reflinked,
+            copied,
         })
+    }
+
+    /// Returns whether files of `source` may be files of this repository. In the mode bare-user all files look alike; in
+    /// the mode bare, each inode is compared with what the tree says.
+    fn may_link(&self, source: &Self) -> Result<bool, RepoError> {
+        let (ours, theirs) = (self.dir().stat_self()?, source.dir().stat_self()?);
+        Ok(self.mode() == source.mode() && ours.uid == theirs.uid && theirs.mode & 0o022 == 0)
     }
 }
 
@@ -92,14 +123,20 @@ struct Pull<'a> {
     source: &'a Repo,
     transaction: &'a Transaction<'a>,
     plan: Plan,
+    links: bool,
+    owner: u32,
+    /// How files came here: hardlinked, reflinked, copied.
+    shared: [AtomicU64; 3],
 }
 
 impl Pull<'_> {
     fn plan_commit(&mut self, tip: &CommitId, cancel: &Cancel) -> Result<(), RepoError> {
         let mut next = Some(*tip);
+        let partial = self.source.partial_commits()?;
         while let Some(id) = next {
             let known = self.plan.commits.contains(&id);
-            let absent = !self.source.has_object(ObjectKind::Commit, id.digest())?;
+            let absent =
+                partial.contains_key(&id) || !self.source.has_object(ObjectKind::Commit, id.digest())?;
             if known || (absent && id != *tip) {
                 break;
             }
@@ -191,7 +228,7 @@ impl Pull<'_> {
         let Node::File { blob, size, .. } = &entry.node else {
             return Ok(());
         };
-        let file = self.source.open_blob(blob)?;
+        let (file, link) = self.open(blob, &entry.metadata)?;
         let path = Path::new("objects").join(super::object_path(blob.digest()));
         let hashed = hash_into(&file, *size, &path, scratch)?;
         if hashed.blob != *blob || hashed.size != *size {
@@ -205,9 +242,46 @@ impl Pull<'_> {
                 ),
             });
         }
-        self.transaction
-            .store_hashed(&file, &path, &entry.metadata, &hashed, scratch)?;
+        let link = link
+            .as_deref()
+            .map(|name| (self.source.kind_dir(ObjectKind::Blob), name));
+        let shared = self
+            .transaction
+            .store_shared(&file, &path, &entry.metadata, &hashed, scratch, link)?;
+        if let Some(shared) = shared {
+            let index = match shared {
+                Shared::Hardlinked => 0,
+                Shared::Reflinked => 1,
+                Shared::Copied => 2,
+            };
+            self.shared[index].fetch_add(1, Ordering::Relaxed);
+        }
         phase.advance(*size);
         Ok(())
     }
+
+    /// Opens a blob; with the name of its inode if that may get another name here, since it has the owner, mode and
+    /// attributes that the file must have here.
+    fn open(&self, blob: &BlobId, metadata: &Metadata) -> Result<(File, Option<String>), RepoError> {
+        if self.links && self.source.mode() == super::RepoMode::Bare {
+            // The base may be another variant; each is an inode of its own, and is hashed by itself.
+            if let Some((name, size)) = self.source.find_variant(blob, metadata)? {
+                let file = self.source.kind_dir(ObjectKind::Blob).open_file(&name)?;
+                return Ok((file, linkable(size).then_some(name)));
+            }
+        }
+        let file = self.source.open_blob(blob)?;
+        if !self.links || self.source.mode() == super::RepoMode::Bare {
+            return Ok((file, None));
+        }
+        let name = super::object_path(blob.digest());
+        let stat = stat_file(&file, Path::new(&name))?;
+        let alike = stat.uid == self.owner && stat.mode == 0o644;
+        Ok((file, (alike && linkable(stat.size)).then_some(name)))
+    }
+}
+
+/// Empty files are everywhere: one inode for all of them runs into the file system's limit of links.
+const fn linkable(size: u64) -> bool {
+    size > 0
 }

@@ -7,6 +7,7 @@
 //!
 //! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,11 +15,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
 
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::format::{Commit, DirTree, Metadata};
-use crate::fs::{Dir, FileLock, FsError, hash_file, read_up_to};
+use crate::fs::{Dir, FileLock, FsError, hash_file, read_up_to, stat_file};
 
 use super::layout::TMP;
 use super::object::{encode_error, inode_matches, inode_metadata};
@@ -233,6 +235,20 @@ impl Staging {
     }
 
     /// Makes the file `name` (`<kind>/ab/…`), and its shard if it is missing.
+    /// Gives the staged `name` to a file elsewhere; returns `false` where that cannot be.
+    fn link(&self, dir: &Dir, from: &str, name: &str) -> Result<bool, FsError> {
+        let shard = Path::new(name).parent().expect("a staged name has a shard");
+        self.dir.ensure_dir_all(shard, 0o755)?;
+        match rustix::fs::linkat(dir, from, &self.dir, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // Another file system, one that has no links, a file that the kernel keeps for its owner, or too many names.
+            Err(
+                Errno::XDEV | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::MLINK | Errno::NOENT,
+            ) => Ok(false),
+            Err(errno) => Err(FsError::new("link", self.dir.path().join(name), errno)),
+        }
+    }
+
     fn create(&self, name: &str, mode: u32) -> Result<File, FsError> {
         match self.dir.create_file(name, mode) {
             Err(error) if error.is_not_found() => {
@@ -306,6 +322,54 @@ impl<'r> Transaction<'r> {
             }
             Ok(())
         })
+    }
+
+    /// Stores a file of another repository: as another name of the same inode where `link` says where that is, else
+    /// sharing its blocks where the file system can, else as a copy. What of these came to be is `None` for what was here.
+    pub(crate) fn store_shared(
+        &self,
+        file: &File,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+        link: Option<(&Dir, &str)>,
+    ) -> Result<Option<Shared>, RepoError> {
+        let how = Cell::new(Shared::Copied);
+        let inode = link.map(|_| stat_file(file, path)).transpose()?;
+        let try_link = |name: &str| -> Result<bool, RepoError> {
+            let Some(((dir, from), inode)) = link.zip(inode.as_ref()) else {
+                return Ok(false);
+            };
+            if !self.staging.link(dir, from, name)? {
+                return Ok(false);
+            }
+            // What was hashed, and not what took its name meanwhile.
+            let linked = self.staging.dir.stat(name)?;
+            if (linked.dev, linked.ino) != (inode.dev, inode.ino) {
+                self.staging.dir.remove_file(name)?;
+                return Ok(false);
+            }
+            how.set(Shared::Hardlinked);
+            Ok(true)
+        };
+        let write = |target: &File, name: &Path| {
+            if rustix::fs::ioctl_ficlone(target, file).is_ok() {
+                how.set(Shared::Reflinked);
+                let found = hash_file(target).map_err(|error| FsError::new("read", name, error))?;
+                return if found == (hashed.blob, hashed.size) {
+                    Ok(())
+                } else {
+                    Err(FsError::new("copy", path, changed()).into())
+                };
+            }
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            copy_verified(file, target, path, hashed)
+        };
+        let stored = self.store_by(metadata, hashed, try_link, write)?;
+        Ok((stored.outcome != StoreOutcome::AlreadyPresent).then(|| how.get()))
     }
 
     /// Stores bytes whose digest the caller has found to be `id`.
@@ -431,6 +495,18 @@ impl<'r> Transaction<'r> {
         hashed: &Hashed,
         write: impl Fn(&File, &Path) -> Result<(), RepoError>,
     ) -> Result<StoredBlob, RepoError> {
+        self.store_by(metadata, hashed, |_| Ok(false), write)
+    }
+
+    /// Stores a blob: `link` gives the staged name to a finished inode, or says that it cannot, and then `write` fills a new
+    /// file.
+    fn store_by(
+        &self,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        link: impl Fn(&str) -> Result<bool, RepoError>,
+        write: impl Fn(&File, &Path) -> Result<(), RepoError>,
+    ) -> Result<StoredBlob, RepoError> {
         let stored = |outcome| StoredBlob {
             id: hashed.blob,
             size: hashed.size,
@@ -439,7 +515,7 @@ impl<'r> Transaction<'r> {
         let Some(place) = self.claim(hashed, metadata)? else {
             return Ok(stored(StoreOutcome::AlreadyPresent));
         };
-        let resumed = self.noting_failure(self.stage_blob(&place, metadata, hashed, write))?;
+        let resumed = self.noting_failure(self.stage_blob(&place, metadata, hashed, link, write))?;
         self.counters
             .resumed
             .fetch_add(u64::from(resumed), Ordering::Relaxed);
@@ -463,12 +539,13 @@ impl<'r> Transaction<'r> {
         place: &Place,
         metadata: &Metadata,
         hashed: &Hashed,
+        link: impl Fn(&str) -> Result<bool, RepoError>,
         write: impl Fn(&File, &Path) -> Result<(), RepoError>,
     ) -> Result<bool, RepoError> {
         let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
         let resumed =
             self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
-        if !resumed {
+        if !resumed && !link(&name)? {
             let file = self.staging.create(&name, 0o600)?;
             let path = self.staging.dir.path().join(&name);
             write(&file, &path)?;
@@ -759,6 +836,17 @@ impl<'r> Transaction<'r> {
 struct Place {
     path: String,
     variant: bool,
+}
+
+/// How a file of another repository came here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// It is the same inode.
+    Hardlinked,
+    /// It has the same blocks.
+    Reflinked,
+    /// It has blocks of its own.
+    Copied,
 }
 
 /// A file's digest and size, and whether its bytes are in memory.

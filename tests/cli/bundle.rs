@@ -1,0 +1,203 @@
+use std::fs;
+
+use crate::common::{EPOCH, Scratch, published};
+
+/// A repository that knows whom to believe, and reaches nobody.
+fn offline(scratch: &Scratch, repo: &str) {
+    scratch
+        .atomos(&["init", "--repo", repo, "--mode", "bare-user"])
+        .code(0);
+    let add = [
+        "remote", "add", "--repo", repo, "origin", "/nowhere", "--key", "key.pub",
+    ];
+    scratch.atomos(&add).code(0);
+}
+
+#[test]
+fn an_update_goes_in_one_file_to_a_machine_without_a_network() {
+    let scratch = published();
+    let first = ["bundle", "create", "site", "os", "-o", "first.atomos"];
+    let run = scratch.atomos(&first).code(0);
+    assert!(run.err.starts_with("Wrote first.atomos: os 1 ("), "{}", run.err);
+    offline(&scratch, "machine");
+    let apply = |file: &str, more: &[&str]| {
+        let base = ["bundle", "apply", "--repo", "machine", file, "--remote", "origin"];
+        scratch.atomos(&[&base[..], more].concat())
+    };
+    let run = apply("first.atomos", &[]).code(0);
+    assert!(run.err.starts_with("Pulled origin:os: 1 ("), "{}", run.err);
+
+    let second = scratch.version("2");
+    scratch.publish(&[]).code(0);
+    let report = scratch
+        .atomos(&[
+            "bundle",
+            "create",
+            "site",
+            "os",
+            "--from",
+            "1",
+            "-o",
+            "update.atomos",
+            "--json",
+        ])
+        .json();
+    assert_eq!(
+        (&report["commit"], &report["version"]),
+        (&second.as_str().into(), &"2".into())
+    );
+    assert_eq!(report["blobs"], 1);
+    let size = |file: &str| fs::metadata(scratch.path(file)).unwrap().len();
+    assert!(size("update.atomos") < size("first.atomos") / 2);
+    let report = apply("update.atomos", &["--json"]).json();
+    assert_eq!(report["refs"][0]["commit"], second);
+    scratch.atomos(&["fsck", "--repo", "machine"]).code(0);
+    let run = apply("update.atomos", &[]).code(0);
+    assert!(run.err.starts_with("Unchanged: origin:os is 2 ("), "{}", run.err);
+    // The way back is an older record, and that is never taken.
+    let run = apply("first.atomos", &["--allow-downgrade"]).code(7);
+    assert!(
+        run.err.contains("is older than what this machine has seen"),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.path("update.atomos.new").exists());
+}
+
+#[test]
+fn a_bundle_for_another_version_says_so() {
+    let scratch = published();
+    scratch.version("2");
+    scratch.publish(&[]).code(0);
+    scratch
+        .atomos(&[
+            "bundle",
+            "create",
+            "site",
+            "os",
+            "--from",
+            "1",
+            "-o",
+            "update.atomos",
+        ])
+        .code(0);
+    offline(&scratch, "machine");
+    let run = scratch
+        .atomos(&[
+            "bundle",
+            "apply",
+            "--repo",
+            "machine",
+            "update.atomos",
+            "--remote",
+            "origin",
+        ])
+        .code(3);
+    assert!(
+        run.err.contains("error: os 2 (release 2) cannot be had there"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("update.atomos:manifests/"), "{}", run.err);
+    assert!(
+        run.err.contains("bundles are for certain versions"),
+        "{}",
+        run.err
+    );
+    assert_eq!(scratch.atomos(&["refs", "--repo", "machine"]).ok(), "");
+}
+
+#[test]
+fn an_expired_bundle_is_taken_only_when_that_is_said() {
+    let scratch = published();
+    // Signed for a day in the past of this machine, whose clock cannot be set here: so by its future.
+    scratch
+        .atomos(&["bundle", "create", "site", "os", "-o", "old.atomos"])
+        .code(0);
+    offline(&scratch, "machine");
+    // What was seen tells the time: a record of long after this one's expiry.
+    let state = serde_json::json!({"newest-time": EPOCH.parse::<i64>().unwrap() + 10 * 365 * 86_400});
+    fs::write(scratch.path("machine/remotes/origin.state"), state.to_string()).unwrap();
+    let apply = [
+        "bundle",
+        "apply",
+        "--repo",
+        "machine",
+        "old.atomos",
+        "--remote",
+        "origin",
+    ];
+    let run = scratch.atomos(&apply).code(7);
+    assert!(run.err.contains("was good until "), "{}", run.err);
+    assert!(run.err.contains("--accept-expired"), "{}", run.err);
+    assert_eq!(scratch.atomos(&["refs", "--repo", "machine"]).ok(), "");
+    let run = scratch
+        .atomos(&[&apply[..], &["--accept-expired"]].concat())
+        .code(0);
+    assert!(run.err.starts_with("Pulled origin:os: 1 ("), "{}", run.err);
+}
+
+#[test]
+fn what_cannot_be_a_bundle_is_named() {
+    let scratch = published();
+    offline(&scratch, "machine");
+    for (args, code, said) in [
+        (
+            &["create", "site", "nope", "-o", "b"][..],
+            3,
+            "there is no ref nope on the site site",
+        ),
+        (
+            &["create", "site", "os", "--from", "9", "-o", "b"],
+            3,
+            "os has no release 9 on this site",
+        ),
+        (
+            &["create", "tree", "os", "-o", "b"],
+            10,
+            "tree is not this repository's site",
+        ),
+        (
+            &["apply", "key.pub", "--remote", "origin"],
+            1,
+            "cannot get key.pub: it is no bundle",
+        ),
+        (
+            &["apply", "nowhere", "--remote", "origin"],
+            1,
+            "cannot open ./nowhere",
+        ),
+        (&["apply", "key.pub", "--remote", "nope"], 1, "it is no bundle"),
+        (&["apply", "key.pub"], 2, "--remote <NAME>"),
+    ] {
+        let run = scratch
+            .atomos(&[&["bundle", "--repo", "machine"], args].concat())
+            .code(code);
+        assert!(run.err.contains(said), "{said}: {}", run.err);
+        assert!(
+            !scratch.path("b").exists() && !scratch.path("b.new").exists(),
+            "{said}"
+        );
+    }
+    // Signed by somebody else.
+    scratch
+        .atomos(&["bundle", "create", "site", "os", "-o", "b"])
+        .code(0);
+    scratch.atomos(&["key", "generate", "other"]).code(0);
+    let add = [
+        "remote",
+        "add",
+        "--repo",
+        "machine",
+        "other",
+        "/nowhere",
+        "--key",
+        "other.pub",
+    ];
+    scratch.atomos(&add).code(0);
+    let run = scratch
+        .atomos(&["bundle", "apply", "--repo", "machine", "b", "--remote", "other"])
+        .code(7);
+    assert!(run.err.contains("error: cannot trust b:refs/os"), "{}", run.err);
+    assert!(run.err.contains("0 of the 1 signatures"), "{}", run.err);
+}

@@ -1,0 +1,197 @@
+use std::fs;
+
+use crate::common::{Scratch, published};
+
+#[test]
+fn a_whole_site_is_said_to_be_whole() {
+    let scratch = published();
+    let run = scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+    assert_eq!(run.out, "");
+    assert!(run.err.starts_with("Whole: 1 ref, 1 release, "), "{}", run.err);
+    let report = scratch.atomos(&["site", "fsck", "site", "--json"]).json();
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["refs"], 1);
+}
+
+#[test]
+fn what_is_damaged_is_listed_and_publishing_again_mends_it() {
+    let scratch = published();
+    for kind in ["packs", "images", "manifests", "releases"] {
+        let file = fs::read_dir(scratch.path("site").join(kind))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let good = fs::read(&file).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        fs::write(&file, bad).unwrap();
+        let run = scratch
+            .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+            .code(6);
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(run.out.contains(name), "{kind}: {}", run.out);
+        assert!(
+            run.err.starts_with("error: the site site is damaged: "),
+            "{}",
+            run.err
+        );
+        assert!(run.err.contains("hint: "), "{}", run.err);
+        fs::write(&file, good).unwrap();
+    }
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+    scratch.atomos(&["key", "generate", "other"]).code(0);
+    let run = scratch
+        .atomos(&["site", "fsck", "site", "--key", "other.pub"])
+        .code(6);
+    assert!(
+        run.out.starts_with("refs/os: it has 0 of the 1 signatures"),
+        "{}",
+        run.out
+    );
+    assert!(
+        run.err
+            .contains("hint: --key takes the keys that machines were given"),
+        "{}",
+        run.err
+    );
+    let run = scratch.atomos(&["site", "fsck", "nowhere"]).code(3);
+    assert!(run.err.contains("nowhere"), "{}", run.err);
+    let run = scratch.atomos(&["site", "fsck", "tree"]).code(10);
+    assert!(run.err.contains("it has no atomos.json"), "{}", run.err);
+}
+
+/// Releases of different sizes, so that each needs something of its own.
+fn with_releases(count: u32) -> Scratch {
+    let scratch = published();
+    for number in 2..=count {
+        scratch.write("tree/usr/lib/more", crate::common::numbers(number * 500));
+        scratch.version(&number.to_string());
+        scratch.publish(&[]).code(0);
+    }
+    scratch
+}
+
+#[test]
+fn pruning_keeps_what_is_young_or_needed_and_says_what_goes() {
+    let scratch = with_releases(4);
+    // Everything is young.
+    let run = scratch.atomos(&["site", "prune", "site", "--keep", "1"]).code(0);
+    assert_eq!(run.err, "Removed 0 files, 0 bytes\n");
+    let prune = ["site", "prune", "site", "--keep", "2", "--grace", "0"];
+    let before = scratch.site_files();
+    let dry = scratch.atomos(&[&prune[..], &["--dry-run"]].concat()).code(0);
+    assert!(dry.err.starts_with("Would remove "), "{}", dry.err);
+    assert!(dry.out.lines().count() >= 2, "{}", dry.out);
+    assert_eq!(scratch.site_files(), before);
+    let report = scratch.atomos(&[&prune[..], &["--json"]].concat()).json();
+    let removed: Vec<&str> = report["removed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file.as_str().unwrap())
+        .collect();
+    assert_eq!(removed, dry.out.lines().collect::<Vec<_>>());
+    for file in removed {
+        assert!(!scratch.path("site").join(file).exists());
+    }
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+    // The kept ones can be pulled; the others are gone, and said to be.
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    scratch
+        .client(&["pull", "origin", "os@3", "--allow-downgrade"])
+        .code(0);
+    let run = scratch
+        .client(&["pull", "origin", "os@1", "--allow-downgrade"])
+        .code(3);
+    assert!(
+        run.err
+            .starts_with("error: os 1 (release 1) cannot be had there\n"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err.contains("hint: sites keep a number of releases"),
+        "{}",
+        run.err
+    );
+}
+
+fn withdraw(scratch: &Scratch, release: &str, more: &[&str]) -> crate::common::Run {
+    let base = ["site", "withdraw", "site", release, "--reason", "does not boot"];
+    scratch.atomos(&[&base[..], more].concat())
+}
+
+#[test]
+fn machines_leave_a_withdrawn_release_and_nobody_takes_it() {
+    let scratch = with_releases(2);
+    let first = scratch.atomos(&["rev-parse", "os^"]).ok();
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    let run = withdraw(&scratch, "os@2", &["--key", "key"]).code(0);
+    assert_eq!(
+        run.err,
+        format!("Withdrew os@2; os is 1 ({}) now\n", &first[..12])
+    );
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+    let run = scratch.client(&["pull", "origin", "os"]).code(0);
+    assert!(run.err.starts_with("Pulled origin:os: 1 ("), "{}", run.err);
+    let run = scratch.client(&["pull", "origin", "os@2"]).code(7);
+    assert!(run.err.contains("was withdrawn: does not boot"), "{}", run.err);
+    // Twice is a mistake, and so is publishing it again.
+    let run = withdraw(&scratch, "os@2", &["--key", "key"]).code(10);
+    assert!(run.err.contains("was withdrawn: does not boot"), "{}", run.err);
+    let run = scratch.publish(&[]).code(10);
+    assert!(run.err.contains("was withdrawn: does not boot"), "{}", run.err);
+    assert!(run.err.contains("hint: commit it anew"), "{}", run.err);
+    scratch.version("3");
+    let run = scratch.publish(&[]).code(0);
+    assert!(
+        run.err.contains("release 3\n"),
+        "its number is not used again: {}",
+        run.err
+    );
+    scratch.client(&["pull", "origin", "os"]).code(0);
+}
+
+#[test]
+fn what_cannot_be_withdrawn_leaves_the_site_as_it_was() {
+    let scratch = with_releases(2);
+    scratch.atomos(&["key", "generate", "other"]).code(0);
+    let before = scratch.site_files();
+    for (release, key, code, said) in [
+        ("os", "key", 2, "a ref and a version are needed"),
+        ("os@9", "key", 3, "os has no release 9"),
+        ("nope@1", "key", 3, "there is no ref nope on the site"),
+        ("os@2", "other", 7, "is signed by other keys"),
+    ] {
+        let run = withdraw(&scratch, release, &["--key", key]).code(code);
+        assert!(run.err.contains(said), "{said}: {}", run.err);
+    }
+    withdraw(&scratch, "os@2", &[]).code(2);
+    let run = scratch
+        .atomos(&["site", "withdraw", "site", "os@2", "--key", "key"])
+        .code(2);
+    assert!(run.err.contains("--reason <TEXT>"), "{}", run.err);
+    assert_eq!(scratch.site_files(), before);
+    // There must be something to go back to that can still be pulled.
+    scratch
+        .atomos(&["site", "prune", "site", "--keep", "1", "--grace", "0"])
+        .code(0);
+    let run = withdraw(&scratch, "os@2", &["--key", "key"]).code(3);
+    assert!(
+        run.err.contains("there is no other release of os to go back to"),
+        "{}",
+        run.err
+    );
+    scratch.client(&["pull", "origin", "os"]).code(0);
+}
