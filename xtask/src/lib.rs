@@ -14,5 +14,6 @@ pub mod demo;
 pub mod facts;
 pub mod own_disk;
 pub mod process;
+pub mod scale;
 pub mod vm;
 pub mod workspace;

@@ -14,6 +14,7 @@ use xtask::bench;
 use xtask::checks;
 use xtask::debian::{self, Availability};
 use xtask::demo;
+use xtask::scale;
 use xtask::vm;
 
 /// The project's own tasks.
@@ -34,6 +35,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Boot virtual machines that atomos deployed
     VmTest(vm::TestArgs),
+    /// Simulate what a fleet costs the server, and write docs/scale.md
+    Scale,
     /// Make the two Debian trees that the other tasks work on, unless they are there
     Trees {
         /// Directory that keeps them [default: target/xtask/trees]
@@ -64,6 +67,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::demo(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::VmTest(args) => vm::test(&args),
+        Task::Scale => scale::scale(),
         Task::Trees {
             trees,
             release,

@@ -1,6 +1,7 @@
 //! Making the patches of a release, on all processors, in the order of the blobs.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use crate::cancel::Cancel;
@@ -32,10 +33,13 @@ pub struct Job {
     pub blob: BlobId,
     /// Its bytes.
     pub size: u64,
-    /// The old blob, and its bytes.
-    pub base: (BlobId, u64),
+    /// The old blob, and its bytes, if there is one that is worth a try.
+    pub base: Option<(BlobId, u64)>,
     /// Bytes that the new blob takes in a pack: a patch has to be smaller.
     pub plain_len: u64,
+    /// Whether it is to go along as it is where no patch is worth it. Whoever gets the patches then gets it with them, and needs
+    /// no range of a pack for it.
+    pub along: bool,
 }
 
 /// A frame of a patch file.
@@ -55,6 +59,11 @@ pub enum MadeFrame {
         /// What it holds.
         targets: Vec<MadeTarget>,
     },
+    /// So many jobs are done with, whatever came of them.
+    Done {
+        /// The jobs' numbers.
+        jobs: Range<usize>,
+    },
 }
 
 /// A stream in a group.
@@ -64,6 +73,8 @@ pub struct MadeTarget {
     pub job: usize,
     /// Bytes of the stream.
     pub stream_len: u64,
+    /// Whether the stream is the blob as it is, and needs no base.
+    pub plain: bool,
 }
 
 /// Something to be made: found to be worth it, or not.
@@ -71,7 +82,11 @@ enum Made {
     Nothing,
     Windows(Vec<Vec<u8>>),
     Stream(Vec<u8>),
+    Plain(Vec<u8>),
 }
+
+/// Larger blobs do not go along: a range of their own costs little beside what they have.
+const MAX_ALONG: u64 = 1024 * 1024;
 
 /// Bytes of streams that make a group.
 const GROUP: u64 = 4 * 1024 * 1024;
@@ -90,8 +105,9 @@ pub trait Making: Sync {
 
 /// Makes what is worth making of `jobs`, and gives the frames to `sink` in order.
 ///
-/// Memory, for each thread: a window and its base (24 MiB) with zstd's tables, or two blobs of at most 16 MiB with bsdiff's
-/// suffix array (8 bytes for each byte of the base); groups of streams besides.
+/// A thread takes some jobs that lie together, whose streams become one group, so that compressing groups, which is much of the
+/// work, is shared like the rest. Memory, for each thread: a group's streams, a window and its base (24 MiB) with zstd's
+/// tables; and once, two blobs of at most 16 MiB with bsdiff's suffix array (8 bytes for each byte of the base).
 pub fn make(
     jobs: &[Job],
     making: &dyn Making,
@@ -99,42 +115,83 @@ pub fn make(
     cancel: &Cancel,
     sink: &mut dyn FnMut(MadeFrame) -> Result<(), PatchError>,
 ) -> Result<(), PatchError> {
-    let mut group = Group::default();
+    let batches = batches(jobs);
     let large = std::sync::Mutex::new(());
     crate::parallel::in_order(
-        jobs.len(),
+        batches.len(),
         options.threads,
-        options.threads * 4,
+        options.threads * 2,
         |index| {
-            cancel.check()?;
-            let job = &jobs[index];
-            // One large blob at a time.
-            let _one = (job.size.max(job.base.1) > 2 * 1024 * 1024)
-                .then(|| large.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-            make_one(job, making, options)
-        },
-        |index, made| match made {
-            Made::Nothing => Ok(()),
-            Made::Windows(frames) => sink(MadeFrame::Windows { job: index, frames }),
-            Made::Stream(stream) => {
-                if group.raw.len() + stream.len() > MAX_STREAM {
-                    group.flush(options.level, sink)?;
-                }
-                group.targets.push(MadeTarget {
-                    job: index,
-                    stream_len: stream.len() as u64,
-                });
-                group.raw.extend_from_slice(&stream);
-                if group.raw.len() as u64 >= GROUP {
-                    group.flush(options.level, sink)?;
-                }
-                Ok(())
+            let mut batch = Batch::default();
+            for job in batches[index].clone() {
+                cancel.check()?;
+                // One large blob at a time.
+                let largest = jobs[job].size.max(jobs[job].base.map_or(0, |base| base.1));
+                let _one = (largest > LARGE)
+                    .then(|| large.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                batch.add(job, make_one(&jobs[job], making, options)?, options.level)?;
             }
+            batch.flush(options.level)?;
+            Ok::<_, PatchError>(batch.frames)
         },
-    )?;
-    group.flush(options.level, sink)
+        |index, frames| {
+            frames.into_iter().try_for_each(&mut *sink)?;
+            sink(MadeFrame::Done {
+                jobs: batches[index].clone(),
+            })
+        },
+    )
 }
 
+/// Of larger blobs one is made at a time.
+const LARGE: u64 = 2 * 1024 * 1024;
+
+/// Cuts the jobs into batches whose streams make about a group. A stream is about as long as what it makes.
+fn batches(jobs: &[Job]) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, job) in jobs.iter().enumerate() {
+        bytes += job.size;
+        if bytes >= GROUP {
+            batches.push(start..index + 1);
+            (start, bytes) = (index + 1, 0);
+        }
+    }
+    if start < jobs.len() {
+        batches.push(start..jobs.len());
+    }
+    batches
+}
+
+/// What a thread makes of a batch.
+#[derive(Default)]
+struct Batch {
+    frames: Vec<MadeFrame>,
+    streams: Group,
+    /// By themselves: they are of use to those, too, who have no bases.
+    plain: Group,
+}
+
+impl Batch {
+    fn add(&mut self, job: usize, made: Made, level: i32) -> Result<(), PatchError> {
+        match made {
+            Made::Nothing => Ok(()),
+            Made::Windows(frames) => {
+                self.frames.push(MadeFrame::Windows { job, frames });
+                Ok(())
+            }
+            Made::Stream(stream) => self.streams.add(job, &stream, false, level, &mut self.frames),
+            Made::Plain(bytes) => self.plain.add(job, &bytes, true, level, &mut self.frames),
+        }
+    }
+
+    fn flush(&mut self, level: i32) -> Result<(), PatchError> {
+        self.streams.flush(level, &mut self.frames)?;
+        self.plain.flush(level, &mut self.frames)
+    }
+}
+
+/// Streams that will be one frame.
 #[derive(Default)]
 struct Group {
     raw: Vec<u8>,
@@ -142,32 +199,69 @@ struct Group {
 }
 
 impl Group {
-    fn flush(
+    fn add(
         &mut self,
+        job: usize,
+        stream: &[u8],
+        plain: bool,
         level: i32,
-        sink: &mut dyn FnMut(MadeFrame) -> Result<(), PatchError>,
+        frames: &mut Vec<MadeFrame>,
     ) -> Result<(), PatchError> {
+        if self.raw.len() + stream.len() > MAX_STREAM {
+            self.flush(level, frames)?;
+        }
+        self.targets.push(MadeTarget {
+            job,
+            stream_len: stream.len() as u64,
+            plain,
+        });
+        self.raw.extend_from_slice(stream);
+        Ok(())
+    }
+
+    /// Makes a frame of the streams so far.
+    fn flush(&mut self, level: i32, frames: &mut Vec<MadeFrame>) -> Result<(), PatchError> {
         if self.targets.is_empty() {
             return Ok(());
         }
         let frame = Compressor::new(level).compress(&self.raw)?;
         self.raw.clear();
-        sink(MadeFrame::Group {
+        frames.push(MadeFrame::Group {
             frame,
             targets: std::mem::take(&mut self.targets),
-        })
+        });
+        Ok(())
     }
 }
 
 fn make_one(job: &Job, making: &dyn Making, options: &MakerOptions) -> Result<Made, PatchError> {
-    let (new, base) = (making.open(&job.blob)?, making.open(&job.base.0)?);
-    let small = job.size <= MAX_BSDIFF && job.base.1 <= MAX_BSDIFF;
-    if options.bsdiff && small && !is_compressed(&new)? {
-        let stream = make_stream(&read(&base, job.base.1)?, &read(&new, job.size)?)?;
+    let new = making.open(&job.blob)?;
+    if let Some((base, base_len)) = &job.base {
+        let patch = make_patch(job, &new, (&making.open(base)?, *base_len), options)?;
+        if !matches!(patch, Made::Nothing) {
+            return Ok(patch);
+        }
+    }
+    Ok(if job.along && job.size <= MAX_ALONG {
+        Made::Plain(read(&new, job.size)?)
+    } else {
+        Made::Nothing
+    })
+}
+
+fn make_patch(
+    job: &Job,
+    new: &File,
+    (base, base_len): (&File, u64),
+    options: &MakerOptions,
+) -> Result<Made, PatchError> {
+    let small = job.size <= MAX_BSDIFF && base_len <= MAX_BSDIFF;
+    if options.bsdiff && small && !is_compressed(new)? {
+        let stream = make_stream(&read(base, base_len)?, &read(new, job.size)?)?;
         if stream.len() <= MAX_STREAM {
             // A quick look at what the stream will take; in a group it takes less.
             let stream_len = Compressor::new(ESTIMATE_LEVEL).compress(&stream)?.len() as u64;
-            let windows = all_windows(job, &new, &base, ESTIMATE_LEVEL)?;
+            let windows = all_windows(job, new, (base, base_len), ESTIMATE_LEVEL)?;
             let windows_len: u64 = windows.iter().map(|frame| frame.len() as u64).sum();
             if stream_len <= windows_len {
                 return Ok(if stream_len + WORTH < job.plain_len {
@@ -178,7 +272,7 @@ fn make_one(job: &Job, making: &dyn Making, options: &MakerOptions) -> Result<Ma
             }
         }
     }
-    let frames = all_windows(job, &new, &base, options.level)?;
+    let frames = all_windows(job, new, (base, base_len), options.level)?;
     let len: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
     Ok(if len + WORTH < job.plain_len {
         Made::Windows(frames)
@@ -190,9 +284,14 @@ fn make_one(job: &Job, making: &dyn Making, options: &MakerOptions) -> Result<Ma
 /// The level at which streams and windows are compared: fast, and in the same order as at the highest.
 const ESTIMATE_LEVEL: i32 = 6;
 
-fn all_windows(job: &Job, new: &File, base: &File, level: i32) -> Result<Vec<Vec<u8>>, PatchError> {
+fn all_windows(
+    job: &Job,
+    new: &File,
+    (base, base_len): (&File, u64),
+    level: i32,
+) -> Result<Vec<Vec<u8>>, PatchError> {
     (0..windows(job.size))
-        .map(|index| make_window(new, base, &window(job.size, job.base.1, index as u32), level))
+        .map(|index| make_window(new, base, &window(job.size, base_len, index as u32), level))
         .collect()
 }
 

@@ -110,6 +110,7 @@ impl Patching<'_> {
     /// Returns what is worth a try: blobs of the tree that `base` lacks, with what they may be made of.
     pub(super) fn jobs(&self, base: &CommitId, have: &[Placed]) -> Result<Vec<Job>, PublishError> {
         let done: HashSet<(u32, [u8; 8])> = have.iter().flat_map(|(_, patch)| pairs(patch)).collect();
+        let along: HashSet<u32> = have.iter().flat_map(|(_, patch)| plain(patch)).collect();
         let base_root = self.repo.load_commit(base)?.root;
         let mut finder = BaseFinder::default();
         let mut old = HashSet::new();
@@ -127,15 +128,17 @@ impl Patching<'_> {
             if old.contains(&blob) || !taken.insert(target) {
                 return;
             }
-            if let Some(base) = finder.find(path, size)
-                && !done.contains(&(target, prefix(&base.0)))
-            {
+            let base = finder.find(path, size);
+            let is_done = base.is_some_and(|base| done.contains(&(target, prefix(&base.0))));
+            let along = !along.contains(&target);
+            if !is_done && (base.is_some() || along) {
                 jobs.push(Job {
                     target,
                     blob,
                     size,
                     base,
                     plain_len: self.places[target as usize].len(),
+                    along,
                 });
             }
         })?;
@@ -160,12 +163,15 @@ impl Patching<'_> {
             let (patch, bytes) = match made {
                 MadeFrame::Windows { job, frames } => {
                     let job = &jobs[job];
+                    let Some((base, _)) = &job.base else {
+                        return Err(PatchError::Damaged("its maker had no base"));
+                    };
                     let patch = PatchFrame::Prefix {
                         file: 0,
                         offset,
                         windows: frames.iter().map(|frame| frame.len() as u64).collect(),
                         blob: job.target,
-                        base: prefix(&job.base.0),
+                        base: prefix(base),
                     };
                     (patch, frames)
                 }
@@ -174,7 +180,9 @@ impl Patching<'_> {
                         .iter()
                         .map(|made| PatchTarget {
                             blob: jobs[made.job].target,
-                            base: Some(prefix(&jobs[made.job].base.0)),
+                            base: (jobs[made.job].base)
+                                .filter(|_| !made.plain)
+                                .map(|(base, _)| prefix(&base)),
                             stream_len: made.stream_len,
                         })
                         .collect();
@@ -186,10 +194,11 @@ impl Patching<'_> {
                     };
                     (patch, vec![frame])
                 }
+                MadeFrame::Done { jobs: done } => {
+                    phase.advance(jobs[done].iter().map(|job| job.size).sum());
+                    return Ok(());
+                }
             };
-            for (blob, _) in pairs(&patch) {
-                phase.advance(self.blobs.size(blob));
-            }
             frames.push(patch);
             for frame in bytes {
                 if let Err(error) = output.write(&frame) {
@@ -220,6 +229,18 @@ fn pairs(patch: &PatchFrame) -> Vec<(u32, [u8; 8])> {
             .iter()
             .filter(|target| target.blob != NOT_IN_TREE)
             .filter_map(|target| Some((target.blob, target.base?)))
+            .collect(),
+    }
+}
+
+/// Returns what goes along with patches as it is.
+fn plain(patch: &PatchFrame) -> Vec<u32> {
+    match patch {
+        PatchFrame::Prefix { .. } => Vec::new(),
+        PatchFrame::Group { targets, .. } => targets
+            .iter()
+            .filter(|target| target.blob != NOT_IN_TREE && target.base.is_none())
+            .map(|target| target.blob)
             .collect(),
     }
 }

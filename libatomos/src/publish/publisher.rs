@@ -28,6 +28,9 @@ const LIFETIME: i64 = 30 * 24 * 3600;
 
 /// Levels of zstd.
 struct Levels {
+    /// Of a ref's first release, which few machines take from packs: new ones take the image.
+    first_pack: i32,
+    /// Of what a release adds, which every machine takes.
     pack: i32,
     image: i32,
     manifest: i32,
@@ -39,13 +42,15 @@ impl Profile {
     const fn levels(self) -> Levels {
         match self {
             Self::Fast => Levels {
-                pack: 5,
+                first_pack: 5,
+                pack: 9,
                 image: 6,
                 manifest: 9,
                 patch: 7,
                 bsdiff: false,
             },
             Self::Thorough => Levels {
+                first_pack: 19,
                 pack: 19,
                 image: 19,
                 manifest: 19,
@@ -393,7 +398,10 @@ impl Publisher<'_> {
                 &blobs,
                 &frames,
                 Artifact::Pack,
-                levels.pack,
+                match &job.previous {
+                    Some(_) => levels.pack,
+                    None => levels.first_pack,
+                },
                 threads,
                 self.writer,
                 &phase,

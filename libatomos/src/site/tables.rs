@@ -338,11 +338,11 @@ impl Index {
 
     fn decode_patches(&mut self, cursor: &mut Cursor<'_>, blobs: &BlobList) -> Result<(), FormatError> {
         self.patch_files = read_files(cursor)?;
-        let count = read_count(cursor, 8, "the number of patches")?;
+        let count = read_count(cursor, 6, "the number of patches")?;
         let files = (0..count)
             .map(|_| file_index(cursor, self.patch_files.len()))
             .collect::<Result<Vec<_>, _>>()?;
-        // Each target takes at least ten bytes of what follows.
+        // Each target takes at least two bytes of what follows: its index and its length.
         let mut left = cursor.remaining() / 2;
         let mut members = Vec::with_capacity(count);
         for _ in 0..count {
