@@ -32,6 +32,14 @@ fn spoil_all(laws: &Laws, parser: Parser, cases: u32) {
 }
 
 #[test]
+fn an_input_means_the_same_to_every_process() {
+    let (laws, again) = (Laws::new(), Laws::new());
+    for (parser, name) in Parser::ALL {
+        assert!(laws.seeds(parser) == again.seeds(parser), "{name}");
+    }
+}
+
+#[test]
 fn spoiled_parts_of_a_site_are_refused_or_keep_the_laws() {
     let laws = Laws::new();
     for (parser, _) in Parser::ALL {
