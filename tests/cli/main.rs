@@ -14,6 +14,7 @@ mod globals;
 mod history;
 mod init;
 mod key;
+mod key_docs;
 mod key_set;
 mod key_tools;
 mod log;

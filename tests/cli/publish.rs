@@ -1,1 +1,284 @@
+use std::fs;
 
+use crate::common::{Scratch, numbers, published};
+
+#[test]
+fn a_site_is_static_files_and_the_result_says_what_is_new() {
+    let scratch = published();
+    for part in [
+        "atomos.json",
+        "refs/os",
+        "releases",
+        "manifests",
+        "packs",
+        "images",
+    ] {
+        assert!(scratch.path("site").join(part).exists(), "{part}");
+    }
+    let second = scratch.version("2");
+    let run = scratch.publish(&[]).code(0);
+    assert_eq!(run.out, "");
+    assert!(
+        run.err
+            .starts_with(&format!("Published os 2 ({}), release 2\nNew: ", &second[..12])),
+        "{}",
+        run.err
+    );
+    scratch.version("3");
+    let report = scratch.publish(&["--json"]).json();
+    assert_eq!(report["refs"][0]["ref"], "os");
+    assert_eq!(report["refs"][0]["number"], 3);
+    assert_eq!(report["refs"][0]["outcome"], "released");
+    assert_eq!(report["new-blobs"], 1, "only what is new is compressed");
+    assert_eq!(report["key-set"], 0);
+}
+
+#[test]
+fn publishing_again_with_nothing_new_changes_no_byte() {
+    let scratch = published();
+    let before = scratch.site_files();
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.starts_with("Unchanged: os 1 ("), "{}", run.err);
+    assert!(!run.err.contains("New: "), "{}", run.err);
+    assert_eq!(scratch.site_files(), before);
+    // A renewal is a new record, and nothing else.
+    let run = scratch.publish(&["--renew"]).code(0);
+    assert!(run.err.starts_with("Renewed os 1 ("), "{}", run.err);
+    let after = scratch.site_files();
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(path, bytes)| before.get(*path) != Some(bytes))
+        .collect();
+    assert_eq!(changed.len(), 1);
+    assert!(changed[0].0.ends_with("refs/os"));
+    // For how long a record is believed is said with each; what is good for a while yet is left alone.
+    let report = scratch.publish(&["--expires", "90", "--json"]).json();
+    assert_eq!(report["refs"][0]["outcome"], "unchanged");
+}
+
+#[test]
+fn profiles_and_patches_are_a_matter_of_bytes_and_not_of_what_arrives() {
+    let scratch = published();
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    // Lines are changed in the midst of a file: worth a patch.
+    let text = numbers(4000).replace("0000", "0x00");
+    scratch.write("tree/usr/lib/data", &text);
+    let second = scratch.version("2");
+    let size = |name: &str| -> u64 {
+        fs::read_dir(scratch.path(name).join("packs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum()
+    };
+    // Each profile on a copy of the same site.
+    for (name, more) in [
+        ("fast", &[][..]),
+        ("thorough", &["--profile", "thorough"]),
+        ("plain", &["--no-patches", "--no-image"]),
+    ] {
+        copy(&scratch.path("site"), &scratch.path(name));
+        let base = ["publish", "--to", name, "--key", "key", "--json"];
+        let report = scratch.atomos(&[&base[..], more].concat()).json();
+        assert_eq!(report["refs"][0]["commit"], second);
+        let patches = report["patches"].as_u64().unwrap();
+        let image = report["image-bytes"].as_u64().unwrap();
+        assert_eq!(
+            (patches > 0, image > 0),
+            (name != "plain", name != "plain"),
+            "{report}"
+        );
+        scratch
+            .atomos(&["site", "fsck", name, "--key", "key.pub"])
+            .code(0);
+        // The machine gets the same, at another price.
+        let machine = format!("client-{name}");
+        copy(&scratch.path("client"), &scratch.path(&machine));
+        let site = scratch.path(name);
+        let add = [
+            "remote",
+            "add",
+            "--repo",
+            &machine,
+            "here",
+            site.to_str().unwrap(),
+            "--key",
+            "key.pub",
+        ];
+        scratch.atomos(&add).code(0);
+        let report = scratch
+            .atomos(&["pull", "--repo", &machine, "here", "os", "--json"])
+            .json();
+        assert_eq!(
+            report["patched-blobs"].as_u64().unwrap() > 0,
+            name != "plain",
+            "{report}"
+        );
+        scratch.atomos(&["fsck", "--repo", &machine]).code(0);
+    }
+    assert!(size("thorough") <= size("fast"));
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn patches_are_made_from_versions_that_are_named() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.write("tree/usr/lib/data", numbers(4000));
+    scratch.atomos(&["key", "generate", "key"]).code(0);
+    // Machines have this one from elsewhere: it was never published.
+    let factory = scratch.version("factory");
+    scratch.write("tree/usr/lib/data", numbers(4000).replace("0000", "0x00"));
+    scratch.version("2");
+    let without = scratch.publish(&["--json"]).json();
+    assert_eq!(without["patches"], 0);
+    let with = scratch.publish(&["--patch-from", &factory, "--json"]).json();
+    assert_eq!(with["patches"], 1, "{with}");
+    assert_eq!(with["new-blobs"], 0);
+    let run = scratch.publish(&["--patch-from", "nope"]).code(3);
+    assert!(
+        run.err.contains("\"nope\" is no ref, digest or prefix"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("hint: `atomos refs"), "{}", run.err);
+    scratch
+        .publish(&["--patch-from", &factory, "--no-patches"])
+        .code(2);
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+}
+
+#[test]
+fn without_a_key_or_with_another_one_nothing_is_published() {
+    let scratch = published();
+    scratch.version("2");
+    let before = scratch.site_files();
+    let run = scratch.atomos(&["publish", "--to", "site"]).code(2);
+    assert!(run.err.contains("--key <FILE>"), "{}", run.err);
+    scratch.atomos(&["key", "generate", "other"]).code(0);
+    let run = scratch.publish(&["--key", "other"]).code(7);
+    assert!(
+        run.err
+            .starts_with("error: what is published as site/refs/os is signed by other keys\n"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err
+            .contains("hint: sign with the keys that signed it; `atomos key set create`"),
+        "{}",
+        run.err
+    );
+    let run = scratch.publish(&["--key", "nowhere"]).code(3);
+    assert!(run.err.contains("cannot read nowhere"), "{}", run.err);
+    assert_eq!(scratch.site_files(), before);
+}
+
+#[test]
+fn a_directory_that_is_something_else_is_left_alone() {
+    let scratch = published();
+    let run = scratch
+        .atomos(&["publish", "--to", "tree", "--key", "key"])
+        .code(10);
+    assert!(
+        run.err.contains("tree is not this repository's site: it has "),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err.contains("hint: choose an empty directory with --to DIR"),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.path("tree/.publish").exists());
+    scratch
+        .atomos(&["init", "--repo", "other", "--mode", "bare-user"])
+        .code(0);
+    let run = scratch
+        .atomos(&["publish", "--repo", "other", "--to", "new", "--key", "key"])
+        .code(3);
+    assert!(
+        run.err.contains("there is no ref to publish in other"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err.contains("hint: `atomos commit --ref REF DIR`"),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.path("new").exists());
+    scratch
+        .atomos(&["commit", "--repo", "other", "-b", "os", "tree"])
+        .code(0);
+    let run = scratch
+        .atomos(&["publish", "--repo", "other", "--to", "site", "--key", "key"])
+        .code(10);
+    assert!(run.err.contains("it is that of repository "), "{}", run.err);
+    let run = scratch.publish(&["--ref", "nope"]).code(3);
+    assert!(run.err.contains("there is no ref nope in "), "{}", run.err);
+}
+
+#[test]
+fn only_the_refs_that_are_named_are_published() {
+    let scratch = published();
+    scratch
+        .atomos(&["commit", "-b", "beta", "--version", "b", "tree"])
+        .code(0);
+    scratch.atomos(&["commit", "-b", "gamma", "tree"]).code(0);
+    let report = scratch.publish(&["--ref", "beta", "--json"]).json();
+    assert_eq!(report["refs"].as_array().unwrap().len(), 1);
+    assert!(scratch.path("site/refs/beta").exists() && !scratch.path("site/refs/gamma").exists());
+    let report = scratch.publish(&["--json"]).json();
+    assert_eq!(report["refs"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_version_for_certain_machines_reaches_those() {
+    let scratch = published();
+    scratch.version("2");
+    scratch.publish(&["--compatible", "board-a"]).code(0);
+    let run = scratch.client(&["pull", "origin", "os"]).code(10);
+    assert!(
+        run.err
+            .contains("os 2 is for board-a, and this machine is nothing in particular"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err.contains("hint: if this machine is one of those"),
+        "{}",
+        run.err
+    );
+    let site = scratch.path("site");
+    let site = site.to_str().unwrap();
+    let add = [
+        "remote",
+        "add",
+        "--force",
+        "origin",
+        site,
+        "--key",
+        "key.pub",
+        "--compatible",
+        "board-a",
+    ];
+    scratch.client(&add).code(0);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    // A barrier: release 2 comes before what needs it.
+    scratch.version("3");
+    scratch.publish(&["--min-from", "2"]).code(0);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+}

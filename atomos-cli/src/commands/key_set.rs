@@ -368,6 +368,10 @@ fn sign(context: &Context, args: &SignArgs) -> RunResult {
                 )
                 .with_hint(format!("`atomos key set show {}` lists the root keys", text::escape_path(&args.file))));
             }
+            // What machines were given is not written anywhere here.
+            None if draft.set().number == 1 => context.ui().status(format_args!(
+                "{id} is no root key of this set: its signature counts if machines were given that key"
+            )),
             None => context.ui().warning(format_args!(
                 "{id} is no root key of this set: its signature counts only if it is one of the set before"
             )),
@@ -471,6 +475,7 @@ fn present(context: &Context, draft: &KeySetDraft, before: Option<&KeySet>, file
     lacks(&own, "its own");
     match (&by_before, set.number) {
         (Some(signed), number) => lacks(signed, &format!("key set {}", number - 1)),
+        (None, 1) if draft.signers().any(|id| !draft.set().root.keys.contains(&id)) => {}
         (None, 1) => ui.status("A key that machines were given has to sign it, too"),
         (None, number) => ui.status(format_args!(
             "Root keys of key set {} have to sign it, too",

@@ -7,7 +7,7 @@ use libatomos::repo::{ObjectKind, Repo};
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::commit::CommitModel;
+use crate::output::commit::{CommitModel, Marks};
 use crate::output::json;
 use crate::report::CliError;
 
@@ -32,7 +32,7 @@ pub struct LogArgs {
 pub fn run(context: &Context, args: &LogArgs) -> RunResult {
     let repo = context.open_repo()?;
     let first = repo.resolve_commit(&args.rev)?;
-    let refs = repo.refs()?;
+    let marks = Marks::of(&repo)?;
     let mut cut = None;
     context.ui().result(|out| -> Result<(), CliError> {
         let mut history = History {
@@ -42,7 +42,7 @@ pub fn run(context: &Context, args: &LogArgs) -> RunResult {
         };
         let models = std::iter::from_fn(|| history.take())
             .take(args.max_count.unwrap_or(usize::MAX))
-            .map(|found| found.map(|(id, commit)| CommitModel::new(id, commit, &refs)));
+            .map(|found| found.map(|(id, commit)| CommitModel::new(id, commit, &marks)));
         if context.json() {
             let mut array = json::Array::begin(out)?;
             for model in models {

@@ -168,6 +168,11 @@ fn from_remote(context: &Context, args: &PullArgs) -> RunResult {
         context.ui().result(|out| json::write(out, &report))?;
     }
     narrate(context, &report, args.dry_run);
+    if report.unverified {
+        context.ui().warning(format_args!(
+            "nobody vouches for what came: the remote {remote} is not verified"
+        ));
+    }
     Ok(Outcome::Done)
 }
 

@@ -6,7 +6,7 @@ use libatomos::repo::Resolved;
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::commit::CommitModel;
+use crate::output::commit::{CommitModel, Marks};
 use crate::output::json;
 use crate::output::list::{EntryModel, Style, write_entry};
 use crate::report::CliError;
@@ -30,7 +30,7 @@ pub fn run(context: &Context, args: &ShowArgs) -> RunResult {
     let repo = context.open_repo()?;
     match repo.resolve(&args.rev)? {
         Resolved::Commit(id) => {
-            let model = CommitModel::new(id, repo.load_commit(&id)?, &repo.refs()?);
+            let model = CommitModel::new(id, repo.load_commit(&id)?, &Marks::of(&repo)?);
             context.ui().result(|out| {
                 if context.json() {
                     json::write(out, &model)

@@ -1,16 +1,18 @@
 //! Commits, as `show` and `log` print them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use libatomos::digest::{CommitId, DirTreeId, hex};
 use libatomos::format::{Commit, MetadataValue};
 use libatomos::names::RefName;
-use libatomos::repo::Refs;
+use libatomos::remote::unverified_commits;
+use libatomos::repo::{PartialCommits, Refs, Repo};
 use serde::Serialize;
 
 use super::list::MetadataModel;
 use super::text::{escape_text, time};
+use crate::report::CliError;
 
 /// A commit, for programs.
 #[derive(Debug, Serialize)]
@@ -34,12 +36,40 @@ pub struct CommitModel {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: BTreeMap<String, MetadataValue>,
     root_metadata: MetadataModel,
+    /// Nobody vouched for it when it was pulled.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unverified: bool,
+    /// Paths of it that are here, where not all of it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    partial: Vec<String>,
+}
+
+/// What a repository knows of its commits besides what they say.
+#[derive(Debug)]
+pub struct Marks {
+    refs: Refs,
+    unverified: BTreeSet<CommitId>,
+    partial: PartialCommits,
+}
+
+impl Marks {
+    /// Reads them.
+    pub fn of(repo: &Repo) -> Result<Self, CliError> {
+        Ok(Self {
+            refs: repo.refs()?,
+            unverified: unverified_commits(repo)?,
+            partial: repo.partial_commits()?,
+        })
+    }
 }
 
 impl CommitModel {
-    /// Takes a commit and the refs of its repository.
-    pub fn new(id: CommitId, commit: Commit, refs: &Refs) -> Self {
+    /// Takes a commit, and what its repository knows of it.
+    pub fn new(id: CommitId, commit: Commit, marks: &Marks) -> Self {
+        let partial = marks.partial.get(&id);
         Self {
+            unverified: marks.unverified.contains(&id),
+            partial: partial.into_iter().flatten().cloned().collect(),
             commit: id,
             root: commit.root,
             parent: commit.parent,
@@ -47,7 +77,8 @@ impl CommitModel {
             version: commit.version,
             subject: commit.subject,
             body: commit.body,
-            refs: refs
+            refs: marks
+                .refs
                 .iter()
                 .filter(|(_, named)| **named == id)
                 .map(|(name, _)| name.clone())
@@ -55,6 +86,20 @@ impl CommitModel {
             metadata: commit.metadata,
             root_metadata: MetadataModel::new(&commit.root_metadata),
         }
+    }
+
+    /// Writes what one should know before one uses it.
+    fn write_marks(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.unverified {
+            writeln!(
+                out,
+                "Trust:   NOT VERIFIED: nobody vouched for it when it was pulled"
+            )?;
+        }
+        for path in &self.partial {
+            writeln!(out, "Partial: {}", escape_text(path))?;
+        }
+        Ok(())
     }
 
     /// Writes it as `log` does.
@@ -68,6 +113,7 @@ impl CommitModel {
         if !self.version.is_empty() {
             writeln!(out, "Version: {}", escape_text(&self.version))?;
         }
+        self.write_marks(out)?;
         if !self.subject.is_empty() {
             writeln!(out, "\n    {}", escape_text(&self.subject))?;
         }
@@ -88,6 +134,7 @@ impl CommitModel {
         if !self.version.is_empty() {
             writeln!(out, "Version: {}", escape_text(&self.version))?;
         }
+        self.write_marks(out)?;
         for (key, value) in &self.metadata {
             let value = match value {
                 MetadataValue::Text(text) => escape_text(text),

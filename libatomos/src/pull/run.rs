@@ -110,6 +110,9 @@ pub struct PullReport {
     pub subpath: Option<String>,
     /// Whether nothing was new.
     pub unchanged: bool,
+    /// Whether nobody vouches for it: the remote is `no-verify`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unverified: bool,
     /// Requests for blobs that were planned.
     pub planned_requests: u64,
     /// Bytes of blobs, compressed, that were planned.
@@ -270,6 +273,7 @@ impl<'a> Session<'a> {
     pub fn pull(&mut self, wanted: &[Wanted], options: &PullOptions) -> Result<PullReport, PullError> {
         let mut report = PullReport {
             subpath: options.subpath.clone(),
+            unverified: self.config.no_verify,
             ..PullReport::default()
         };
         let mut releases = Vec::new();
