@@ -315,8 +315,11 @@ impl<'r> Transaction<'r> {
                 return write_whole(target, name, &scratch.0[..hashed.size as usize]);
             }
             let fail = |error| RepoError::from(FsError::new("read", path, error));
-            let written =
-                hash_reader(&mut reopen().map_err(fail)?, |bytes| target.write_all(bytes)).map_err(fail)?;
+            let written = hash_reader(&mut reopen().map_err(fail)?, fail, |bytes| {
+                Ok(target
+                    .write_all(bytes)
+                    .map_err(|error| FsError::new("write", name, error))?)
+            })?;
             if written != (hashed.blob, hashed.size) {
                 return Err(fail(changed()));
             }
@@ -889,13 +892,17 @@ pub(crate) fn hash_into(
 /// Returns the digest of what `reader` gives, which stays in `scratch` where it fits.
 pub(crate) fn hash_stream(reader: &mut impl Read, scratch: &mut Scratch) -> std::io::Result<Hashed> {
     let mut filled = 0;
-    let (blob, size) = hash_reader(reader, |bytes| {
-        if let Some(room) = scratch.0.get_mut(filled..filled + bytes.len()) {
-            room.copy_from_slice(bytes);
-        }
-        filled += bytes.len();
-        Ok(())
-    })?;
+    let (blob, size) = hash_reader(
+        reader,
+        |error| error,
+        |bytes| {
+            if let Some(room) = scratch.0.get_mut(filled..filled + bytes.len()) {
+                room.copy_from_slice(bytes);
+            }
+            filled += bytes.len();
+            Ok(())
+        },
+    )?;
     Ok(Hashed {
         blob,
         size,
@@ -903,11 +910,12 @@ pub(crate) fn hash_stream(reader: &mut impl Read, scratch: &mut Scratch) -> std:
     })
 }
 
-/// Reads to the end, and gives each piece to `each`.
-fn hash_reader(
+/// Reads to the end, and gives each piece to `each`; `fail` says what it means that reading failed.
+fn hash_reader<E>(
     reader: &mut impl Read,
-    mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
-) -> std::io::Result<(BlobId, u64)> {
+    fail: impl Fn(std::io::Error) -> E,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(BlobId, u64), E> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; PIECE];
     let mut size = 0;
@@ -920,7 +928,7 @@ fn hash_reader(
                 each(&buffer[..len])?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(fail(error)),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A contributor and the continuous integration run the same steps. They stop at the first that fails; the last lines
 //! say how long each took, and what was left out and why.
 
+mod kernel;
 mod licences;
 pub(crate) mod packages;
 
@@ -55,6 +56,7 @@ pub fn run_all() -> Result<()> {
     steps.step("tests", || {
         passed(run(&mut cargo(&root, &["test", "--workspace", "--locked"])))
     })?;
+    steps.step("modules of a real kernel", || kernel::check(&root))?;
     steps.step("documentation", || {
         let mut command = cargo(&root, &["doc", "--workspace", "--no-deps", "--locked"]);
         passed(run(command.env("RUSTDOCFLAGS", "-D warnings")))

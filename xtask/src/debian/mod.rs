@@ -16,6 +16,7 @@
 mod archive;
 mod build;
 mod jail;
+mod kernel;
 mod sources;
 mod unpacked;
 
@@ -28,6 +29,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub use archive::{Archive, Availability, find_archive};
+pub use kernel::download_kernel;
 pub use unpacked::{Package, Packages, ensure_packages, unpack};
 
 /// Increased when trees made by an older recipe are of no more use.
