@@ -418,3 +418,24 @@ fn a_manifest_bomb_is_refused() {
     let error = Manifest::decode(&bad, &id, &[]).unwrap_err();
     assert!(matches!(error, SiteError::Section { .. }), "{error}");
 }
+
+#[test]
+fn a_number_in_an_extension_is_written_as_it_was_signed() {
+    // The publisher who withdraws a version writes the rest of the record anew.
+    let digest = Digest::of(b"x").to_hex();
+    let mut state = 1u64;
+    for _ in 0..500 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let number = f64::from_bits(state);
+        if !number.is_finite() {
+            continue;
+        }
+        let text = format!(
+            "{{\"repository\":\"r\",\"ref\":\"os\",\"keys\":0,\"sequence\":1,\"time\":1,\"expires\":2,\"release\":\"{digest}\",\
+             \"release-size\":1,\"number\":1,\"commit\":\"{digest}\",\"version\":\"\",\"extensions\":{{\"x\":{number:e}}}}}"
+        );
+        let record = Record::from_payload(text.as_bytes()).unwrap();
+        assert_eq!(record.extensions["x"].as_f64(), Some(number));
+        assert_eq!(Record::from_payload(&record.to_payload()).unwrap(), record);
+    }
+}
