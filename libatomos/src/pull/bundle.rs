@@ -101,6 +101,7 @@ pub fn create_bundle(
         index: &manifest.index,
         missing: &missing,
         bases: &bases,
+        begun: &HashMap::new(),
         avoid: &HashMap::<_, HashSet<_>>::new(),
     }
     .plan(&PlanOptions {

@@ -12,7 +12,7 @@ use crate::site::{Artifact, Frame};
 use crate::transport::{Request, Status, TransportErrorKind};
 
 use super::PullError;
-use super::plan::{Content, Piece, PlannedRequest};
+use super::plan::{Content, Piece, PlannedRequest, part_of};
 use super::receive::{Assembly, FrameError, Receiver};
 
 /// What did not come, by which way, and why.
@@ -20,6 +20,8 @@ use super::receive::{Assembly, FrameError, Receiver};
 pub(super) struct Failures {
     pub(super) avoid: HashMap<BlobId, HashSet<Artifact>>,
     pub(super) reason: Option<String>,
+    /// Blobs of which an interrupted pull had left something wrong: they are to come whole.
+    pub(super) stale: Vec<u32>,
 }
 
 /// Bytes asked of the kernel at a time.
@@ -95,6 +97,8 @@ impl Fetcher<'_> {
         let mut pieces: VecDeque<Piece> = request.pieces.into();
         let mut attempts = self.source.attempts();
         let mut assembly = Assembly::default();
+        // The parts that came of the large blob that is being put together.
+        let mut parts: Vec<Piece> = Vec::new();
         while let (Some(first), Some(last)) = (pieces.front(), pieces.back()) {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
@@ -139,9 +143,18 @@ impl Fetcher<'_> {
                 match self.receiver.take(&frame, &piece.content, &mut assembly) {
                     Ok(()) => {
                         self.phase.advance(end - piece.range.start);
-                        pieces.pop_front();
+                        if let Some(done) = pieces.pop_front() {
+                            if parts.first().and_then(part_of) != part_of(&done) {
+                                parts.clear();
+                            }
+                            parts.push(done);
+                        }
                     }
                     Err(FrameError::Failed(error)) => return Err(error),
+                    Err(FrameError::Stale { blob }) => {
+                        pieces.pop_front();
+                        lock(&self.failures).stale.push(blob);
+                    }
                     Err(FrameError::Bad { blob, reason }) => break Some(format!("blob {blob}: {reason}")),
                 }
                 if self.stop.load(Ordering::Relaxed) {
@@ -150,8 +163,27 @@ impl Fetcher<'_> {
             };
             if let Some(reason) = bad {
                 attempts.reject(&url, &reason);
-                assembly = Assembly::default();
-                if attempts.is_exhausted() {
+                // Parts of two mirrors are not mixed: whichever is wrong, the blob is.
+                self.receiver.discard(&mut assembly)?;
+                let mut is_stale = false;
+                match pieces.front().and_then(part_of) {
+                    Some(blob) if self.receiver.begun.contains_key(&blob) => {
+                        for part in whole_blob(&mut pieces) {
+                            self.phase.advance(part.range.end - part.range.start);
+                        }
+                        lock(&self.failures).stale.push(blob);
+                        is_stale = true;
+                    }
+                    blob if blob.is_some() && parts.first().and_then(part_of) == blob => {
+                        for part in parts.drain(..).rev() {
+                            pieces.push_front(part);
+                        }
+                    }
+                    _ => {}
+                }
+                if attempts.is_exhausted() && is_stale {
+                    attempts = self.source.attempts();
+                } else if attempts.is_exhausted() {
                     // The other frames of the file may be as they should be.
                     let first = whole_blob(&mut pieces);
                     self.fail(request.kind, first.iter(), &format!("{url}: {reason}"));
@@ -195,8 +227,8 @@ impl Fetcher<'_> {
 /// Takes the first piece off, with all that are parts of the same blob.
 fn whole_blob(pieces: &mut VecDeque<Piece>) -> Vec<Piece> {
     let mut taken: Vec<Piece> = pieces.pop_front().into_iter().collect();
-    let blob = taken.first().and_then(super::plan::part_of);
-    while blob.is_some() && pieces.front().and_then(super::plan::part_of) == blob {
+    let blob = taken.first().and_then(part_of);
+    while blob.is_some() && pieces.front().and_then(part_of) == blob {
         taken.extend(pieces.pop_front());
     }
     taken

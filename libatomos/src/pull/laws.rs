@@ -39,6 +39,7 @@ pub(crate) fn plans(blobs: &BlobList, index: &Index) {
             index,
             missing,
             bases,
+            begun: &HashMap::new(),
             avoid: &avoid,
         };
         let options = PlanOptions {
@@ -235,6 +236,7 @@ impl Frames {
             transaction: &transaction,
             blobs,
             wanted: &everything,
+            begun: &HashMap::new(),
             budget: &Budget::default(),
         };
         match receiver.take(bytes, content, &mut Assembly::default()) {
@@ -248,6 +250,7 @@ impl Frames {
                 };
                 assert!(later || bytes != real, "the real frame is refused");
             }
+            Err(FrameError::Stale { blob }) => panic!("nothing of {blob} was begun"),
             Err(FrameError::Failed(error)) => panic!("this machine is blamed for a frame: {error}"),
         }
     }

@@ -8,6 +8,9 @@
 mod bundle;
 mod error;
 mod fetch;
+#[cfg(all(test, feature = "http"))]
+#[allow(clippy::unwrap_used)]
+mod hostile_tests;
 #[cfg(feature = "testing")]
 pub(crate) mod laws;
 mod mirror;

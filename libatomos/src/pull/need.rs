@@ -14,6 +14,8 @@ pub(super) struct Need {
     pub(super) blobs: HashMap<u32, Vec<Metadata>>,
     /// Inodes of blobs whose bytes are here.
     pub(super) variants: Vec<(BlobId, u64, Metadata)>,
+    /// How many bytes there are of large blobs that an interrupted pull began. They are verified with the whole.
+    pub(super) begun: HashMap<u32, u64>,
     /// Inodes of the empty blob.
     pub(super) empty: Vec<Metadata>,
 }

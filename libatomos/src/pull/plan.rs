@@ -86,6 +86,8 @@ pub(super) struct Needs<'a> {
     pub(super) missing: &'a [u32],
     /// Blobs that are here, by the first bytes of their digests.
     pub(super) bases: &'a HashMap<[u8; 8], BlobId>,
+    /// How many bytes of large blobs need not come.
+    pub(super) begun: &'a HashMap<u32, u64>,
     /// What was tried in vain.
     pub(super) avoid: &'a HashMap<BlobId, HashSet<Artifact>>,
 }
@@ -102,6 +104,18 @@ impl Needs<'_> {
     fn avoided(&self, blob: u32, kind: Artifact) -> bool {
         let id = &self.blobs.blobs()[blob as usize].id;
         self.avoid.get(id).is_some_and(|kinds| kinds.contains(&kind))
+    }
+
+    /// Whether a frame is part of what an interrupted pull left. The last part of a blob never is: with it the blob is verified.
+    fn has_begun(&self, frame: &Frame) -> bool {
+        match frame {
+            Frame::Segment { blob, bytes } => self.has_part(*blob, bytes.end),
+            Frame::Blobs(_) => false,
+        }
+    }
+
+    fn has_part(&self, blob: u32, end: u64) -> bool {
+        end < self.blobs.size(blob) && self.begun.get(&blob).is_some_and(|begun| end <= *begun)
     }
 
     /// Returns the plan, or the first blob that nothing is left to make of.
@@ -130,7 +144,7 @@ impl Needs<'_> {
         let mut pieces = Vec::new();
         let mut offset = 0;
         for (frame, len) in image_frames(self.blobs).into_iter().zip(lens) {
-            if frame.blobs().any(|blob| missing.contains(&blob)) {
+            if frame.blobs().any(|blob| missing.contains(&blob)) && !self.has_begun(&frame) {
                 pieces.push(Piece {
                     range: offset..offset + len,
                     content: Content::Plain(frame),
@@ -223,10 +237,12 @@ impl Needs<'_> {
                     let pieces = file(&mut files, Artifact::Pack, place.pack, &self.index.packs);
                     let mut offset = place.offset;
                     for (frame, len) in blob_frames(*blob, self.blobs.size(*blob)).zip(&place.frames) {
-                        pieces.push(Piece {
-                            range: offset..offset + len,
-                            content: Content::Plain(frame),
-                        });
+                        if !self.has_begun(&frame) {
+                            pieces.push(Piece {
+                                range: offset..offset + len,
+                                content: Content::Plain(frame),
+                            });
+                        }
                         offset += len;
                     }
                 }
@@ -243,14 +259,17 @@ impl Needs<'_> {
                         let pieces = file(&mut files, Artifact::Patch, *number, &self.index.patch_files);
                         let mut offset = *offset;
                         for (index, len) in windows.iter().enumerate() {
-                            pieces.push(Piece {
-                                range: offset..offset + len,
-                                content: Content::Window {
-                                    blob: *blob,
-                                    base,
-                                    index: index as u32,
-                                },
-                            });
+                            let end = (index as u64 + 1) * crate::patch::WINDOW;
+                            if !self.has_part(*blob, end) {
+                                pieces.push(Piece {
+                                    range: offset..offset + len,
+                                    content: Content::Window {
+                                        blob: *blob,
+                                        base,
+                                        index: index as u32,
+                                    },
+                                });
+                            }
                             offset += len;
                         }
                     }

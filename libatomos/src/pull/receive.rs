@@ -23,6 +23,8 @@ const BUDGET: u64 = 48 * 1024 * 1024;
 pub(super) enum FrameError {
     /// The bytes are wrong.
     Bad { blob: Digest, reason: String },
+    /// The bytes may be right, and what an interrupted pull left of the blob was wrong. That is gone now.
+    Stale { blob: u32 },
     /// This machine failed.
     Failed(PullError),
 }
@@ -40,6 +42,8 @@ pub(super) struct Receiver<'a> {
     pub(super) blobs: &'a BlobList,
     /// The inodes that each missing blob is needed as.
     pub(super) wanted: &'a HashMap<u32, Vec<Metadata>>,
+    /// Blobs whose first parts are an interrupted pull's.
+    pub(super) begun: &'a HashMap<u32, u64>,
     pub(super) budget: &'a Budget,
 }
 
@@ -184,8 +188,17 @@ impl Receiver<'_> {
             .store_partial(partial, &id, self.blobs.size(index), wanted)?
         {
             true => Ok(()),
+            false if self.begun.contains_key(&index) => Err(FrameError::Stale { blob: index }),
             false => Err(self.bad(index, &"its parts do not make what its digest says")),
         }
+    }
+
+    /// Forgets the parts of the large blob that is being put together.
+    pub(super) fn discard(&self, assembly: &mut Assembly) -> Result<(), PullError> {
+        if let Some((_, partial)) = assembly.current.take() {
+            self.transaction.discard_partial(&partial)?;
+        }
+        Ok(())
     }
 
     fn id(&self, index: u32) -> BlobId {

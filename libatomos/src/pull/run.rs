@@ -396,6 +396,27 @@ struct Run<'r, 'a> {
     report: &'r mut PullReport,
 }
 
+/// What several releases need comes once, with the first of them.
+fn share(targets: &mut [Target]) {
+    let mut first: HashMap<BlobId, (usize, u32)> = HashMap::new();
+    for at in 0..targets.len() {
+        for index in targets[at].need.missing() {
+            let id = targets[at].manifest.blobs.blobs()[index as usize].id;
+            let Some((earlier, there)) = first.get(&id).copied() else {
+                first.insert(id, (at, index));
+                continue;
+            };
+            let inodes = targets[at].need.blobs.remove(&index).unwrap_or_default();
+            let into = targets[earlier].need.blobs.entry(there).or_default();
+            for inode in inodes {
+                if !into.contains(&inode) {
+                    into.push(inode);
+                }
+            }
+        }
+    }
+}
+
 impl Run<'_, '_> {
     fn all(&mut self, releases: &[Release]) -> Result<(), PullError> {
         let repo = self.session.repo;
@@ -404,6 +425,7 @@ impl Run<'_, '_> {
             targets.push(self.target(release)?);
         }
         if self.options.dry_run {
+            share(&mut targets);
             for target in &targets {
                 let plan = self.plan(target, &Failures::default())?;
                 self.count(target, &plan);
@@ -414,6 +436,7 @@ impl Run<'_, '_> {
         for target in &mut targets {
             self.take_staged(&transaction, target)?;
         }
+        share(&mut targets);
         // Every plan is made, and checked, before the first blob is asked for.
         let mut plans = Vec::new();
         for target in &targets {
@@ -522,6 +545,11 @@ impl Run<'_, '_> {
             let inodes = &target.need.blobs[&index];
             if transaction.take_staged(&blob.id, blob.size, inodes)? {
                 target.need.blobs.remove(&index);
+                continue;
+            }
+            let begun = transaction.partial_len(&blob.id)?;
+            if begun > 0 {
+                target.need.begun.insert(index, begun);
             }
         }
         Ok(())
@@ -556,6 +584,7 @@ impl Run<'_, '_> {
             index,
             missing: &missing,
             bases: &bases,
+            begun: &target.need.begun,
             avoid: &failures.avoid,
         }
         .plan(&self.plan_options()))
@@ -635,25 +664,31 @@ impl Run<'_, '_> {
         plan: Plan,
         phase: &PhaseGuard<'_>,
     ) -> Result<(), PullError> {
-        let receiver = Receiver {
+        let mut receiver = Receiver {
             repo: self.session.repo,
             transaction,
             blobs: &target.manifest.blobs,
             wanted: &target.need.blobs,
+            begun: &target.need.begun,
             budget: &self.budget,
         };
+        let nothing = HashMap::new();
         let mut requests = plan.requests;
         let mut failures = Failures::default();
         for _ in 0..MAX_PASSES {
             let failed = fetch(&self.session.source, requests, &receiver, self.jobs(), phase)?;
-            if failed.avoid.is_empty() {
+            if failed.avoid.is_empty() && failed.stale.is_empty() {
                 return Ok(());
             }
-            let again: Vec<u32> = failed
+            receiver.begun = &nothing;
+            let mut again: Vec<u32> = failed
                 .avoid
                 .keys()
                 .filter_map(|id| target.manifest.blobs.index_of(id))
+                .chain(failed.stale)
                 .collect();
+            again.sort_unstable();
+            again.dedup();
             for (id, kinds) in failed.avoid {
                 failures.avoid.entry(id).or_default().extend(kinds);
             }
@@ -665,26 +700,22 @@ impl Run<'_, '_> {
                 .avoid
                 .keys()
                 .next()
-                .expect("something failed, or this was not reached")
+                .expect("what was begun is thrown away once, and what fails again was fetched")
                 .digest(),
             reason: failures.reason.unwrap_or_default(),
         })
     }
 
     /// Plans what could not be had, another way. It must not cost more than was allowed.
-    fn plan_again(
-        &self,
-        target: &Target,
-        mut missing: Vec<u32>,
-        failures: &Failures,
-    ) -> Result<Plan, PullError> {
-        missing.sort_unstable();
+    fn plan_again(&self, target: &Target, missing: Vec<u32>, failures: &Failures) -> Result<Plan, PullError> {
         let bases = self.bases()?;
         let plan = Needs {
             blobs: &target.manifest.blobs,
             index: &target.manifest.index,
             missing: &missing,
             bases: &bases,
+            // What was begun may be what failed.
+            begun: &HashMap::new(),
             avoid: &failures.avoid,
         }
         .plan(&self.plan_options())

@@ -29,7 +29,7 @@ pub(super) fn name() -> RemoteName {
     "origin".parse().unwrap()
 }
 
-fn os() -> RefName {
+pub(super) fn os() -> RefName {
     "os".parse().unwrap()
 }
 

@@ -414,6 +414,23 @@ impl<'r> Transaction<'r> {
         Ok(true)
     }
 
+    /// Returns how many bytes of a large blob an interrupted run has put together.
+    pub(crate) fn partial_len(&self, id: &BlobId) -> Result<u64, RepoError> {
+        let file = self.staging.dir.open_file_optional(format!("{PARTIAL}/{id}"))?;
+        Ok(match file {
+            Some(file) => file
+                .metadata()
+                .map_err(|error| FsError::new("look at", self.staging.dir.path(), error))?
+                .len(),
+            None => 0,
+        })
+    }
+
+    /// Throws away what was put together of a large blob.
+    pub(crate) fn discard_partial(&self, partial: &Partial) -> Result<(), RepoError> {
+        Ok(partial.dir.remove_file(&partial.name)?)
+    }
+
     /// Opens the file in which a large blob is put together; an interrupted run may have begun it.
     pub(crate) fn open_partial(&self, id: &BlobId) -> Result<Partial, RepoError> {
         let dir = self.staging.dir.ensure_dir(PARTIAL, 0o700)?;

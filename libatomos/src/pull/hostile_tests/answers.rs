@@ -1,0 +1,125 @@
+//! Answers that are no answers.
+
+use atomos_httpd::testing::{Deed, Fault};
+
+use super::{Has, Site};
+
+/// Everything that a machine with nothing asks for, and the objects that a machine one release behind asks for.
+const PLACES: [(Has, &str); 2] = [(Has::Nothing, ""), (Has::First, "p")];
+
+fn fails_everywhere(deed: &Deed, why: &[&str]) {
+    let mut site = Site::new(false);
+    for (has, prefix) in PLACES {
+        site.fails(has, prefix, deed, why);
+    }
+}
+
+#[test]
+fn a_page_of_html_is_no_record_and_no_pack() {
+    fails_everywhere(&Deed::Html, &["no signed envelope", "unexpected end of file"]);
+}
+
+#[test]
+fn what_is_not_found_is_named() {
+    fails_everywhere(&Deed::Status(404), &["404"]);
+}
+
+#[test]
+fn a_server_that_fails_half_of_the_time_is_asked_again() {
+    let mut site = Site::new(false);
+    for (has, _) in PLACES {
+        let seen = site.completes(has, vec![Fault::on("", Deed::Status(500)).odds(0.5, 7)]);
+        assert!(seen.iter().any(|seen| seen.status == 500));
+    }
+}
+
+#[test]
+fn a_server_that_always_fails_is_named() {
+    fails_everywhere(&Deed::Status(500), &["500"]);
+}
+
+#[test]
+fn the_whole_file_instead_of_a_range_is_used() {
+    let mut site = Site::new(false);
+    for (has, _) in PLACES {
+        let seen = site.completes(has, vec![Fault::on("", Deed::IgnoreRange)]);
+        assert!(seen.iter().any(|seen| seen.deed == Some(Deed::IgnoreRange)));
+        let packs = seen.iter().filter(|seen| seen.path.starts_with("packs/")).count();
+        assert!(packs <= 4, "a file is asked for once: {packs}");
+    }
+}
+
+#[test]
+fn a_server_without_ranges_is_asked_for_whole_files() {
+    let mut site = Site::new(false);
+    for (has, _) in PLACES {
+        let seen = site.completes(has, vec![Fault::on("", Deed::RefuseRange)]);
+        assert!(seen.iter().any(|seen| seen.status == 501));
+    }
+}
+
+#[test]
+fn another_range_than_was_asked_for_is_refused() {
+    let mut site = Site::new(false);
+    for (has, _) in PLACES {
+        site.fails(has, "p", &Deed::WrongRange(100), &["range"]);
+    }
+}
+
+#[test]
+fn another_range_under_the_right_name_does_not_verify() {
+    let mut site = Site::new(false);
+    for (has, _) in PLACES {
+        site.fails(
+            has,
+            "p",
+            &Deed::LyingRange(100),
+            &["no mirror has a good copy of blob"],
+        );
+    }
+}
+
+#[test]
+fn a_length_that_lies_is_found_out() {
+    fails_everywhere(&Deed::LongLength(10), &["disconnected", "announces"]);
+    fails_everywhere(
+        &Deed::ShortLength(10),
+        &["EOF", "no mirror has a good copy", "bytes early"],
+    );
+}
+
+#[test]
+fn a_compression_that_nobody_asked_for_is_refused() {
+    fails_everywhere(&Deed::Gzip, &["gzip", "encod"]);
+}
+
+#[test]
+fn a_trickle_is_not_waited_for() {
+    fails_everywhere(
+        &Deed::Trickle(1, std::time::Duration::from_millis(300)),
+        &["bytes came in"],
+    );
+}
+
+#[test]
+fn a_stall_ends() {
+    fails_everywhere(&Deed::Stall(20), &["time", "stall", "no byte"]);
+    fails_everywhere(&Deed::Silence, &["time", "stall"]);
+}
+
+#[test]
+fn a_connection_that_breaks_is_an_error_of_that_file() {
+    for deed in [Deed::Reset(20), Deed::Close(20), Deed::Hangup, Deed::Garbage] {
+        fails_everywhere(&deed, &["disconnected", "does not speak HTTP"]);
+    }
+}
+
+#[test]
+fn an_endless_body_is_cut_off() {
+    fails_everywhere(&Deed::Endless, &["more bytes than the file has"]);
+}
+
+#[test]
+fn a_circle_of_redirects_is_left() {
+    fails_everywhere(&Deed::RedirectLoop, &["redirect"]);
+}
