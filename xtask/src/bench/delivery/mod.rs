@@ -37,6 +37,8 @@ pub enum Pull {
     Full,
     /// The second version by a client that has the first, without patches or deltas.
     Whole,
+    /// The same, compressed with the profile thorough.
+    WholeThorough,
     /// The same with patches of the profile fast, and with a static delta.
     Fast,
     /// The same with patches of the profile thorough, and with a static delta.
@@ -46,11 +48,19 @@ pub enum Pull {
 }
 
 impl Pull {
-    const ALL: [Self; 5] = [Self::Full, Self::Whole, Self::Fast, Self::Thorough, Self::Nothing];
+    const ALL: [Self; 6] = [
+        Self::Full,
+        Self::Whole,
+        Self::WholeThorough,
+        Self::Fast,
+        Self::Thorough,
+        Self::Nothing,
+    ];
 
     fn site(self) -> Site {
         match self {
             Self::Full | Self::Whole => Site::Whole,
+            Self::WholeThorough => Site::ThoroughWhole,
             Self::Fast => Site::Fast,
             Self::Thorough | Self::Nothing => Site::Thorough,
         }
@@ -265,7 +275,9 @@ fn ostree_pull(ring: &Ring, pull: Pull, delay: Duration) -> Result<(Line, Comman
     }
     ring.set_ostree_remote("oc", &line.url())?;
     let words: &[&str] = match pull {
-        Pull::Full | Pull::Whole => &["pull", "--disable-static-deltas", "origin", ring::REF],
+        Pull::Full | Pull::Whole | Pull::WholeThorough => {
+            &["pull", "--disable-static-deltas", "origin", ring::REF]
+        }
         _ => &["pull", "origin", ring::REF],
     };
     Ok((line, ring.ostree("oc", words)))

@@ -59,6 +59,12 @@ impl Tree {
         Some(median(Contestant::Atomos)? / median(Contestant::Ostree)?)
     }
 
+    /// With nothing new, what ostree does for the whole tree is the measure: of its second time only the start of a program is left.
+    fn again_ratio(&self) -> Option<f64> {
+        let median = |publish, contestant| self.publish.get(&(publish, contestant)).map(Series::median);
+        Some(median(Publish::Again, Contestant::Atomos)? / median(Publish::First, Contestant::Ostree)?)
+    }
+
     fn checks(&self, letter: char) -> Vec<Check> {
         let thorough_bytes = if letter == 'A' { 0.7 } else { 1.05 };
         let mut rows = vec![
@@ -77,8 +83,8 @@ impl Tree {
                 0.1,
             ),
             (
-                "upgrade without patches: bytes",
-                self.bytes_ratio(Pull::Whole),
+                "upgrade without patches, thorough profile: bytes",
+                self.bytes_ratio(Pull::WholeThorough),
                 0.9,
             ),
             (
@@ -97,8 +103,8 @@ impl Tree {
                 0.4,
             ),
             (
-                "publish with nothing new: time",
-                self.publish_ratio(Publish::Again),
+                "publish with nothing new: time, by that of ostree's first",
+                self.again_ratio(),
                 0.02,
             ),
             (
@@ -199,6 +205,7 @@ fn title(pull: Pull) -> &'static str {
     match pull {
         Pull::Full => "everything",
         Pull::Whole => "the upgrade, whole objects",
+        Pull::WholeThorough => "the upgrade, whole objects, profile thorough",
         Pull::Fast => "the upgrade, fast patches; static delta",
         Pull::Thorough => "the upgrade, thorough patches; static delta",
         Pull::Nothing => "nothing new",

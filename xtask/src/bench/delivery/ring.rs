@@ -30,7 +30,7 @@ pub enum Site {
     Fast,
     /// Without patches and image, profile fast; only its time is wanted.
     FastWhole,
-    /// Without patches, profile thorough; only its time is wanted.
+    /// Without patches, profile thorough.
     ThoroughWhole,
     /// With patches, profile thorough.
     Thorough,
