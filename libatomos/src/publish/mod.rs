@@ -136,7 +136,7 @@ pub struct PublishReport {
     pub pack_bytes: u64,
     /// Bytes of new images.
     pub image_bytes: u64,
-    /// Patches that were made.
+    /// Frames of patches that were made, those of blobs that go along whole among them.
     pub patches: u64,
     /// Bytes of new patch files.
     pub patch_bytes: u64,
