@@ -13,6 +13,7 @@ mod exit_code;
 mod output;
 mod progress;
 mod quantity;
+mod reboot;
 mod report;
 mod signals;
 mod signing;

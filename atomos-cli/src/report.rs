@@ -355,6 +355,17 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         SysrootError::DeploymentNotFound { .. }
         | SysrootError::AmbiguousDeployment { .. }
         | SysrootError::NothingToRollBackTo => "`atomos status` lists the deployments".to_owned(),
+        SysrootError::AmbiguousVersion { .. } => "name one by its digest".to_owned(),
+        SysrootError::NotFinished { .. } => {
+            "`atomos finalize` finishes it, `atomos undeploy staged` gives it up".to_owned()
+        }
+        SysrootError::DamagedState { path, .. } if path.ends_with("staged.json") => {
+            "`atomos undeploy staged` gives it up; then run the command again".to_owned()
+        }
+        SysrootError::ReadBackDiffers { .. } => {
+            "the disk or the memory is failing: nothing was switched; `atomos fsck` says what else is damaged"
+                .to_owned()
+        }
         SysrootError::InUse { reason, id } if *reason == "pinned" => {
             format!("`atomos unpin {}` lets it go", id.short())
         }

@@ -2,34 +2,45 @@
 
 use clap::Args;
 use libatomos::names::StaterootName;
-use libatomos::sysroot::{DeployOptions, KargsChange};
+use libatomos::sysroot::{DeployOptions, Finish, KargsChange, ReadBack};
 
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{deployment, json};
+use crate::reboot::RebootFlag;
 
 /// Make a deployment of a commit, and make it the default
 ///
 /// Checks the tree out, takes over /etc from the running deployment by a three-way merge, seeds /var, copies the kernel to
 /// /boot, and switches by one new boot entry. It takes effect at the next boot. Interrupted at any moment, the machine
 /// boots what it booted before, or the new deployment, whole.
+///
+/// On a machine that runs a deployment it is staged: tree and kernel are put in place now, and shutdown merges /etc as it is then,
+/// and switches. --now does all of it at once.
+///
+/// An old version can be named by its version: that is looked for in the history of what the machine follows, then in that of
+/// every ref.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   atomos deploy debian/13 --karg root=LABEL=root --karg rw
   atomos deploy debian/13 --dry-run      what would happen to /etc, and what would be removed
-  atomos deploy 4f1c9a2b07de             a digest, or the start of one")]
+  atomos deploy 4f1c9a2b07de             a digest, or the start of one
+  atomos deploy 13.1 --reboot            an old version, as the history of the ref has it; and boot it")]
 pub struct DeployArgs {
-    /// What to deploy: a ref, a digest, or the start of one
+    /// What to deploy: a ref, a digest or the start of one, or a version
     rev: String,
 
     #[command(flatten)]
     common: DeployFlags,
 
     /// Only say what would be done
-    #[arg(long)]
+    #[arg(long, conflicts_with = "reboot")]
     dry_run: bool,
+
+    #[command(flatten)]
+    reboot: RebootFlag,
 }
 
 /// What every verb has that makes a deployment.
@@ -47,9 +58,17 @@ pub struct DeployFlags {
     #[arg(long)]
     no_merge: bool,
 
-    /// How many deployments of the stateroot to keep, besides pinned ones
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
-    keep: u8,
+    /// How many deployments of the stateroot to keep, besides pinned ones [default: as retention.toml says, or 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    keep: Option<u8>,
+
+    /// Finish it at once, not at shutdown. What is edited in /etc afterwards stays in the old version
+    #[arg(long)]
+    now: bool,
+
+    /// Do not read what is new back from the disk
+    #[arg(long)]
+    no_read_back: bool,
 }
 
 impl DeployFlags {
@@ -59,7 +78,13 @@ impl DeployFlags {
         options.stateroot = self.stateroot.clone();
         options.kargs = self.kargs.iter().cloned().map(KargsChange::Append).collect();
         options.no_merge = self.no_merge;
-        options.keep = self.keep.into();
+        options.keep = self.keep.map(usize::from);
+        if self.now {
+            options.finish = Finish::Now;
+        }
+        if self.no_read_back {
+            options.read_back = ReadBack::Never;
+        }
         options
     }
 }
@@ -67,6 +92,7 @@ impl DeployFlags {
 /// Runs the verb.
 pub fn run(context: &Context, args: &DeployArgs) -> RunResult {
     let sysroot = context.open_sysroot_to_write()?;
+    args.reboot.check(&sysroot)?;
     let options = args.common.options();
     let (progress, cancel) = (context.progress(), context.cancel());
     if args.dry_run {
@@ -79,5 +105,6 @@ pub fn run(context: &Context, args: &DeployArgs) -> RunResult {
     }
     let report = sysroot.deploy(&args.rev, &options, progress, cancel)?;
     deployment::announce(context, &report)?;
+    args.reboot.act(context, true)?;
     Ok(Outcome::Done)
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use clap::Args;
 use libatomos::commit::{MemoryTrees, ScanOptions, hash_directory};
-use libatomos::diff::{Diff, DiffOptions, DiffSide};
+use libatomos::diff::{Change, Diff, DiffOptions, DiffSide};
 use libatomos::digest::DirTreeId;
-use libatomos::format::Metadata;
+use libatomos::format::{Entry, Metadata, Node};
 use libatomos::fs::Dir;
-use libatomos::repo::{Repo, RepoError};
+use libatomos::repo::{Located, Repo, RepoError};
 
 use super::RunResult;
 use crate::context::Context;
@@ -25,12 +25,16 @@ use crate::report::CliError;
 ///
 /// A tree is a revision or a directory. What begins with / or . is a directory; anything else is a revision. With one
 /// revision alone, its parent is compared with it.
+///
+/// With --booted, what runs is compared with the commit that it was made of: every file is read. /etc belongs to the machine, and
+/// `atomos etc diff` shows it. Nothing should differ, unless `atomos usr-overlay` made /usr writable.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   atomos diff debian/12 debian/13
   atomos diff debian/13 ./rootfs      what committing ./rootfs would change
-  atomos diff debian/13               what its last commit changed")]
+  atomos diff debian/13               what its last commit changed
+  atomos diff --booted                has anything changed that must not?")]
 pub struct DiffArgs {
     /// Count a change of the modification time, too
     #[arg(long)]
@@ -40,13 +44,25 @@ pub struct DiffArgs {
     #[arg(long)]
     skip_special: bool,
 
+    /// Compare the running system with its commit
+    #[arg(long, conflicts_with_all = ["before", "after"])]
+    booted: bool,
+
     /// The first tree
-    #[arg(value_name = "REV|DIR")]
-    before: String,
+    #[arg(value_name = "REV|DIR", required_unless_present = "booted")]
+    before: Option<String>,
 
     /// The second tree
     #[arg(value_name = "REV|DIR")]
     after: Option<String>,
+}
+
+impl DiffArgs {
+    fn options(&self) -> DiffOptions {
+        let mut options = DiffOptions::default();
+        options.mtime = self.mtime;
+        options
+    }
 }
 
 /// A tree that was looked at.
@@ -74,22 +90,69 @@ impl Tree<'_> {
 
 /// Runs the verb.
 pub fn run(context: &Context, args: &DiffArgs) -> RunResult {
+    let Some(first) = &args.before else {
+        return run_booted(context, args);
+    };
     let repo = context.open_repo()?;
     let (before, after) = match &args.after {
-        Some(after) => (args.before.clone(), after.clone()),
-        None if is_directory(&args.before) => {
+        Some(after) => (first.clone(), after.clone()),
+        None if is_directory(first) => {
             return Err(
                 CliError::usage("a directory alone has nothing to be compared with")
-                    .with_hint(format!("name a revision, too: `atomos diff REV {}`", args.before)),
+                    .with_hint(format!("name a revision, too: `atomos diff REV {first}`")),
             );
         }
-        None => (format!("{}^", args.before), args.before.clone()),
+        None => (format!("{first}^"), first.clone()),
     };
     let before = open(context, &repo, args, &before)?;
     let after = open(context, &repo, args, &after)?;
-    let mut options = DiffOptions::default();
-    options.mtime = args.mtime;
-    let changes = Diff::new(&before.side(), &after.side(), options, context.cancel());
+    let changes = Diff::new(&before.side(), &after.side(), args.options(), context.cancel());
+    show(context, changes)
+}
+
+/// Compares what runs with its commit. The deployment's own directory is read, in which nothing is mounted; and /usr as it is seen,
+/// where something was put over it.
+fn run_booted(context: &Context, args: &DiffArgs) -> RunResult {
+    let sysroot = context.open_sysroot()?;
+    let repo = sysroot.repo();
+    let id = sysroot.select_deployment(Some("booted")).map_err(|error| {
+        CliError::from(error).with_hint("--booted is for a machine that runs a deployment of this sysroot")
+    })?;
+    let commit = repo.load_commit(&id.commit)?;
+    let stored = |root, metadata| Tree::Stored(repo, root, metadata);
+    let before = stored(commit.root, Some(commit.root_metadata.clone()));
+    let after = hashed(context, args, sysroot.deployment_dir(&id)?)?;
+    let is_of_the_machine = |change: &Change| change.path == b"/etc" || change.path.starts_with(b"/etc/");
+    let (before, after) = (before.side(), after.side());
+    let below = Diff::new(&before, &after, args.options(), context.cancel())
+        .filter(|change| !change.as_ref().is_ok_and(is_of_the_machine));
+    let Some(usr) = sysroot.overlaid_usr()? else {
+        return show(context, below);
+    };
+    let Located::Entry(Entry {
+        node: Node::Dir { tree },
+        metadata,
+        ..
+    }) = repo.locate("", commit.root, None, b"usr")?
+    else {
+        return show(context, below);
+    };
+    let (before, after) = (stored(tree, Some(metadata)), hashed(context, args, usr)?);
+    let (before, after) = (before.side(), after.side());
+    let above = Diff::new(&before, &after, args.options(), context.cancel()).map(|change| {
+        let mut change = change?;
+        let inner = if change.path == b"/" {
+            Vec::new()
+        } else {
+            change.path
+        };
+        change.path = [b"/usr".as_slice(), &inner].concat();
+        Ok(change)
+    });
+    show(context, below.chain(above))
+}
+
+fn show(context: &Context, changes: impl Iterator<Item = Result<Change, RepoError>>) -> RunResult {
     let mut tally = Tally::default();
     let ui = context.ui();
     ui.result(|out| -> Result<(), CliError> {
@@ -125,13 +188,16 @@ fn is_directory(text: &str) -> bool {
     text.starts_with(['/', '.'])
 }
 
+fn hashed<'a>(context: &Context, args: &DiffArgs, dir: Dir) -> Result<Tree<'a>, CliError> {
+    let mut options = ScanOptions::default();
+    options.skip_special = args.skip_special;
+    let (root, metadata, trees) = hash_directory(dir, &options, context.progress(), context.cancel())?;
+    Ok(Tree::Hashed(trees, root, metadata))
+}
+
 fn open<'a>(context: &Context, repo: &'a Repo, args: &DiffArgs, text: &str) -> Result<Tree<'a>, CliError> {
     if is_directory(text) {
-        let mut options = ScanOptions::default();
-        options.skip_special = args.skip_special;
-        let dir = Dir::open_ambient(text)?;
-        let (root, metadata, trees) = hash_directory(dir, &options, context.progress(), context.cancel())?;
-        return Ok(Tree::Hashed(trees, root, metadata));
+        return hashed(context, args, Dir::open_ambient(text)?);
     }
     match repo.resolve_tree(text) {
         Ok((root, metadata)) => Ok(Tree::Stored(repo, root, metadata)),

@@ -8,11 +8,13 @@ use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
+use crate::reboot::RebootFlag;
 
 /// Show or change kernel arguments
 ///
-/// Without a change, prints the arguments of the default deployment. With one, writes that deployment's boot entry again
-/// under a new number; it takes effect at the next boot. Changes are applied in the order in which they are given.
+/// Without a change, prints the arguments of what the next boot takes: what is staged, or else the default deployment. With one,
+/// writes the default's boot entry again under a new number, or keeps the change for what is staged; it takes effect at the next
+/// boot. With --deployment, that one becomes the default, and what is staged is given up. Changes are applied in the order in which they are given.
 /// Quotes are kept: --append 'dyndbg="file drivers/usb/* +p"'.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -25,13 +27,16 @@ pub struct KargsArgs {
     #[command(flatten)]
     changes: Changes,
 
-    /// Whose: a position, booted, a version, or the start of a digest [default: the default deployment]
+    /// Whose: a position, booted, staged, a version, or the start of a digest [default: what the next boot takes]
     #[arg(long, value_name = "ID")]
     deployment: Option<String>,
 
     /// Exit with 77 when nothing changes
     #[arg(long = "unchanged-exit-77")]
     unchanged_exit_77: bool,
+
+    #[command(flatten)]
+    reboot: RebootFlag,
 }
 
 /// The changes, in the order in which they stand on the command line.
@@ -94,6 +99,9 @@ impl Args for Changes {
 struct Report<'a> {
     deployment: String,
     kargs: Vec<&'a str>,
+    staged: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discarded: Option<String>,
     changed: bool,
 }
 
@@ -105,30 +113,38 @@ pub fn run(context: &Context, args: &KargsArgs) -> RunResult {
     } else {
         context.open_sysroot_to_write()?
     };
-    let (id, kargs, changed) = if changes.is_empty() {
-        let id = sysroot.select_deployment(Some(args.deployment.as_deref().unwrap_or("default")))?;
-        let kargs = sysroot.kargs(&id)?;
-        (id, kargs, false)
+    args.reboot.check(&sysroot)?;
+    let report = if changes.is_empty() {
+        sysroot.kargs(args.deployment.as_deref())?
     } else {
         sysroot.edit_kargs(args.deployment.as_deref(), changes, context.progress())?
     };
-    context.ui().result(|out| {
+    let (id, changed) = (&report.deployment, report.changed);
+    let ui = context.ui();
+    ui.result(|out| {
         if context.json() {
-            let report = Report {
+            let model = Report {
                 deployment: id.to_string(),
-                kargs: kargs.iter().collect(),
+                kargs: report.kargs.iter().collect(),
+                staged: report.staged,
+                discarded: report.discarded.as_ref().map(ToString::to_string),
                 changed,
             };
-            return json::write(out, &report);
+            return json::write(out, &model);
         }
-        writeln!(out, "{}", text::escape_text(&kargs.to_string()))
+        writeln!(out, "{}", text::escape_text(&report.kargs.to_string()))
     })?;
+    if let Some(discarded) = &report.discarded {
+        ui.status(format_args!("Gave up {}, which was staged", discarded.short()));
+    }
     if changed {
-        context.ui().status(format_args!(
-            "The next boot takes {} with these arguments",
+        let when = if report.staged { ", which is staged," } else { "" };
+        ui.status(format_args!(
+            "The next boot takes {}{when} with these arguments",
             id.short()
         ));
     }
+    args.reboot.act(context, changed)?;
     let unchanged = !changed && !changes.is_empty() && args.unchanged_exit_77;
     Ok(if unchanged {
         Outcome::NothingToDo

@@ -13,6 +13,7 @@ mod completions;
 mod deploy;
 mod diff;
 mod etc;
+mod finalize;
 mod fsck;
 mod history;
 mod init;
@@ -41,6 +42,7 @@ mod switch;
 mod sysroot;
 mod undeploy;
 mod upgrade;
+mod usr_overlay;
 
 use clap::Subcommand;
 
@@ -83,12 +85,14 @@ pub enum Command {
     Status(status::StatusArgs),
     Upgrade(upgrade::UpgradeArgs),
     Switch(switch::SwitchArgs),
+    Finalize(finalize::FinalizeArgs),
     Rollback(rollback::RollbackArgs),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Undeploy(undeploy::UndeployArgs),
     Cleanup(cleanup::CleanupArgs),
     Kargs(kargs::KargsArgs),
+    UsrOverlay(usr_overlay::UsrOverlayArgs),
     Etc(etc::EtcArgs),
     Boot(boot::BootArgs),
     Completions(completions::CompletionsArgs),
@@ -132,12 +136,14 @@ impl Command {
             Self::Status(args) => status::run(context, &args),
             Self::Upgrade(args) => upgrade::run(context, &args),
             Self::Switch(args) => switch::run(context, &args),
+            Self::Finalize(args) => finalize::run(context, &args),
             Self::Rollback(args) => rollback::run(context, &args),
             Self::Pin(args) => pin::run_pin(context, &args),
             Self::Unpin(args) => pin::run_unpin(context, &args),
             Self::Undeploy(args) => undeploy::run(context, &args),
             Self::Cleanup(args) => cleanup::run(context, &args),
             Self::Kargs(args) => kargs::run(context, &args),
+            Self::UsrOverlay(args) => usr_overlay::run(context, &args),
             Self::Etc(args) => etc::run(context, &args),
             Self::Boot(args) => boot::run(context, &args),
             Self::Completions(args) => completions::run(context, &args),

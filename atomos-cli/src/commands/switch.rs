@@ -9,10 +9,12 @@ use libatomos::sysroot::UpgradeOptions;
 use super::RunResult;
 use super::deploy::DeployFlags;
 use crate::context::Context;
+use crate::reboot::RebootFlag;
 
 /// Follow another ref from now on, and deploy what it names
 ///
-/// /etc, /var and kernel arguments are taken over as by an upgrade. It takes effect at the next boot.
+/// /etc, /var and kernel arguments are taken over as by an upgrade. It takes effect at the next boot, and is staged as an upgrade
+/// is.
 #[derive(Debug, Args)]
 #[command(visible_alias = "rebase")]
 #[command(after_help = "\
@@ -35,6 +37,9 @@ pub struct SwitchArgs {
     /// Exit with 77 when the machine follows the ref already and there is nothing newer
     #[arg(long = "unchanged-exit-77")]
     unchanged_exit_77: bool,
+
+    #[command(flatten)]
+    reboot: RebootFlag,
 }
 
 /// Runs the verb.
@@ -45,5 +50,5 @@ pub fn run(context: &Context, args: &SwitchArgs) -> RunResult {
     options.session = context.session_options();
     options.switch_to = Some(args.reference.clone());
     options.pull_from = args.from.clone();
-    super::upgrade::run_with(context, &options, args.unchanged_exit_77)
+    super::upgrade::run_with(context, &options, args.unchanged_exit_77, &args.reboot)
 }

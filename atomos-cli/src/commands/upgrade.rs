@@ -9,11 +9,15 @@ use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{deployment, json};
 use crate::quantity;
+use crate::reboot::RebootFlag;
 
 /// Deploy the newest version of what the machine follows
 ///
 /// Looks at the ref that the default deployment follows, at the remote or in the repository that it is pulled from, and deploys what
 /// the ref names when that is another commit. It takes effect at the next boot.
+///
+/// On a machine that runs a deployment it is staged: the download, the tree and the kernel are put in place now, and shutdown merges
+/// /etc as it is then, and switches. --now does all of it at once; for what is staged already, it finishes that.
 ///
 /// --check costs one request, which brings nothing where nothing is new. When the remote cannot be asked, that is an error: it is never
 /// taken for "nothing new".
@@ -22,14 +26,25 @@ use crate::quantity;
 #[command(after_help = "\
 Examples:
   atomos upgrade
-  atomos upgrade --check --unchanged-exit-77    is there anything new?")]
+  atomos upgrade --reboot                       and restart, if there was anything
+  atomos upgrade --check --unchanged-exit-77    is there anything new?
+  atomos upgrade --download-only                fetch it while the line is cheap,
+  atomos upgrade --cache-only                   and deploy what was fetched, without a network")]
 pub struct UpgradeArgs {
     #[command(flatten)]
     common: DeployFlags,
 
     /// Only look whether there is something newer
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["download_only", "reboot"])]
     check: bool,
+
+    /// Only fetch what is newer, and keep it
+    #[arg(long, conflicts_with_all = ["cache_only", "reboot"])]
+    download_only: bool,
+
+    /// Ask nobody: take what was fetched
+    #[arg(short = 'C', long)]
+    cache_only: bool,
 
     /// Bytes per second of the download, such as 500k or 2M
     #[arg(long, value_name = "RATE", value_parser = quantity::rate)]
@@ -43,13 +58,12 @@ pub struct UpgradeArgs {
     #[arg(long)]
     allow_downgrade: bool,
 
-    /// Finish the update at once, not at shutdown. As yet every update is finished at once
-    #[arg(long)]
-    now: bool,
-
     /// Exit with 77 when there is nothing newer
     #[arg(long = "unchanged-exit-77")]
     unchanged_exit_77: bool,
+
+    #[command(flatten)]
+    reboot: RebootFlag,
 }
 
 /// Runs the verb.
@@ -58,20 +72,28 @@ pub fn run(context: &Context, args: &UpgradeArgs) -> RunResult {
     options.stateroot = args.common.stateroot.clone();
     options.deploy = args.common.options();
     options.check = args.check;
+    options.download_only = args.download_only;
+    options.cache_only = args.cache_only;
     options.session = context.session_options();
     options.session.limit_rate = args.limit_rate;
     options.session.allow_downgrade = args.allow_downgrade;
     options.max_bytes = args.max_bytes;
-    run_with(context, &options, args.unchanged_exit_77)
+    run_with(context, &options, args.unchanged_exit_77, &args.reboot)
 }
 
 /// Upgrades, and says what came of it.
-pub fn run_with(context: &Context, options: &UpgradeOptions, unchanged_exit_77: bool) -> RunResult {
+pub fn run_with(
+    context: &Context,
+    options: &UpgradeOptions,
+    unchanged_exit_77: bool,
+    reboot: &RebootFlag,
+) -> RunResult {
     let sysroot = if options.check {
         context.open_sysroot()?
     } else {
         context.open_sysroot_to_write()?
     };
+    reboot.check(&sysroot)?;
     let outcome = sysroot.upgrade(options, context.progress(), context.cancel())?;
     let ui = context.ui();
     if context.json() {
@@ -104,7 +126,24 @@ pub fn run_with(context: &Context, options: &UpgradeOptions, unchanged_exit_77: 
                 ui.result(|out| writeln!(out, "{commit}"))?;
             }
         }
-        UpgradeOutcome::Deployed(report) => deployment::narrate(context, report),
+        UpgradeOutcome::Downloaded {
+            commit,
+            version,
+            reference,
+        } => {
+            let version = deployment::version_or(version, "a newer version");
+            ui.status(format_args!(
+                "Fetched from {reference}: {version} ({}); `atomos upgrade --cache-only` deploys it",
+                commit.short()
+            ));
+            if !context.json() {
+                ui.result(|out| writeln!(out, "{commit}"))?;
+            }
+        }
+        UpgradeOutcome::Deployed(report) => {
+            deployment::narrate(context, report);
+            reboot.act(context, true)?;
+        }
         _ => {}
     }
     Ok(Outcome::Done)

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use libatomos::sysroot::{DeployPreview, DeployReport, DeploymentStatus, Status};
+use libatomos::sysroot::{DeployPreview, DeployReport, DeploymentStatus, Role, Status};
 
 use super::{json, text};
 use crate::context::Context;
@@ -26,30 +26,49 @@ pub fn announce(context: &Context, report: &DeployReport) -> Result<(), CliError
 /// Says what a deploy did.
 pub fn narrate(context: &Context, report: &DeployReport) {
     let ui = context.ui();
-    let files = &report.checkout;
+    let how = report.checkout.as_ref().map_or_else(String::new, |files| {
+        let linked = text::count(files.hardlinked, "file", "files");
+        format!(
+            ": {linked} linked, {} copied",
+            text::grouped(files.copied + files.reflinked)
+        )
+    });
     ui.status(format_args!(
-        "Deployed {} ({}): {} linked, {} copied",
+        "{} {} ({}){how}",
+        if report.staged { "Staged" } else { "Deployed" },
         text::escape_text(version_or(&report.version, "a version without a name")),
         report.deployment.short(),
-        text::count(files.hardlinked, "file", "files"),
-        text::grouped(files.copied + files.reflinked),
     ));
+    if let Some(read) = &report.read_back {
+        ui.detail(format_args!(
+            "Read {} of {} back from the disk",
+            text::count(read.files, "new file", "new files"),
+            text::size(read.bytes)
+        ));
+    }
     if let (Some(etc), Some(from)) = (&report.etc, &report.merge_from) {
         let counts = &etc.counts;
         ui.status(format_args!(
-            "Merged /etc of {}: {} kept as changed here, {} merged from both sides, {} in conflict",
+            "{} /etc of {}: {} kept as changed here, {} merged from both sides, {} in conflict",
+            if report.staged {
+                "Tried the merge of"
+            } else {
+                "Merged"
+            },
             from.short(),
             text::grouped(counts.mine),
             text::grouped(counts.merged + counts.mixed),
             text::grouped(counts.conflicts),
         ));
-        if counts.conflicts > 0 {
+        if counts.conflicts > 0 && report.staged {
+            ui.status("What is here will be kept. `atomos etc conflicts` shows them once it is finished.");
+        } else if counts.conflicts > 0 {
             ui.status(
                 "What is here was kept. `atomos etc conflicts` shows them, `atomos etc resolve` ends them.",
             );
         }
     }
-    if let Some(etc) = &report.etc {
+    if let Some(etc) = report.etc.as_ref().filter(|_| !report.staged) {
         for file in &etc.regenerate {
             ui.warning(format_args!(
                 "/etc/{} is the new version's, without what was changed here; after the next boot run: {}",
@@ -64,10 +83,16 @@ pub fn narrate(context: &Context, report: &DeployReport) {
             ));
         }
     }
+    if let Some(id) = &report.discarded {
+        ui.status(format_args!("Gave up {}, which was staged", id.short()));
+    }
     for id in &report.removed {
         ui.status(format_args!("Removed {}", id.short()));
     }
-    ui.status("It takes effect at the next boot.");
+    ui.status(match report.staged {
+        true => "Shutdown finishes it, with /etc as it is then; the next boot takes it.",
+        false => "It takes effect at the next boot.",
+    });
 }
 
 /// Writes what a deploy would do.
@@ -92,6 +117,12 @@ pub fn write_preview(out: &mut dyn Write, preview: &DeployPreview) -> io::Result
             writeln!(out, "  {verdict:<9} /etc/{path}{conflict}")?;
         }
     }
+    if preview.staged {
+        writeln!(out, "finished      at shutdown; --now finishes it at once")?;
+    }
+    if let Some(id) = &preview.discarded {
+        writeln!(out, "would give up {id}, which is staged")?;
+    }
     for id in &preview.removed {
         writeln!(out, "would remove  {id}")?;
     }
@@ -102,6 +133,21 @@ pub fn write_preview(out: &mut dyn Write, preview: &DeployPreview) -> io::Result
 pub fn write_status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
     if status.deployments.is_empty() {
         return writeln!(out, "no deployments");
+    }
+    if status.usr_overlay {
+        writeln!(
+            out,
+            "/usr is writable until the next boot (`atomos diff --booted` shows what was changed)\n"
+        )?;
+    }
+    if let Some(error) = &status.last_error {
+        writeln!(
+            out,
+            "! {} could not be finished at {}: {}\n",
+            text::escape_text(version_or(&error.version, &error.deployment.short())),
+            text::time(error.time),
+            text::escape_text(&error.reason)
+        )?;
     }
     for (position, deployment) in status.deployments.iter().enumerate() {
         if position > 0 {
@@ -154,6 +200,9 @@ fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::R
             "verified",
             &format!("by key {}", text::escape_text(&keys.join(", "))),
         )?;
+    }
+    if deployment.role == Role::Staged {
+        line("finished", "at shutdown, with /etc as it is then")?;
     }
     line("kargs", &text::escape_text(&deployment.kargs))?;
     if deployment.etc_conflicts > 0 {

@@ -57,7 +57,7 @@ pub use menu::wants_menu;
 pub use reconcile::{
     KernelCheck, PlannedEntry, ReconcileOptions, ReconcileOutcome, ReconcilePlan, plan_reconcile,
 };
-pub use space::{MARGIN, NeededKernel, RemovableKernel, SpaceReport, check_space};
+pub use space::{MARGIN, NeededKernel, RemovableKernel, SpaceReport, check_space, kernel_space};
 pub use status::{FirstEntry, Loader, LoaderForecast, Pin, PinSource, forecast};
 pub use switch::{DesiredEntry, SORT_KEY, write_entry};
 pub use verify::{EntryFinding, EntryReport, verify_entries};

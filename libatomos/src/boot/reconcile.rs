@@ -40,13 +40,15 @@ pub enum KernelCheck {
 }
 
 /// How to plan.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ReconcileOptions {
     /// How closely to look.
     pub kernel_check: KernelCheck,
     /// Plans the removal of all our entries where the list is empty, instead of refusing.
     pub allow_leaving_nothing_to_boot: bool,
+    /// Kernel files that stay though no entry names them: an entry is to come.
+    pub keep_kernels: Vec<(StaterootName, BootCsum)>,
 }
 
 /// An entry to be written.
@@ -150,7 +152,7 @@ pub fn plan_reconcile(
         .map(|found| found.file_name.clone())
         .collect();
     plan.menu_outdated = outdated_menu(boot, &found, &plan.remove_entries)?.is_some();
-    plan.remove_kernels = unused_kernels(boot, &desired, &found)?;
+    plan.remove_kernels = unused_kernels(boot, &desired, &found, &options.keep_kernels)?;
     plan.remove_leftovers = leftovers(boot)?;
     Ok(plan)
 }
@@ -214,6 +216,7 @@ fn unused_kernels(
     boot: &BootDir,
     desired: &[&DesiredEntry],
     found: &[FoundEntry],
+    keep: &[(StaterootName, BootCsum)],
 ) -> Result<Vec<String>, BootError> {
     let Some(kernels) = boot.kernels()? else {
         return Ok(Vec::new());
@@ -226,8 +229,12 @@ fn unused_kernels(
         .flat_map(|(_, value)| value.split(['/', ' ']))
         .map(str::to_ascii_lowercase)
         .collect();
-    used.extend(desired.iter().map(|desired| {
-        kernel_dir_name(&desired.stateroot, desired.bootcsum)
+    let kept = keep.iter().map(|(stateroot, bootcsum)| (stateroot, *bootcsum));
+    let named = desired
+        .iter()
+        .map(|desired| (&desired.stateroot, desired.bootcsum));
+    used.extend(kept.chain(named).map(|(stateroot, bootcsum)| {
+        kernel_dir_name(stateroot, bootcsum)
             .to_string_lossy()
             .to_ascii_lowercase()
     }));

@@ -113,6 +113,14 @@ fn droppable(boot: &BootDir, removable: &[RemovableKernel]) -> Result<Vec<(Strin
     Ok(list)
 }
 
+/// Returns the bytes that a kernel's files take in `/boot`; 0 where they are not there.
+pub fn kernel_space(boot: &BootDir, stateroot: &StaterootName, bootcsum: BootCsum) -> Result<u64, BootError> {
+    match boot.kernel_dir(stateroot, bootcsum)? {
+        Some(dir) => Ok(allocated(&dir)?),
+        None => Ok(0),
+    }
+}
+
 fn allocated(dir: &Dir) -> Result<u64, FsError> {
     let mut bytes = 0;
     for entry in dir.entries()? {

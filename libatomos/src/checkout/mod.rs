@@ -61,6 +61,9 @@ pub struct CheckoutOptions {
     pub subpath: Vec<u8>,
     /// Threads to work with; all processors where `None`.
     pub threads: Option<usize>,
+    /// Fail before anything is made when there is no room for the directories of the tree. Files are taken for hardlinks,
+    /// which need none.
+    pub check_room: bool,
 }
 
 /// Why a checkout failed.
@@ -89,6 +92,23 @@ pub enum CheckoutError {
         /// Why.
         reason: String,
     },
+    /// There is no room for the directories.
+    #[error(
+        "cannot make {directories} directories in {}: they need {needed} bytes and as many inodes, and there are \
+         {available} bytes and {inodes} inodes", path.display()
+    )]
+    NoRoom {
+        /// Where.
+        path: PathBuf,
+        /// How many there are to be.
+        directories: u64,
+        /// Bytes that they need, with something to spare.
+        needed: u64,
+        /// Bytes that can be written.
+        available: u64,
+        /// Inodes that can be made.
+        inodes: u64,
+    },
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] RepoError),
@@ -112,6 +132,7 @@ impl CheckoutError {
             Self::DestinationExists { .. } => ErrorKind::AlreadyExists,
             Self::NoName { .. } => ErrorKind::Invalid,
             Self::LinkMode { .. } => ErrorKind::Unsupported,
+            Self::NoRoom { .. } => ErrorKind::NoSpace,
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }

@@ -74,6 +74,9 @@ pub(super) fn materialise(
 ) -> Result<CheckoutReport, CheckoutError> {
     let pool = crate::parallel::pool(options.threads);
     let plan = pool.install(|| Plan::make(repo, &tree, cancel))?;
+    if options.check_room {
+        check_room(target, plan.directories)?;
+    }
     if options.ownership == Ownership::Exact {
         disinherit(target)?;
     }
@@ -115,6 +118,8 @@ pub(super) fn materialise(
 struct Plan<'a> {
     repo: &'a Repo,
     total: u64,
+    /// Directories, the root not counted.
+    directories: u64,
     trees: HashMap<DirTreeId, Arc<DirTree>>,
 }
 
@@ -129,6 +134,7 @@ impl<'a> Plan<'a> {
         let mut plan = Self {
             repo,
             total: root.entries().len() as u64,
+            directories: 0,
             trees: HashMap::new(),
         };
         let mut kept = 0;
@@ -146,6 +152,7 @@ impl<'a> Plan<'a> {
                 .map(|equal| plan.load(&equal[0]))
                 .collect::<Result<_, _>>()?;
             let mut next = Vec::new();
+            plan.directories = plan.directories.saturating_add(level.len() as u64);
             for (equal, tree) in distinct.iter().zip(loaded) {
                 plan.total = plan
                     .total
@@ -171,6 +178,34 @@ impl<'a> Plan<'a> {
             Some(tree) => Ok(Arc::clone(tree)),
             None => Ok(Arc::new(self.repo.load_dirtree(id)?)),
         }
+    }
+}
+
+/// Bytes that stay free beside the directories: for what is copied, and for what a file system takes as it fills.
+const SPARE: u64 = 8 * 1024 * 1024;
+
+fn check_room(target: &Dir, directories: u64) -> Result<(), CheckoutError> {
+    let stat = rustix::fs::fstatvfs(target)
+        .map_err(|errno| FsError::new("measure the space of", target.path(), errno))?;
+    let root = rustix::process::geteuid().is_root();
+    let (blocks, inodes) = match root {
+        true => (stat.f_bfree, stat.f_ffree),
+        false => (stat.f_bavail, stat.f_favail),
+    };
+    let block = stat.f_frsize.max(1);
+    let needed = directories.saturating_mul(block).saturating_add(SPARE);
+    let available = blocks.saturating_mul(block);
+    // A file system that makes inodes as it goes says that it has none.
+    let enough_inodes = stat.f_files == 0 || inodes >= directories;
+    match needed <= available && enough_inodes {
+        true => Ok(()),
+        false => Err(CheckoutError::NoRoom {
+            path: target.path().to_owned(),
+            directories,
+            needed,
+            available,
+            inodes,
+        }),
     }
 }
 

@@ -4,7 +4,7 @@
 //! device and inode of `/` are those of its directory; where `/` is an image over it, `/run/atomos/booted` names the
 //! backing directory's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,9 +39,8 @@ pub(super) struct RunningRoot {
 }
 
 impl RunningRoot {
-    /// Looks at `host_root`, which is `/` but in tests.
-    pub(super) fn detect(host_root: &Path) -> Result<Self, SysrootError> {
-        let root = Dir::open_ambient(host_root)?;
+    /// Looks at `root`, which is `/` but in tests.
+    pub(super) fn detect(root: &Dir) -> Result<Self, SysrootError> {
         let stat = root.stat_self()?;
         let record = root.read_optional(BOOTED, 64 * 1024)?;
         // A record that cannot be read must not stop anybody from repairing the machine: `/` itself still counts.

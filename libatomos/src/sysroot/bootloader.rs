@@ -6,15 +6,24 @@ use crate::boot::name::EntryName;
 use crate::boot::{
     BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, KernelCheck, KernelFiles,
     LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel, check_space, forecast,
-    plan_reconcile, verify_entries,
+    kernel_space, plan_reconcile, verify_entries,
 };
+use crate::digest::BlobId;
+use crate::format::{Commit, Node};
 use crate::fs::Dir;
+use crate::names::StaterootName;
 use crate::progress::Progress;
+use crate::repo::Located;
 
+use super::cleanup::leads_to;
+use super::decide::Decision;
 use super::{DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock, layout};
 
+/// Where a tree has its kernel.
+const MODULES: &str = "usr/lib/modules";
+
 impl Sysroot {
-    fn boot_dir(&self) -> Result<BootDir, SysrootError> {
+    pub(super) fn boot_dir(&self) -> Result<BootDir, SysrootError> {
         let root = Dir::open_ambient(&self.path)?;
         debug_assert_eq!(layout::BOOT, "boot");
         Ok(BootDir::open_in(&root, BootOptions::default())?)
@@ -32,15 +41,39 @@ impl Sysroot {
         Ok(state)
     }
 
-    /// Returns the names of the entries in `/boot`, those that nothing boots from among them.
-    /// Returns the bytes that root can still write to `/boot`; `None` where there is no `/boot` yet.
-    pub(super) fn boot_available(&self) -> Result<Option<u64>, SysrootError> {
+    /// Returns the bytes that root can still write to `/boot`, what a staged deployment gives back when another takes its
+    /// place among them; `None` where there is no `/boot` yet.
+    pub(super) fn boot_available(&self, state: &State) -> Result<Option<u64>, SysrootError> {
         let Ok(boot) = self.boot_dir() else {
             return Ok(None);
         };
-        Ok(Some(boot.dir().available_space()?))
+        let mut available = boot.dir().available_space()?;
+        if let Some(staged) = self.usable_staged(state)? {
+            let (stateroot, bootcsum) = self.kernel_of(&staged.deployment)?;
+            let shares = |other: &DeploymentState| -> Result<bool, SysrootError> {
+                Ok(self.kernel_of(other)? == (stateroot.clone(), bootcsum))
+            };
+            let mut shared = false;
+            for other in &state.deployments {
+                shared |= shares(other)?;
+            }
+            if !shared {
+                available = available.saturating_add(kernel_space(&boot, &stateroot, bootcsum)?);
+            }
+        }
+        Ok(Some(available))
     }
 
+    /// Returns whether `/boot` has an entry of the deployment that a loader can boot.
+    pub(super) fn is_offered(&self, id: &DeploymentId) -> Result<bool, SysrootError> {
+        let found = self.boot_dir()?.list_entries()?;
+        Ok(found.iter().any(|found| {
+            let is_of = found.name.as_ref().is_some_and(|name| leads_to(name, id));
+            is_of && found.entry.as_ref().is_ok_and(|entry| entry.is_bootable())
+        }))
+    }
+
+    /// Returns the names of the entries in `/boot`, those that nothing boots from among them.
     pub(super) fn offered_by_boot(&self) -> Result<Vec<EntryName>, SysrootError> {
         let found = self.boot_dir()?.list_entries()?;
         Ok(found
@@ -72,6 +105,22 @@ impl Sysroot {
         })
     }
 
+    fn kernel_of(&self, deployment: &DeploymentState) -> Result<(StaterootName, BootCsum), SysrootError> {
+        Ok((deployment.id.stateroot.clone(), self.parse_bootcsum(deployment)?))
+    }
+
+    /// How `/boot` is made to follow: the kernel of what is staged stays, though no entry names it yet.
+    fn reconcile_options(&self, state: &State, check: KernelCheck) -> Result<ReconcileOptions, SysrootError> {
+        let staged = self.usable_staged(state)?;
+        // A digest that cannot be read is no name of a directory.
+        let kernel = staged.and_then(|staged| self.kernel_of(&staged.deployment).ok());
+        Ok(ReconcileOptions {
+            kernel_check: check,
+            keep_kernels: kernel.into_iter().collect(),
+            ..ReconcileOptions::default()
+        })
+    }
+
     fn parse_bootcsum(&self, deployment: &DeploymentState) -> Result<BootCsum, SysrootError> {
         deployment
             .bootcsum
@@ -91,10 +140,7 @@ impl Sysroot {
         progress: &dyn Progress,
     ) -> Result<ReconcilePlan, SysrootError> {
         let boot = self.boot_dir()?;
-        let options = ReconcileOptions {
-            kernel_check: check,
-            ..ReconcileOptions::default()
-        };
+        let options = self.reconcile_options(state, check)?;
         let plan = plan_reconcile(&boot, &self.desired(state)?, &options)?;
         plan.apply(&boot, &|entry| self.open_tree(entry), progress)?;
         Ok(plan)
@@ -114,31 +160,89 @@ impl Sysroot {
     ) -> Result<BootCsum, SysrootError> {
         let files = KernelFiles::find(root)?;
         let bootcsum = files.digest()?;
-        let booted = self.booted()?;
-        let mut removable = Vec::new();
-        for deployment in &state.deployments {
-            if booted.as_ref() != Some(&deployment.id) {
-                removable.push(RemovableKernel {
-                    deployment: deployment.id.to_string(),
-                    stateroot: deployment.id.stateroot.clone(),
-                    bootcsum: self.parse_bootcsum(deployment)?,
-                });
-            }
-        }
         let needed = NeededKernel {
             stateroot: id.stateroot.clone(),
             bootcsum: Some(bootcsum),
             sizes: files.sizes().collect(),
         };
-        check_space(&self.boot_dir()?, &[needed], &removable)?;
+        check_space(&self.boot_dir()?, &[needed], &self.removable_kernels(state)?)?;
         Ok(bootcsum)
+    }
+
+    /// Fails when there is no room for the commit's kernel in `/boot`, before anything is written. A kernel that may be there
+    /// already is looked at when its tree is there: its digest needs its bytes.
+    pub(super) fn check_room_in_boot(&self, decision: &Decision, state: &State) -> Result<(), SysrootError> {
+        let Some(files) = self.kernel_entries(&decision.commit)? else {
+            return Ok(());
+        };
+        for other in &state.deployments {
+            let commit = self.repo.load_commit(&other.id.commit);
+            let same = match commit {
+                Ok(commit) => self.kernel_entries(&commit).ok().flatten(),
+                Err(_) => None,
+            };
+            if other.id.stateroot == decision.id.stateroot && same.is_none_or(|same| same == files) {
+                return Ok(());
+            }
+        }
+        let needed = NeededKernel {
+            stateroot: decision.id.stateroot.clone(),
+            bootcsum: None,
+            sizes: files.iter().map(|(size, _)| *size).collect(),
+        };
+        check_space(&self.boot_dir()?, &[needed], &self.removable_kernels(state)?)?;
+        Ok(())
+    }
+
+    /// Returns size and digest of what of the commit goes to `/boot` in any case: kernel and initramfs.
+    fn kernel_entries(&self, commit: &Commit) -> Result<Option<Vec<(u64, BlobId)>>, SysrootError> {
+        let find = |path: &str| match self.repo.locate("", commit.root, None, path.as_bytes()) {
+            Ok(Located::Entry(entry)) => Some(entry.node),
+            _ => None,
+        };
+        let Some(Node::Dir { tree }) = find(MODULES) else {
+            return Ok(None);
+        };
+        for version in self.repo.load_dirtree(&tree)?.entries() {
+            let version = String::from_utf8_lossy(&version.name);
+            let names = ["vmlinuz", "initramfs.img", "initramfs"];
+            let nodes = names.map(|name| find(&format!("{MODULES}/{version}/{name}")));
+            let files: Vec<_> = nodes
+                .into_iter()
+                .flatten()
+                .filter_map(|node| match node {
+                    Node::File { size, blob, .. } => Some((size, blob)),
+                    _ => None,
+                })
+                .collect();
+            if !files.is_empty() {
+                return Ok(Some(files));
+            }
+        }
+        Ok(None)
+    }
+
+    fn removable_kernels(&self, state: &State) -> Result<Vec<RemovableKernel>, SysrootError> {
+        let booted = self.booted()?;
+        let mut removable = Vec::new();
+        for deployment in &state.deployments {
+            if booted.as_ref() != Some(&deployment.id) {
+                let (stateroot, bootcsum) = self.kernel_of(deployment)?;
+                removable.push(RemovableKernel {
+                    deployment: deployment.id.to_string(),
+                    stateroot,
+                    bootcsum,
+                });
+            }
+        }
+        Ok(removable)
     }
 
     fn boot_plan(&self, state: &State) -> Result<ReconcilePlan, SysrootError> {
         Ok(plan_reconcile(
             &self.boot_dir()?,
             &self.desired(state)?,
-            &ReconcileOptions::default(),
+            &self.reconcile_options(state, KernelCheck::NewOnly)?,
         )?)
     }
 

@@ -1,11 +1,13 @@
 //! Removing what no deployment needs.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::boot::KernelCheck;
 use crate::boot::name::EntryName;
 use crate::cancel::Cancel;
-use crate::fs::FileKind;
+use crate::fs::{Dir, FileKind, FsError};
 use crate::progress::Progress;
 use crate::repo::{PruneOptions, PruneReport};
 
@@ -27,8 +29,12 @@ pub struct CleanupReport {
     pub dry_run: bool,
     /// What an interrupted run left, by path in `/atomos/deploy`.
     pub orphans: Vec<String>,
+    /// Bytes in that which nothing else has: directories, `/etc`, copies.
+    pub orphan_bytes: u64,
     /// What was removed from `/boot`.
     pub boot: Vec<String>,
+    /// Bytes in that.
+    pub boot_bytes: u64,
     /// What was removed from the repository.
     pub objects: PruneReport,
 }
@@ -47,15 +53,17 @@ impl Sysroot {
             dry_run: options.dry_run,
             ..CleanupReport::default()
         };
-        if options.dry_run {
-            report.orphans = self
-                .find_orphans(&state)?
-                .into_iter()
-                .map(|orphan| orphan.path())
-                .collect();
-            report.boot = self.boot_leftovers(&state)?;
-        } else {
-            report.boot = self.boot_leftovers(&state)?;
+        report.boot = self.boot_leftovers(&state)?;
+        let boot = self.boot_dir()?;
+        for path in &report.boot {
+            report.boot_bytes += space_of(boot.dir(), Path::new(path))?;
+        }
+        for orphan in self.find_orphans(&state)? {
+            let dir = self.deployments_dir(&orphan.owner.stateroot)?;
+            report.orphan_bytes += space_of(&dir, Path::new(&orphan.name))?;
+            report.orphans.push(orphan.path());
+        }
+        if !options.dry_run {
             self.reconcile_boot(&lock, &state, KernelCheck::NewOnly, progress)?;
             report.orphans = self.remove_orphans(&lock, &state)?;
         }
@@ -79,6 +87,7 @@ impl Sysroot {
         _lock: &SysrootLock,
         state: &State,
     ) -> Result<Vec<String>, SysrootError> {
+        let staged = self.usable_staged(state)?.map(|staged| staged.deployment.id);
         let offered = self.offered_by_boot()?;
         let mut orphans = self.find_orphans(state)?;
         orphans.retain(|orphan| !offered.iter().any(|name| leads_to(name, &orphan.owner)));
@@ -98,7 +107,8 @@ impl Sysroot {
         // Objects are let go only once nothing links to them any more from a directory that may be booted.
         for (name, _) in self.repo.list_roots()? {
             let kept = layout::root_owner(&name).is_some_and(|id| {
-                state.get(&id).is_some() || offered.iter().any(|entry| leads_to(entry, &id))
+                let owned = state.get(&id).is_some() || staged.as_ref() == Some(&id);
+                owned || offered.iter().any(|entry| leads_to(entry, &id))
             });
             if name.to_string().starts_with(layout::ROOT_PREFIX) && !kept {
                 self.repo.remove_root(&name)?;
@@ -110,6 +120,7 @@ impl Sysroot {
 
     /// Names nothing that is running: whatever the truth says, a booted root is not removed.
     fn find_orphans(&self, state: &State) -> Result<Vec<Orphan>, SysrootError> {
+        let staged = self.usable_staged(state)?.map(|staged| staged.deployment.id);
         let mut orphans = Vec::new();
         for stateroot in self.stateroots()? {
             let dir = self.deployments_dir(&stateroot)?;
@@ -132,7 +143,8 @@ impl Sysroot {
                 let Some(id) = DeploymentId::from_dir_name(&stateroot, &owner) else {
                     continue;
                 };
-                let kept = state.get(&id).is_some() && !name.starts_with('.');
+                let owned = state.get(&id).is_some() || staged.as_ref() == Some(&id);
+                let kept = owned && !name.starts_with('.');
                 if !kept && running.as_ref() != Some(&owner) {
                     orphans.push(Orphan { owner: id, name });
                 }
@@ -143,8 +155,24 @@ impl Sysroot {
 }
 
 /// Returns whether the boot entry of this name is the deployment's.
-fn leads_to(entry: &EntryName, id: &DeploymentId) -> bool {
+pub(super) fn leads_to(entry: &EntryName, id: &DeploymentId) -> bool {
     entry.stateroot == id.stateroot && entry.serial == id.serial && entry.commit == id.commit.short()
+}
+
+/// Returns the bytes that removing `name` frees: those of files that have no other name, and of directories.
+fn space_of(dir: &Dir, name: &Path) -> Result<u64, FsError> {
+    let Some(stat) = dir.stat_optional(name)? else {
+        return Ok(0);
+    };
+    if stat.kind != FileKind::Dir {
+        return Ok(if stat.nlink == 1 { stat.allocated } else { 0 });
+    }
+    let inner = dir.open_dir(name)?;
+    let mut bytes = stat.allocated;
+    for entry in inner.entries()? {
+        bytes += space_of(&inner, Path::new(&entry.name))?;
+    }
+    Ok(bytes)
 }
 
 struct Orphan {

@@ -1,28 +1,27 @@
 //! Making a deployment.
 //!
 //! The order, each step durable before the next: a root record keeps the objects; the tree is checked out, `/etc`
-//! merged, `/var` seeded; the marker says that all this is complete; the truth names the deployment; `/boot` gets its
-//! kernel, and then the one new entry that switches to it; what nobody needs any more goes last. An interruption
-//! before the truth changed leaves the machine where it was, and rubbish that the next run removes; one after it is
-//! completed by the next run, or by `boot recover`.
-
-use std::ffi::OsStr;
+//! merged, `/var` seeded; what is new is read back from the disk; the marker says that all this is complete; the truth
+//! names the deployment; `/boot` gets its kernel, and then the one new entry that switches to it; what nobody needs any
+//! more goes last. An interruption before the truth changed leaves the machine where it was, and rubbish that the next
+//! run removes; one after it is completed by the next run, or by `boot recover`.
+//!
+//! On a machine that is running, a deploy stops half-way, and shutdown does the rest: see [`super::stage`] and
+//! [`super::finalize`]. The steps themselves are in [`super::build`].
 
 use serde::Serialize;
 
 use crate::boot::{KargsError, KernelArgs};
 use crate::cancel::Cancel;
-use crate::checkout::{CheckoutOptions, CheckoutReport, LinkMode, Ownership, checkout, checkout_into};
-use crate::digest::CommitId;
-use crate::etc_merge::{self, AccountsLock, MergeInput, MergePlan, MergeReport, Policies};
-use crate::format::{Commit, Node};
-use crate::fs::{Dir, copy_tree};
-use crate::names::{RefName, StaterootName};
-use crate::os_var::{SeedReport, seed_var};
-use crate::progress::{Event, Progress};
-use crate::repo::{Located, RepoMode, RootRecord};
+use crate::checkout::{CheckoutReport, checkout};
+use crate::etc_merge::{self, MergeInput, MergePlan, MergeReport, Policies};
+use crate::names::StaterootName;
+use crate::os_var::SeedReport;
+use crate::progress::Progress;
 
-use super::os_release::pretty_name;
+use super::build::{Furnished, LaidOut};
+use super::decide::{Decision, USR_ETC};
+use super::read_back::ReadBackReport;
 use super::{DeploymentId, DeploymentState, Origin, State, Sysroot, SysrootError, SysrootLock, layout};
 
 /// A change of kernel arguments.
@@ -51,7 +50,7 @@ impl KargsChange {
 }
 
 /// How to deploy.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct DeployOptions {
     /// The stateroot; the booted one, or the only one, where none is named.
@@ -63,20 +62,38 @@ pub struct DeployOptions {
     /// Start from the defaults: take over neither `/etc` nor kernel arguments from the deployment before.
     pub no_merge: bool,
     /// Deployments of a stateroot that are kept besides pinned ones and the one that is running: the new one, and this
-    /// many less one of those before it.
-    pub keep: usize,
+    /// many less one of those before it. What the machine's policy says, where none is given.
+    pub keep: Option<usize>,
+    /// When it takes the place of the one before.
+    pub finish: Finish,
+    /// Whether what is new is read back from the disk and compared.
+    pub read_back: ReadBack,
 }
 
-impl Default for DeployOptions {
-    fn default() -> Self {
-        Self {
-            stateroot: None,
-            origin: None,
-            kargs: Vec::new(),
-            no_merge: false,
-            keep: 2,
-        }
-    }
+/// When a deployment takes the place of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Finish {
+    /// At shutdown, with the `/etc` of then, where a deployment is running that finishes staged ones at shutdown; at once
+    /// anywhere else.
+    #[default]
+    AtShutdown,
+    /// At once.
+    Now,
+}
+
+/// Whether the files that a deployment has and the running one has not are read back from the disk, past the caches, and
+/// compared with their digests before anything can boot them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ReadBack {
+    /// On a machine that is running a deployment. An image under construction is checked when it is finished.
+    #[default]
+    WhereBooted,
+    /// Always. Where no deployment is running, every file is read.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// What a deploy would do.
@@ -96,7 +113,12 @@ pub struct DeployPreview {
     pub etc: Option<MergePlan>,
     /// Kernel arguments, without `atomos=`.
     pub kargs: String,
-    /// What would be removed afterwards.
+    /// Whether it would be staged, to be finished at shutdown.
+    pub staged: bool,
+    /// What is staged now and would be given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<DeploymentId>,
+    /// What would be removed when it is finished.
     pub removed: Vec<DeploymentId>,
 }
 
@@ -105,8 +127,10 @@ pub struct DeployPreview {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct DeployReport {
-    /// What was made. It is the default now.
+    /// What was made. It is the default now, unless it is staged.
     pub deployment: DeploymentId,
+    /// Whether it is staged: shutdown makes it the default.
+    pub staged: bool,
     /// Its version.
     pub version: String,
     /// What was the default before.
@@ -115,28 +139,24 @@ pub struct DeployReport {
     /// Whose `/etc` was taken over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge_from: Option<DeploymentId>,
-    /// What the merge of `/etc` did.
+    /// What the merge of `/etc` did; of a staged one, what a trial of it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etc: Option<MergeReport>,
-    /// How the tree was checked out.
-    pub checkout: CheckoutReport,
-    /// What `/var` got.
-    pub var: SeedReport,
+    /// How the tree was checked out. Absent where that was done when it was staged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkout: Option<CheckoutReport>,
+    /// What was read back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_back: Option<ReadBackReport>,
+    /// What `/var` got; a staged one fills it when it is finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub var: Option<SeedReport>,
+    /// What was staged before and was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<DeploymentId>,
     /// What was removed.
     pub removed: Vec<DeploymentId>,
 }
-
-/// What is decided before anything is written.
-struct Decision {
-    id: DeploymentId,
-    commit: Commit,
-    origin: Origin,
-    merge_from: Option<DeploymentId>,
-    kargs: KernelArgs,
-}
-
-/// Where the tree has its default configuration.
-const USR_ETC: &str = "usr/etc";
 
 impl Sysroot {
     /// Says what deploying `rev` would do. Writes nothing but scratch files, which it removes. Takes the lock.
@@ -149,24 +169,27 @@ impl Sysroot {
     ) -> Result<DeployPreview, SysrootError> {
         let _lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
-        let decision = self.decide(rev, &state, options)?;
+        let staged = self.usable_staged(&state)?;
+        let decision = self.decide(rev, &state, staged.as_ref(), options)?;
         let etc = match &decision.merge_from {
             Some(from) => Some(self.preview_merge(&decision, from, progress, cancel)?),
             None => None,
         };
         state.put_first(self.placeholder(&decision));
-        let removed = self.retire(&mut state, &decision.id, options)?;
+        let removed = self.retire(&mut state, &decision.id, options.keep, progress)?;
         Ok(DeployPreview {
             deployment: decision.id,
             version: decision.commit.version,
             merge_from: decision.merge_from,
             etc,
             kargs: decision.kargs.to_string(),
+            staged: self.stages(options.finish)?,
+            discarded: staged.map(|staged| staged.deployment.id),
             removed,
         })
     }
 
-    /// Deploys what `rev` names and makes it the default. See the module's essay for the order.
+    /// Deploys what `rev` names and makes it the default, at once or at shutdown. See the module's essay for the order.
     pub fn deploy(
         &self,
         rev: &str,
@@ -177,157 +200,72 @@ impl Sysroot {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
         self.remove_orphans(&lock, &state)?;
-        let decision = self.decide(rev, &state, options)?;
-        let built = self.build(&decision, &state, progress, cancel);
-        let built = match built {
+        let staged = self.usable_staged(&state)?;
+        let decision = self.decide(rev, &state, staged.as_ref(), options)?;
+        if self.stages(options.finish)? {
+            return self.stage(&lock, &state, staged, &decision, options, progress, cancel);
+        }
+        let is_same =
+            |id: &DeploymentId| (&id.stateroot, id.commit) == (&decision.id.stateroot, decision.id.commit);
+        let discarded = match staged {
+            // Its tree is there already, and was read back.
+            Some(mut staged) if is_same(&staged.deployment.id) => {
+                staged.adopt(&decision, options);
+                decision.origin.save(
+                    &self.deployments_dir(&decision.id.stateroot)?,
+                    &staged.deployment.id,
+                )?;
+                return self.finish(&lock, state, &staged, true, progress, cancel);
+            }
+            other => other.map(|staged| staged.deployment.id),
+        };
+        let built = match self.build(&decision, &state, options, progress, cancel) {
             Ok(built) => built,
             Err(error) => return Err(self.abandon(&lock, &state, error)),
         };
         let previous = state.deployments.first().map(|deployment| deployment.id.clone());
         state.put_first(DeploymentState {
-            title: built.title,
-            bootcsum: built.bootcsum,
+            title: built.laid_out.title,
+            bootcsum: built.laid_out.bootcsum.to_string(),
             ..self.placeholder(&decision)
         });
-        let removed = self.retire(&mut state, &decision.id, options)?;
+        let removed = self.retire(&mut state, &decision.id, options.keep, progress)?;
+        // Or shutdown would put it in the place of this one.
+        self.discard_staged(&lock)?;
         if let Err(error) = self.switch_to(&lock, &state, progress) {
             return Err(match self.state() {
                 Ok(state) => self.abandon(&lock, &state, error),
                 Err(_) => error,
             });
         }
+        super::LastError::clear(&self.atomos)?;
         self.remove_orphans(&lock, &state)?;
         Ok(DeployReport {
             deployment: decision.id,
+            staged: false,
             version: decision.commit.version,
             previous,
             merge_from: decision.merge_from,
-            etc: built.etc,
-            checkout: built.checkout,
-            var: built.var,
+            etc: built.furnished.etc,
+            checkout: Some(built.laid_out.checkout),
+            read_back: built.read_back,
+            var: Some(built.furnished.var),
+            discarded,
             removed,
         })
     }
 
     /// Removes what a failed deploy made. The failure is what the caller is told; what cannot be removed now is
     /// removed by the next run.
-    fn abandon(&self, lock: &SysrootLock, state: &State, error: SysrootError) -> SysrootError {
-        if !matches!(error, SysrootError::Failpoint(_)) {
+    pub(super) fn abandon(&self, lock: &SysrootLock, state: &State, error: SysrootError) -> SysrootError {
+        // After a point where a test has stopped it, nothing is tidied up.
+        if crate::failpoint::hit("deploy.abandon").is_ok() {
             let _ = self.remove_orphans(lock, state);
         }
         error
     }
 
-    fn decide(&self, rev: &str, state: &State, options: &DeployOptions) -> Result<Decision, SysrootError> {
-        let commit_id = self.repo.resolve_commit(rev)?;
-        let commit = self.repo.load_commit(&commit_id)?;
-        self.check_shape(&commit_id, &commit)?;
-        let booted = self.booted()?;
-        let stateroot = match (&options.stateroot, &booted, self.stateroots()?.as_slice()) {
-            (Some(name), _, _) => name.clone(),
-            (None, Some(booted), _) => booted.stateroot.clone(),
-            (None, None, [only]) => only.clone(),
-            (None, None, many) => {
-                return Err(SysrootError::StaterootNotNamed {
-                    count: many.len(),
-                    path: self.path.clone(),
-                });
-            }
-        };
-        let id = self.next_id(&stateroot, commit_id)?;
-        // What runs is what a person has edited; else what would run next.
-        let merge_from = booted
-            .filter(|booted| booted.stateroot == stateroot)
-            .or_else(|| state.newest(&stateroot).map(|deployment| deployment.id.clone()))
-            .filter(|_| !options.no_merge);
-        // Those of what would run next: they may have been changed since this boot.
-        let mut kargs: KernelArgs = match state.newest(&stateroot) {
-            Some(deployment) if !options.no_merge => deployment.kargs.parse()?,
-            _ => KernelArgs::new(),
-        };
-        for change in &options.kargs {
-            change.apply(&mut kargs)?;
-        }
-        let mut origin = options.origin.clone().unwrap_or_else(|| Origin {
-            reference: rev
-                .parse::<RefName>()
-                .ok()
-                .filter(|name| matches!(self.repo.ref_optional(name), Ok(Some(_)))),
-            ..Origin::default()
-        });
-        origin.describe(&self.repo, &id.commit)?;
-        Ok(Decision {
-            id,
-            commit,
-            origin,
-            merge_from,
-            kargs,
-        })
-    }
-
-    /// Refuses a tree that cannot boot, before anything is written.
-    fn check_shape(&self, id: &CommitId, commit: &Commit) -> Result<(), SysrootError> {
-        let refuse = |reason: &str| SysrootError::NotDeployable {
-            commit: *id,
-            reason: reason.to_owned(),
-        };
-        let find = |path: &str| self.repo.locate("", commit.root, None, path.as_bytes()).ok();
-        match find(USR_ETC) {
-            Some(Located::Entry(entry)) if matches!(entry.node, Node::Dir { .. }) => {}
-            _ if find("etc").is_some() => {
-                return Err(refuse(
-                    "it has /etc instead of /usr/etc: commit the tree with --os",
-                ));
-            }
-            _ => return Err(refuse("it has no /usr/etc: commit the tree with --os")),
-        }
-        if find("etc").is_some() {
-            return Err(refuse(
-                "it has both /etc and /usr/etc, and the first is made from the second",
-            ));
-        }
-        let Some(Located::Entry(modules)) = find("usr/lib/modules") else {
-            return Err(refuse("it has no kernel: there is no /usr/lib/modules"));
-        };
-        let Node::Dir { tree } = modules.node else {
-            return Err(refuse("it has no kernel: /usr/lib/modules is not a directory"));
-        };
-        let versions = self.repo.load_dirtree(&tree)?;
-        let kernels = versions.entries().iter().filter(|entry| {
-            find(&format!(
-                "usr/lib/modules/{}/vmlinuz",
-                String::from_utf8_lossy(&entry.name)
-            ))
-            .is_some()
-        });
-        match kernels.count() {
-            1 => Ok(()),
-            0 => Err(refuse("it has no kernel: there is no /usr/lib/modules/*/vmlinuz")),
-            _ => Err(refuse(
-                "it has several kernels in /usr/lib/modules, and a deployment boots one",
-            )),
-        }
-    }
-
-    /// A serial is one more than any that the commit has on disk.
-    fn next_id(&self, stateroot: &StaterootName, commit: CommitId) -> Result<DeploymentId, SysrootError> {
-        let used = self
-            .deployments_dir(stateroot)?
-            .entries()?
-            .into_iter()
-            .filter_map(|entry| {
-                let id = DeploymentId::from_dir_name(stateroot, entry.name.to_str()?)?;
-                (id.commit == commit).then_some(id.serial)
-            });
-        let serial = used.max().map_or(0, |serial| serial.saturating_add(1));
-        Ok(DeploymentId {
-            stateroot: stateroot.clone(),
-            commit,
-            serial,
-        })
-    }
-
-    fn placeholder(&self, decision: &Decision) -> DeploymentState {
+    pub(super) fn placeholder(&self, decision: &Decision) -> DeploymentState {
         DeploymentState {
             id: decision.id.clone(),
             entry: 0,
@@ -339,161 +277,25 @@ impl Sysroot {
         }
     }
 
-    /// Takes out of the truth what retention lets go of: all but the newest `keep` of the stateroot, what is running,
-    /// and what is pinned.
-    fn retire(
-        &self,
-        state: &mut State,
-        new: &DeploymentId,
-        options: &DeployOptions,
-    ) -> Result<Vec<DeploymentId>, SysrootError> {
-        let booted = self.booted()?;
-        let is_booted = |id: &DeploymentId| booted.as_ref() == Some(id);
-        // The new one and what is running have their places; the rest go to the newest of the others.
-        let running_here = booted
-            .as_ref()
-            .is_some_and(|booted| booted.stateroot == new.stateroot);
-        let mut left = options.keep.saturating_sub(1 + usize::from(running_here));
-        let mut removed = Vec::new();
-        state.deployments.retain(|deployment| {
-            let id = &deployment.id;
-            if id == new || is_booted(id) || deployment.pinned || id.stateroot != new.stateroot {
-                return true;
-            }
-            if left > 0 {
-                left -= 1;
-                return true;
-            }
-            removed.push(id.clone());
-            false
-        });
-        Ok(removed)
-    }
-
     fn build(
         &self,
         decision: &Decision,
         state: &State,
+        options: &DeployOptions,
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Built, SysrootError> {
-        let id = &decision.id;
-        let record = RootRecord {
-            commits: [id.commit].into(),
-            ..RootRecord::default()
-        };
-        {
-            // A pruner that had read the roots before this one was there would remove what it keeps; one that came
-            // between the look at the commit and this lock has.
-            let _repo_lock = self.repo.lock_shared()?;
-            self.repo.load_commit(&id.commit)?;
-            self.repo.set_root(&layout::root_name(id), &record)?;
-        }
-        crate::failpoint::hit("deploy.rooted")?;
-        let deployments = self.deployments_dir(&id.stateroot)?;
-        deployments.create_dir(id.dir_name(), 0o700)?;
-        let root = deployments.open_dir(id.dir_name())?;
-        let checkout = checkout_into(
-            &self.repo,
-            &decision.commit.root,
-            &decision.commit.root_metadata,
-            &root,
-            &self.checkout_options(),
-            progress,
-            cancel,
-        )?;
-        crate::failpoint::hit("deploy.checked-out")?;
-        let bootcsum = self.prepare_kernel(id, &root, state)?.to_string();
-        let etc = match &decision.merge_from {
-            Some(from) => Some(self.merge_etc(id, from, &root, &deployments, progress, cancel)?),
-            None => {
-                copy_tree(
-                    &root.open_dir("usr")?,
-                    OsStr::new("etc"),
-                    &root,
-                    OsStr::new("etc"),
-                )?;
-                None
-            }
-        };
-        crate::failpoint::hit("deploy.etc")?;
-        let var_dir = self.atomos.open_dir(layout::var(&id.stateroot))?;
-        let var = seed_var(&root, &var_dir)?;
-        // What systemd compares with /usr to see that it must update caches: here it must.
-        var_dir.remove_file_optional(".updated")?;
-        decision.origin.save(&deployments, id)?;
-        if decision.kargs.get("root").is_none() {
-            progress.report(Event::Warning {
-                text: "no kernel argument says where the root file system is: add one with --karg root=…",
-            });
-        }
-        let title = pretty_name(&root)?.unwrap_or_else(|| "atomos".to_owned());
-        // Everything of the deployment is down before the marker says so, and the marker before the truth names it.
-        deployments.sync_fs()?;
-        crate::failpoint::hit("deploy.synced")?;
-        deployments.write_atomic(layout::marker(id), b"", 0o644)?;
-        deployments.sync_fs()?;
-        crate::failpoint::hit("deploy.complete")?;
+        let laid_out = self.lay_out(decision, state, progress, cancel)?;
+        let (root, deployments) = (&laid_out.root, &laid_out.deployments);
+        let from = decision.merge_from.as_ref();
+        let furnished = self.furnish(&decision.id, from, root, deployments, progress, cancel)?;
+        let read_back = self.read_back(decision, root, options.read_back, progress, cancel)?;
+        self.complete(&decision.id, deployments)?;
         Ok(Built {
-            checkout,
-            etc,
-            var,
-            title,
-            bootcsum,
+            laid_out,
+            furnished,
+            read_back,
         })
-    }
-
-    pub(super) fn checkout_options(&self) -> CheckoutOptions {
-        // Without root's rights a sysroot is for building images and trying things out; it cannot boot like that.
-        let ownership = match self.repo.mode() {
-            RepoMode::Bare => Ownership::Exact,
-            RepoMode::BareUser if rustix::process::geteuid().is_root() => Ownership::Exact,
-            RepoMode::BareUser => Ownership::User,
-        };
-        CheckoutOptions {
-            link: LinkMode::Auto,
-            ownership,
-            ..CheckoutOptions::default()
-        }
-    }
-
-    fn merge_etc(
-        &self,
-        id: &DeploymentId,
-        from: &DeploymentId,
-        root: &Dir,
-        deployments: &Dir,
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> Result<MergeReport, SysrootError> {
-        self.check_complete(from)?;
-        let old = self.deployment_dir(from)?;
-        let (base, mine, theirs) = (
-            old.open_dir(USR_ETC)?,
-            old.open_dir("etc")?,
-            root.open_dir(USR_ETC)?,
-        );
-        // On the system that is running, `passwd` and `useradd` wait until their files have been read.
-        let _accounts = match self.booted()?.as_ref() == Some(from) {
-            true => Some(AccountsLock::acquire(&mine, self.lock_timeout, cancel)?),
-            false => None,
-        };
-        let policies = Policies::load(root, Some(&mine))?;
-        let input = MergeInput {
-            base: &base,
-            mine: &mine,
-            theirs: &theirs,
-            policies: &policies,
-        };
-        let plan = etc_merge::plan(&input, cancel)?;
-        root.create_dir("etc", 0o755)?;
-        let report = etc_merge::apply(&plan, &input, &root.open_dir("etc")?, progress, cancel)?;
-        let conflicts = self.collect_conflicts(from, &mine, &report, cancel)?;
-        if !conflicts.is_empty() {
-            self.keep_conflicts(id, &conflicts)?;
-            conflicts.save(deployments, layout::conflicts(id))?;
-        }
-        Ok(report)
     }
 
     fn preview_merge(
@@ -538,24 +340,10 @@ impl Sysroot {
         self.atomos.remove_tree(layout::PREVIEW)?;
         Ok(result?)
     }
-
-    /// Fails for a deployment that was never finished, or is half removed.
-    pub(super) fn check_complete(&self, id: &DeploymentId) -> Result<(), SysrootError> {
-        let dir = self.deployments_dir(&id.stateroot)?;
-        if dir.exists(layout::marker(id))? && dir.exists(id.dir_name())? {
-            return Ok(());
-        }
-        Err(SysrootError::DamagedState {
-            path: dir.path().join(id.dir_name()),
-            reason: "the deployment is not complete".to_owned(),
-        })
-    }
 }
 
 struct Built {
-    checkout: CheckoutReport,
-    etc: Option<MergeReport>,
-    var: SeedReport,
-    title: String,
-    bootcsum: String,
+    laid_out: LaidOut,
+    furnished: Furnished,
+    read_back: Option<ReadBackReport>,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::boot::{BootError, KargsError};
 use crate::cancel::Cancelled;
 use crate::checkout::CheckoutError;
-use crate::digest::CommitId;
+use crate::digest::{BlobId, CommitId};
 use crate::error::ErrorKind;
 use crate::etc_merge::EtcMergeError;
 use crate::failpoint::Tripped;
@@ -57,6 +57,38 @@ pub enum SysrootError {
         selector: String,
         /// What it matches.
         matches: Vec<String>,
+    },
+    /// Several commits have the version that was named.
+    #[error("several commits have the version {version:?}: {}", matches.join(", "))]
+    AmbiguousVersion {
+        /// The version.
+        version: String,
+        /// Each commit, and a ref that leads to it.
+        matches: Vec<String>,
+    },
+    /// A staged deployment is not there yet.
+    #[error("cannot {action} {id}: it is staged, and not finished yet")]
+    NotFinished {
+        /// The deployment.
+        id: DeploymentId,
+        /// What was to be done.
+        action: &'static str,
+    },
+    /// What was asked for concerns the system that is running, and that is no deployment of this sysroot.
+    #[error("cannot {action}: no deployment of this sysroot is running")]
+    NotBooted {
+        /// What was to be done.
+        action: &'static str,
+    },
+    /// The disk does not give back what was written to it.
+    #[error("{} was written, and reads back as something else: {found} instead of {expected}", path.display())]
+    ReadBackDiffers {
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        expected: BlobId,
+        /// What was read.
+        found: BlobId,
     },
     /// There is nothing to go back to.
     #[error("there is no other deployment to roll back to")]
@@ -143,11 +175,13 @@ impl SysrootError {
             | Self::NothingToRollBackTo => ErrorKind::NotFound,
             Self::StaterootNotNamed { .. }
             | Self::AmbiguousDeployment { .. }
+            | Self::AmbiguousVersion { .. }
             | Self::NotDeployable { .. }
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
-            Self::InUse { .. } => ErrorKind::Conflict,
-            Self::DamagedState { .. } => ErrorKind::Corrupt,
+            Self::NotBooted { .. } => ErrorKind::Unsupported,
+            Self::InUse { .. } | Self::NotFinished { .. } => ErrorKind::Conflict,
+            Self::DamagedState { .. } | Self::ReadBackDiffers { .. } => ErrorKind::Corrupt,
             Self::Repo(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
             Self::Pull(error) => error.kind(),

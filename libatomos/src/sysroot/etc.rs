@@ -25,7 +25,9 @@ impl Sysroot {
     pub fn select_deployment(&self, selector: Option<&str>) -> Result<DeploymentId, SysrootError> {
         let (state, booted) = (self.state()?, self.booted()?);
         let selector = selector.unwrap_or(if booted.is_some() { "booted" } else { "default" });
-        Ok(state.select(selector, booted.as_ref())?.id.clone())
+        let staged = self.usable_staged(&state)?;
+        let selected = state.select(selector, staged.as_ref(), booted.as_ref())?;
+        Ok(selected.finished("look into")?.id)
     }
 
     /// Returns what the merge of the deployment's `/etc` left to be resolved.

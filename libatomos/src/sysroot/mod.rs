@@ -3,6 +3,8 @@
 //! ```text
 //! /atomos/repo                                                 the repository
 //! /atomos/deployments.json                                     the truth: order, kernel arguments, pins
+//! /atomos/staged.json                                          what shutdown is to finish
+//! /atomos/last-error.json                                      why it could not
 //! /atomos/deploy/<stateroot>/var                               shared by the stateroot's deployments
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>/         a deployment's root
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.origin   what it follows
@@ -16,20 +18,29 @@
 
 mod booted;
 mod bootloader;
+mod build;
 mod cleanup;
+mod decide;
 mod deploy;
 mod error;
 mod etc;
+mod finalize;
 mod id;
 mod init;
 mod layout;
 mod origin;
 mod os_release;
+mod read_back;
 mod reorder;
+mod retention;
 mod select;
+mod stage;
+mod staged;
 mod state;
 mod status;
 mod upgrade;
+mod usr_overlay;
+mod version;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,12 +52,16 @@ use crate::repo::{DEFAULT_LOCK_TIMEOUT, Repo};
 pub use booted::{BOOTED, BootedRecord};
 pub use bootloader::BootStatus;
 pub use cleanup::{CleanupOptions, CleanupReport};
-pub use deploy::{DeployOptions, DeployPreview, DeployReport, KargsChange};
+pub use deploy::{DeployOptions, DeployPreview, DeployReport, Finish, KargsChange, ReadBack};
 pub use error::SysrootError;
 pub use etc::EtcStatus;
+pub use finalize::{FinalizeOptions, FinalizeOutcome};
 pub use id::{DeploymentId, InvalidDeploymentId};
 pub use origin::Origin;
-pub use reorder::SwitchReport;
+pub use read_back::ReadBackReport;
+pub use reorder::{KargsReport, SwitchReport, UndeployReport};
+pub use stage::FINALIZER;
+pub use staged::LastError;
 pub use state::{DeploymentState, State};
 pub use status::{DeploymentStatus, Role, Status};
 pub use upgrade::{UpgradeOptions, UpgradeOutcome};
@@ -78,6 +93,8 @@ impl Default for SysrootOptions {
 pub struct Sysroot {
     path: PathBuf,
     atomos: Dir,
+    /// What is running as `/`.
+    host: Dir,
     repo: Repo,
     running: booted::RunningRoot,
     lock_timeout: Duration,
@@ -114,10 +131,12 @@ impl Sysroot {
         })?)?;
         repo.set_lock_timeout(options.lock_timeout);
         repo.set_lock_notice(options.lock_notice.clone());
-        let running = booted::RunningRoot::detect(&options.host_root)?;
+        let host = Dir::open_ambient(&options.host_root)?;
+        let running = booted::RunningRoot::detect(&host)?;
         Ok(Self {
             path: path.to_owned(),
             atomos,
+            host,
             repo,
             running,
             lock_timeout: options.lock_timeout,

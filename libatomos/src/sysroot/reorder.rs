@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::boot::{KernelArgs, KernelCheck, ReconcilePlan};
 use crate::progress::Progress;
 
+use super::select::Selected;
+use super::staged::Staged;
 use super::{DeploymentId, DeploymentState, KargsChange, State, Sysroot, SysrootError, SysrootLock};
 
 /// What is the default after a change, and what was before.
@@ -17,6 +19,35 @@ pub struct SwitchReport {
     pub default: DeploymentId,
     /// The default before.
     pub previous: DeploymentId,
+    /// What was staged and was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<DeploymentId>,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct UndeployReport {
+    /// The deployment; absent where only a record that cannot be read was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentId>,
+}
+
+/// What a change of kernel arguments did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KargsReport {
+    /// Whose arguments they are.
+    pub deployment: DeploymentId,
+    /// They, without `atomos=`.
+    pub kargs: KernelArgs,
+    /// Whether the deployment is staged: shutdown makes it the default, with these.
+    pub staged: bool,
+    /// What was staged and was given up.
+    pub discarded: Option<DeploymentId>,
     /// Whether anything changed.
     pub changed: bool,
 }
@@ -40,39 +71,74 @@ impl State {
 }
 
 impl Sysroot {
-    /// Makes the deployment that `to` names the default, or the one that a rollback goes to where nothing is named.
+    /// Makes the deployment that `to` names the default, or the one that a rollback goes to where nothing is named. What is
+    /// staged is given up: it would take the place of either.
     ///
     /// The visible step is its new boot entry. Takes the lock.
     pub fn rollback(&self, to: Option<&str>, progress: &dyn Progress) -> Result<SwitchReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
         let booted = self.booted()?;
+        let staged = self.usable_staged(&state)?;
+        let default = state
+            .deployments
+            .first()
+            .ok_or(SysrootError::NothingToRollBackTo)?;
         let target = match to {
-            Some(selector) => state.select(selector, booted.as_ref())?,
-            None => state
-                .rollback_target(booted.as_ref())
-                .ok_or(SysrootError::NothingToRollBackTo)?,
-        }
-        .clone();
-        let previous = state.deployments[0].id.clone();
-        let report = SwitchReport {
+            Some(selector) => state
+                .select(selector, staged.as_ref(), booted.as_ref())?
+                .finished("go back to")?,
+            None => match (&staged, &booted) {
+                // An update that was not booted yet, like one that is the default.
+                (Some(_), Some(booted)) => state.get(booted).unwrap_or(default).clone(),
+                (Some(_), None) => default.clone(),
+                (None, _) => state
+                    .rollback_target(booted.as_ref())
+                    .ok_or(SysrootError::NothingToRollBackTo)?
+                    .clone(),
+            },
+        };
+        let previous = default.id.clone();
+        let mut report = SwitchReport {
             default: target.id.clone(),
             changed: target.id != previous,
+            discarded: staged.map(|staged| staged.deployment.id),
             previous,
         };
         if report.changed {
             self.check_complete(&target.id)?;
+        }
+        self.discard_staged(&lock)?;
+        if report.changed {
             state.put_first(target);
             self.switch_to(&lock, &state, progress)?;
         }
+        if report.discarded.is_some() {
+            self.remove_staged_leftovers(&lock, &state, progress)?;
+            report.changed = true;
+        }
         Ok(report)
+    }
+
+    /// Removes what a deployment that is staged no more has left: its tree, its objects' root, its kernel in `/boot`.
+    fn remove_staged_leftovers(
+        &self,
+        lock: &SysrootLock,
+        state: &State,
+        progress: &dyn Progress,
+    ) -> Result<(), SysrootError> {
+        self.remove_orphans(lock, state)?;
+        self.reconcile_boot(lock, state, KernelCheck::NewOnly, progress)?;
+        Ok(())
     }
 
     /// Keeps the deployment from every clean-up, or lets it go again. Returns whether that changed anything.
     pub fn set_pinned(&self, selector: &str, pinned: bool) -> Result<(DeploymentId, bool), SysrootError> {
         let _lock = self.lock()?;
         let mut state = self.state()?;
-        let id = state.select(selector, self.booted()?.as_ref())?.id.clone();
+        let staged = self.usable_staged(&state)?;
+        let selected = state.select(selector, staged.as_ref(), self.booted()?.as_ref())?;
+        let id = selected.finished(if pinned { "pin" } else { "unpin" })?.id;
         let mut changed = false;
         for deployment in state
             .deployments
@@ -88,12 +154,31 @@ impl Sysroot {
         Ok((id, changed))
     }
 
-    /// Removes a deployment: from the truth, from `/boot`, and then its files. The one that is running stays.
-    pub fn undeploy(&self, selector: &str, progress: &dyn Progress) -> Result<DeploymentId, SysrootError> {
+    /// Removes a deployment: from the truth, from `/boot`, and then its files. The one that is running stays. `staged` is
+    /// what is staged, even where its record cannot be read.
+    pub fn undeploy(&self, selector: &str, progress: &dyn Progress) -> Result<UndeployReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state()?;
         let booted = self.booted()?;
-        let target = state.select(selector, booted.as_ref())?.clone();
+        let staged = match self.staged(&state) {
+            Err(SysrootError::DamagedState { .. }) if selector == "staged" => {
+                self.discard_staged(&lock)?;
+                self.remove_staged_leftovers(&lock, &state, progress)?;
+                return Ok(UndeployReport { deployment: None });
+            }
+            Err(SysrootError::DamagedState { .. }) => None,
+            other => other?,
+        };
+        let target = match state.select(selector, staged.as_ref(), booted.as_ref())? {
+            Selected::Deployment(target) => target,
+            Selected::Staged(staged) => {
+                self.discard_staged(&lock)?;
+                self.remove_staged_leftovers(&lock, &state, progress)?;
+                return Ok(UndeployReport {
+                    deployment: Some(staged.deployment.id),
+                });
+            }
+        };
         let in_use = |reason| SysrootError::InUse {
             id: target.id.clone(),
             reason,
@@ -107,49 +192,103 @@ impl Sysroot {
         if state.deployments.len() == 1 {
             return Err(in_use("the only deployment, and nothing would boot without it"));
         }
+        // A record that an interrupted run left of it would name what is not there any more.
+        if Staged::load(&self.atomos)
+            .is_ok_and(|record| record.is_some_and(|record| record.deployment.id == target.id))
+        {
+            self.discard_staged(&lock)?;
+        }
         state.deployments.retain(|deployment| deployment.id != target.id);
         self.switch_to(&lock, &state, progress)?;
         self.remove_orphans(&lock, &state)?;
-        Ok(target.id)
+        Ok(UndeployReport {
+            deployment: Some(target.id),
+        })
     }
 
-    /// Returns the kernel arguments of a deployment, without `atomos=`.
-    pub fn kargs(&self, id: &DeploymentId) -> Result<KernelArgs, SysrootError> {
-        let state = self.state()?;
-        let found = state.get(id).ok_or_else(|| SysrootError::DeploymentNotFound {
-            selector: id.to_string(),
-        })?;
-        Ok(found.kargs.parse()?)
+    /// Finds whose kernel arguments are meant: where nothing is named, those of what the next boot takes if the system is
+    /// shut down before, which is what is staged, or else the default.
+    fn select_for_kargs(&self, state: &State, selector: Option<&str>) -> Result<Selected, SysrootError> {
+        let staged = self.usable_staged(state)?;
+        let otherwise = if staged.is_some() { "staged" } else { "default" };
+        state.select(
+            selector.unwrap_or(otherwise),
+            staged.as_ref(),
+            self.booted()?.as_ref(),
+        )
     }
 
-    /// Changes the kernel arguments of a deployment (the default where nothing is named), and makes it the default.
-    /// Returns its arguments, and whether anything changed.
+    /// Returns the kernel arguments of a deployment: of what the next boot takes, where nothing is named.
+    pub fn kargs(&self, selector: Option<&str>) -> Result<KargsReport, SysrootError> {
+        let selected = self.select_for_kargs(&self.state()?, selector)?;
+        let (deployment, staged) = match &selected {
+            Selected::Staged(staged) => (&staged.deployment, true),
+            Selected::Deployment(deployment) => (deployment, false),
+        };
+        Ok(KargsReport {
+            deployment: deployment.id.clone(),
+            kargs: deployment.kargs.parse()?,
+            staged,
+            discarded: None,
+            changed: false,
+        })
+    }
+
+    /// Changes the kernel arguments of a deployment: of what the next boot takes, where nothing is named. It becomes the
+    /// default, and what else is staged is given up; what is staged itself stays so, and gets them when it is finished.
     pub fn edit_kargs(
         &self,
         selector: Option<&str>,
         changes: &[KargsChange],
         progress: &dyn Progress,
-    ) -> Result<(DeploymentId, KernelArgs, bool), SysrootError> {
+    ) -> Result<KargsReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
-        let booted = self.booted()?;
-        let mut target = state
-            .select(selector.unwrap_or("default"), booted.as_ref())?
-            .clone();
-        let mut kargs: KernelArgs = target.kargs.parse()?;
-        for change in changes {
-            change.apply(&mut kargs)?;
+        let selected = self.select_for_kargs(&state, selector)?;
+        let change = |before: &str| -> Result<KernelArgs, SysrootError> {
+            let mut kargs: KernelArgs = before.parse()?;
+            for change in changes {
+                change.apply(&mut kargs)?;
+            }
+            Ok(kargs)
+        };
+        let mut report = KargsReport {
+            deployment: selected.id().clone(),
+            kargs: KernelArgs::new(),
+            staged: false,
+            discarded: None,
+            changed: false,
+        };
+        match selected {
+            Selected::Staged(mut staged) => {
+                report.staged = true;
+                report.kargs = change(&staged.deployment.kargs)?;
+                let text = report.kargs.to_string();
+                report.changed = text != staged.deployment.kargs;
+                if report.changed {
+                    staged.deployment.kargs = text;
+                    staged.save(&self.atomos)?;
+                }
+            }
+            Selected::Deployment(mut target) => {
+                report.kargs = change(&target.kargs)?;
+                let text = report.kargs.to_string();
+                report.changed = text != target.kargs;
+                if report.changed {
+                    self.check_complete(&target.id)?;
+                    let staged = self.usable_staged(&state)?;
+                    report.discarded = staged.map(|staged| staged.deployment.id);
+                    self.discard_staged(&lock)?;
+                    target.kargs = text;
+                    state.put_first(target);
+                    self.switch_to(&lock, &state, progress)?;
+                    if report.discarded.is_some() {
+                        self.remove_orphans(&lock, &state)?;
+                    }
+                }
+            }
         }
-        let text = kargs.to_string();
-        let changed = text != target.kargs;
-        let id = target.id.clone();
-        if changed {
-            self.check_complete(&id)?;
-            target.kargs = text;
-            state.put_first(target);
-            self.switch_to(&lock, &state, progress)?;
-        }
-        Ok((id, kargs, changed))
+        Ok(report)
     }
 
     /// Writes what `/boot` should hold, from the truth: for a machine whose `/boot` was lost or left half done.

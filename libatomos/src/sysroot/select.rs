@@ -1,44 +1,90 @@
 //! Which deployment a person means.
 
+use super::staged::Staged;
 use super::{DeploymentId, DeploymentState, State, SysrootError};
 
+/// What a person means.
+#[derive(Debug, Clone)]
+pub(super) enum Selected {
+    /// What is staged.
+    Staged(Staged),
+    /// One that the truth names.
+    Deployment(DeploymentState),
+}
+
+impl Selected {
+    pub fn id(&self) -> &DeploymentId {
+        match self {
+            Self::Staged(staged) => &staged.deployment.id,
+            Self::Deployment(deployment) => &deployment.id,
+        }
+    }
+
+    /// Returns the deployment, for what cannot be done to one that is staged.
+    pub fn finished(self, action: &'static str) -> Result<DeploymentState, SysrootError> {
+        match self {
+            Self::Deployment(deployment) => Ok(deployment),
+            Self::Staged(staged) => Err(SysrootError::NotFinished {
+                id: staged.deployment.id,
+                action,
+            }),
+        }
+    }
+}
+
 impl State {
-    /// Finds the deployment that `selector` names: its position in `status` (0 is the default), `booted`, `default`,
-    /// its full name, its version, or the start of its commit's digest.
-    pub fn select(
+    /// Finds the deployment that `selector` names: its position in `status`, `booted`, `default`, `staged`, its full name,
+    /// its version, or the start of its commit's digest. What is staged stands first in `status`.
+    pub(super) fn select(
         &self,
         selector: &str,
+        staged: Option<&Staged>,
         booted: Option<&DeploymentId>,
-    ) -> Result<&DeploymentState, SysrootError> {
+    ) -> Result<Selected, SysrootError> {
         let not_found = || SysrootError::DeploymentNotFound {
             selector: selector.to_owned(),
         };
+        let deployment = |found: Option<&DeploymentState>| {
+            let found = found.ok_or_else(not_found)?;
+            Ok(Selected::Deployment(found.clone()))
+        };
         match selector {
-            "booted" => return booted.and_then(|id| self.get(id)).ok_or_else(not_found),
-            "default" => return self.deployments.first().ok_or_else(not_found),
+            "booted" => return deployment(booted.and_then(|id| self.get(id))),
+            "default" => return deployment(self.deployments.first()),
+            "staged" => return staged.cloned().map(Selected::Staged).ok_or_else(not_found),
             _ => {}
         }
+        let all = || {
+            let first = staged.cloned().map(Selected::Staged);
+            first
+                .into_iter()
+                .chain(self.deployments.iter().cloned().map(Selected::Deployment))
+        };
         // A position has few digits; a prefix of a digest has four at least.
         if selector.len() < 4
             && let Ok(position) = selector.parse::<usize>()
         {
-            return self.deployments.get(position).ok_or_else(not_found);
+            return all().nth(position).ok_or_else(not_found);
         }
-        let matches = |deployment: &&DeploymentState| {
-            let id = &deployment.id;
+        let matches = |selected: &Selected| {
+            let id = selected.id();
+            let version = match selected {
+                Selected::Staged(staged) => &staged.deployment.version,
+                Selected::Deployment(deployment) => &deployment.version,
+            };
             id.to_string() == selector
                 || id.dir_name() == selector
                 || id.short() == selector
-                || deployment.version == selector
+                || version == selector
                 || (selector.len() >= 4 && id.commit.to_string().starts_with(selector))
         };
-        let found: Vec<_> = self.deployments.iter().filter(matches).collect();
-        match found.as_slice() {
-            [] => Err(not_found()),
-            [one] => Ok(one),
-            many => Err(SysrootError::AmbiguousDeployment {
+        let mut found: Vec<_> = all().filter(matches).collect();
+        match found.len() {
+            0 => Err(not_found()),
+            1 => Ok(found.remove(0)),
+            _ => Err(SysrootError::AmbiguousDeployment {
                 selector: selector.to_owned(),
-                matches: many.iter().map(|deployment| deployment.id.to_string()).collect(),
+                matches: found.iter().map(|selected| selected.id().to_string()).collect(),
             }),
         }
     }

@@ -8,13 +8,17 @@ use crate::digest::CommitId;
 use crate::etc_merge::Conflicts;
 
 use super::origin::Origin;
-use super::{DeploymentId, Sysroot, SysrootError, layout};
+use super::stage::FINALIZER;
+use super::staged::{LastError, Staged};
+use super::{DeploymentId, DeploymentState, Sysroot, SysrootError, layout};
 
 /// What a deployment is at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
+    /// Shutdown finishes it, and the next boot takes it then.
+    Staged,
     /// Running.
     Booted,
     /// What the next boot takes.
@@ -28,6 +32,7 @@ pub enum Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Staged => "staged",
             Self::Booted => "booted",
             Self::Pending => "pending",
             Self::Rollback => "rollback",
@@ -41,7 +46,7 @@ impl fmt::Display for Role {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct DeploymentStatus {
-    /// Its position; 0 is the default.
+    /// Its position. What is staged is the first, then comes the default.
     pub index: usize,
     /// Its name, `<stateroot>/<commit>.<serial>`.
     pub id: DeploymentId,
@@ -53,7 +58,7 @@ pub struct DeploymentStatus {
     pub role: Role,
     /// Whether it is running.
     pub booted: bool,
-    /// Whether the next boot takes it.
+    /// Whether the next boot takes it as things are. If something is staged, a shutdown changes that.
     pub default: bool,
     /// The version of the operating system.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -70,13 +75,14 @@ pub struct DeploymentStatus {
     pub kargs: String,
     /// Names the directory in `/boot` that has its kernel.
     pub bootcsum: String,
-    /// The number of its boot entry.
-    pub entry: u64,
+    /// The number of its boot entry; absent for what is staged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<u64>,
     /// Kept by every clean-up.
     pub pinned: bool,
-    /// Conflicts of the merge of `/etc` that nobody has resolved.
+    /// Conflicts of the merge of `/etc` that nobody has resolved; of what is staged, those that a trial found.
     pub etc_conflicts: u64,
-    /// Whether it is whole: its directory and its marker are there.
+    /// Whether it is whole: its directory and its marker are there. What is staged is not.
     pub complete: bool,
 }
 
@@ -85,11 +91,19 @@ pub struct DeploymentStatus {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Status {
-    /// The deployments, the default first.
+    /// The deployments: what is staged, then the default, then the others.
     pub deployments: Vec<DeploymentStatus>,
     /// What is running, where it is one of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub booted: Option<DeploymentId>,
+    /// What shutdown finishes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staged: Option<DeploymentId>,
+    /// Why the last staged deployment that was to be finished was not. Kept until one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
+    /// Whether `/usr` can be written to until the next boot (`usr-overlay`).
+    pub usr_overlay: bool,
     /// What a person should know: an entry missing in `/boot`, a loader that is set to something else.
     pub warnings: Vec<String>,
 }
@@ -99,55 +113,111 @@ impl Sysroot {
     pub fn status(&self) -> Result<Status, SysrootError> {
         let state = self.state()?;
         let booted = self.booted()?;
+        let mut warnings = self.boot_warnings(&state)?;
+        let staged = match self.staged(&state) {
+            Err(error @ SysrootError::DamagedState { .. }) => {
+                warnings.push(format!("{error}; `atomos undeploy staged` removes it"));
+                None
+            }
+            other => other?,
+        };
         let rollback = state
             .rollback_target(booted.as_ref())
             .map(|deployment| deployment.id.clone());
         let mut deployments = Vec::new();
-        for (index, deployment) in state.deployments.iter().enumerate() {
+        if let Some(staged) = &staged {
+            let mut status = self.deployment_status(&staged.deployment, Role::Staged)?;
+            status.entry = None;
+            status.etc_conflicts = staged.etc_conflicts;
+            deployments.push(status);
+            warnings.extend(self.staged_warning(staged)?);
+        }
+        for (position, deployment) in state.deployments.iter().enumerate() {
             let id = &deployment.id;
-            let dir = self.deployments_dir(&id.stateroot)?;
-            let role = match index {
+            let role = match position {
                 _ if booted.as_ref() == Some(id) => Role::Booted,
                 0 => Role::Pending,
                 _ if rollback.as_ref() == Some(id) => Role::Rollback,
                 _ => Role::Other,
             };
-            let conflicts = if dir.exists(layout::conflicts(id))? {
-                Conflicts::load(&dir, layout::conflicts(id))?.len() as u64
-            } else {
-                0
-            };
-            deployments.push(DeploymentStatus {
-                index,
-                id: id.clone(),
-                stateroot: id.stateroot.to_string(),
-                commit: id.commit,
-                role,
-                booted: booted.as_ref() == Some(id),
-                default: index == 0,
-                version: deployment.version.clone(),
-                title: deployment.title.clone(),
-                origin: Origin::load(&dir, id)?,
-                time: self.repo.load_commit(&id.commit).ok().map(|commit| commit.time),
-                kargs: deployment.kargs.clone(),
-                bootcsum: deployment.bootcsum.clone(),
-                entry: deployment.entry,
-                pinned: deployment.pinned,
-                etc_conflicts: conflicts,
-                complete: dir.exists(layout::marker(id))? && dir.exists(id.dir_name())?,
-            });
-        }
-        let mut warnings = self.boot_warnings(&state)?;
-        for deployment in deployments.iter().filter(|deployment| !deployment.complete) {
-            warnings.push(format!(
-                "{} is not whole: its directory or its marker is missing",
-                deployment.id
-            ));
+            let mut status = self.deployment_status(deployment, role)?;
+            status.index = deployments.len();
+            status.default = position == 0;
+            if !status.complete {
+                warnings.push(format!(
+                    "{id} is not whole: its directory or its marker is missing"
+                ));
+            }
+            deployments.push(status);
         }
         Ok(Status {
             deployments,
             booted,
+            staged: staged.map(|staged| staged.deployment.id),
+            last_error: LastError::load(&self.atomos),
+            usr_overlay: self.overlaid_usr()?.is_some(),
             warnings,
         })
+    }
+
+    fn deployment_status(
+        &self,
+        deployment: &DeploymentState,
+        role: Role,
+    ) -> Result<DeploymentStatus, SysrootError> {
+        let id = &deployment.id;
+        let dir = self.deployments_dir(&id.stateroot)?;
+        let conflicts = if dir.exists(layout::conflicts(id))? {
+            Conflicts::load(&dir, layout::conflicts(id))?.len() as u64
+        } else {
+            0
+        };
+        Ok(DeploymentStatus {
+            index: 0,
+            id: id.clone(),
+            stateroot: id.stateroot.to_string(),
+            commit: id.commit,
+            role,
+            booted: role == Role::Booted,
+            default: false,
+            version: deployment.version.clone(),
+            title: deployment.title.clone(),
+            origin: Origin::load(&dir, id)?,
+            time: self.repo.load_commit(&id.commit).ok().map(|commit| commit.time),
+            kargs: deployment.kargs.clone(),
+            bootcsum: deployment.bootcsum.clone(),
+            entry: Some(deployment.entry),
+            pinned: deployment.pinned,
+            etc_conflicts: conflicts,
+            complete: dir.exists(layout::marker(id))? && dir.exists(id.dir_name())?,
+        })
+    }
+
+    /// Returns what a person should know of what is staged, if it will not just be finished.
+    fn staged_warning(&self, staged: &Staged) -> Result<Option<String>, SysrootError> {
+        let id = &staged.deployment.id;
+        let short = id.short();
+        let dir = self.deployments_dir(&id.stateroot)?;
+        let now = self.boot_id();
+        let warning = if !dir.exists(id.dir_name())? {
+            Some(format!("{id} is staged, and its tree is missing: stage it again"))
+        } else if staged.is_given_up() {
+            Some(format!(
+                "{short} is staged, and shutdown has tried {} times to finish it: `atomos finalize` tries again",
+                staged.tries
+            ))
+        } else if now.is_some() && staged.boot_id.is_some() && staged.boot_id != now {
+            Some(format!(
+                "{short} was staged before this boot and was not finished: the next shutdown or `atomos finalize` \
+                 finishes it, with the /etc of then"
+            ))
+        } else if self.booted()?.is_some() && !self.host.exists(FINALIZER)? {
+            Some(format!(
+                "{short} is staged, and nothing finishes it at shutdown here: run `atomos finalize`"
+            ))
+        } else {
+            None
+        };
+        Ok(warning)
     }
 }

@@ -18,6 +18,8 @@ use super::{
     UpgradeOptions, UpgradeOutcome,
 };
 
+mod staging;
+
 struct Machine {
     scratch: tempfile::TempDir,
 }
@@ -296,9 +298,9 @@ fn kernel_arguments_keep_their_quotes_and_make_one_new_entry() {
     machine.deploy("os");
     let sysroot = machine.sysroot();
     let append = [KargsChange::Append("dyndbg=\"file x +p\"".to_owned())];
-    let (_, kargs, changed) = sysroot.edit_kargs(None, &append, &NoProgress).unwrap();
-    assert!(changed);
-    assert_eq!(kargs.to_string(), "root=LABEL=root dyndbg=\"file x +p\"");
+    let report = sysroot.edit_kargs(None, &append, &NoProgress).unwrap();
+    assert!(report.changed);
+    assert_eq!(report.kargs.to_string(), "root=LABEL=root dyndbg=\"file x +p\"");
     let entries = machine.entries();
     assert_eq!(entries.len(), 1);
     assert!(entries[0].starts_with("atomos-2-"), "{entries:?}");
@@ -621,7 +623,7 @@ fn a_deploy_does_not_rely_on_objects_while_a_pruner_runs() {
 fn a_deploy_interrupted_anywhere_and_the_next_one_too_leaves_something_to_boot() {
     let operation = |machine: &Machine| {
         let options = DeployOptions {
-            keep: 1,
+            keep: Some(1),
             ..DeployOptions::default()
         };
         machine

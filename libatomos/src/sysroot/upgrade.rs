@@ -12,7 +12,7 @@ use crate::pull::{PullOptions, Selector, Session, SessionOptions, Wanted};
 use crate::remote::RemoteName;
 use crate::repo::{LocalPullOptions, Repo};
 
-use super::{DeployOptions, DeployReport, DeploymentId, Origin, Sysroot, SysrootError};
+use super::{DeployOptions, DeployReport, DeploymentId, Finish, Origin, Sysroot, SysrootError};
 
 /// How to upgrade.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,10 @@ pub struct UpgradeOptions {
     pub stateroot: Option<StaterootName>,
     /// Only look whether there is something newer.
     pub check: bool,
+    /// Only pull: what is new is kept by the ref, and nothing is deployed.
+    pub download_only: bool,
+    /// Ask nobody: take what the ref names in the sysroot's own repository.
+    pub cache_only: bool,
     /// Follow this ref from now on (`switch`).
     pub switch_to: Option<RefName>,
     /// Pull from this repository from now on; only with `switch_to`.
@@ -55,7 +59,16 @@ pub enum UpgradeOutcome {
         /// The ref.
         reference: RefName,
     },
-    /// It was deployed.
+    /// It is here, and only that was asked for.
+    Downloaded {
+        /// What the ref names.
+        commit: CommitId,
+        /// Its version.
+        version: String,
+        /// The ref.
+        reference: RefName,
+    },
+    /// It was deployed, or staged.
     Deployed(Box<DeployReport>),
 }
 
@@ -74,9 +87,13 @@ impl Sysroot {
             .stateroot
             .as_ref()
             .or(booted.as_ref().map(|id| &id.stateroot));
-        let current = match stateroot {
-            Some(name) => state.newest(name),
-            None => state.deployments.first(),
+        let staged = self.usable_staged(&state)?.map(|staged| staged.deployment);
+        let staged = staged.filter(|staged| stateroot.is_none_or(|name| staged.id.stateroot == *name));
+        let is_staged = staged.is_some();
+        let current = match (&staged, stateroot) {
+            (Some(staged), _) => Some(staged),
+            (None, Some(name)) => state.newest(name),
+            (None, None) => state.deployments.first(),
         };
         let current = current
             .ok_or_else(|| SysrootError::DeploymentNotFound {
@@ -97,7 +114,11 @@ impl Sysroot {
             return Err(SysrootError::NoOrigin { id: current });
         };
         let commit = self.fetch(&reference, &origin, &current, options, progress, cancel)?;
-        if current.commit == commit.0 && followed.follows_as(&origin) {
+        // What is staged already is finished where that is asked for.
+        let is_current = current.commit == commit.0 && followed.follows_as(&origin);
+        let finishes =
+            is_staged && options.deploy.finish == Finish::Now && !options.check && !options.download_only;
+        if is_current && !finishes {
             return Ok(UpgradeOutcome::Unchanged {
                 deployment: current,
                 reference,
@@ -105,6 +126,13 @@ impl Sysroot {
         }
         if options.check {
             return Ok(UpgradeOutcome::Available {
+                commit: commit.0,
+                version: commit.1,
+                reference,
+            });
+        }
+        if options.download_only {
+            return Ok(UpgradeOutcome::Downloaded {
                 commit: commit.0,
                 version: commit.1,
                 reference,
@@ -133,6 +161,9 @@ impl Sysroot {
             let commit = repo.resolve_commit(reference.as_str())?;
             Ok((commit, repo.load_commit(&commit)?.version))
         };
+        if options.cache_only {
+            return named(&self.repo);
+        }
         if let (None, Some((remote, name))) = (&origin.pull_from, Origin::remote_ref(reference)) {
             return self.fetch_remote(&remote, name, current, options, progress, cancel);
         }
@@ -176,7 +207,7 @@ impl Sysroot {
         let pull = PullOptions {
             max_bytes: options.max_bytes,
             from: Some(current.commit),
-            boot_available: self.boot_available()?,
+            boot_available: self.boot_available(&self.state()?)?,
             ..PullOptions::default()
         };
         let wanted = Wanted {

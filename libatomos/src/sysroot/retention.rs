@@ -1,0 +1,163 @@
+//! Which deployments stay when a new one comes.
+//!
+//! The machine's owner says so in `/etc/atomos/retention.toml`, the system's maker in `/usr/lib/atomos/retention.toml`; what
+//! one does not say the other does:
+//!
+//! ```toml
+//! keep = 3        # deployments of a stateroot, the new one and the running one among them
+//! ```
+//!
+//! Whatever it says, what is running, what is pinned, and the newest that is known to be good stay.
+
+use serde::Deserialize;
+
+use crate::fs::Dir;
+use crate::progress::{Event, Progress};
+
+use super::{DeploymentId, State, Sysroot, SysrootError};
+
+/// The local policy, in a deployment.
+const LOCAL: &str = "etc/atomos/retention.toml";
+/// The system's.
+const VENDOR: &str = "usr/lib/atomos/retention.toml";
+/// Bytes in a policy.
+const MAX_POLICY: usize = 64 * 1024;
+/// Deployments that are kept where nobody says anything: the new one, and one to go back to.
+const DEFAULT_KEEP: usize = 2;
+
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Policy {
+    keep: Option<std::num::NonZeroUsize>,
+}
+
+impl Policy {
+    /// Reads the policies of a deployment. One that cannot be read is told of and does not count: it must not keep a
+    /// machine from being upgraded.
+    fn load(root: &Dir, progress: &dyn Progress) -> Self {
+        let read = |name: &str| {
+            let text = match root.read_optional(name, MAX_POLICY) {
+                Ok(None) => return Self::default(),
+                Ok(Some(bytes)) => String::from_utf8(bytes).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            let parsed = text
+                .and_then(|text| toml::from_str(&text).map_err(|error| error.message().replace('\n', "; ")));
+            parsed.unwrap_or_else(|error| {
+                let text = format!("/{name} does not count: {error}");
+                progress.report(Event::Warning { text: &text });
+                Self::default()
+            })
+        };
+        let (local, vendor) = (read(LOCAL), read(VENDOR));
+        Self {
+            keep: local.keep.or(vendor.keep),
+        }
+    }
+}
+
+/// Returns the newest deployment that is known to work, other than `new`: going back to it is what a machine does when all
+/// else fails. What is running has come up.
+fn newest_known_good(
+    state: &State,
+    new: &DeploymentId,
+    booted: Option<&DeploymentId>,
+) -> Option<DeploymentId> {
+    let mut others = state.deployments.iter().filter(|other| other.id != *new);
+    let is_good = |id: &DeploymentId| booted == Some(id);
+    others
+        .find(|other| is_good(&other.id))
+        .map(|other| other.id.clone())
+}
+
+impl Sysroot {
+    /// Takes out of the truth what retention lets go of: all but the newest `keep` of the stateroot, what is running, what
+    /// is pinned, and the newest that is known to be good.
+    pub(super) fn retire(
+        &self,
+        state: &mut State,
+        new: &DeploymentId,
+        keep: Option<usize>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<DeploymentId>, SysrootError> {
+        let booted = self.booted()?;
+        let keep = match keep {
+            Some(keep) => keep,
+            None => self.policy_keep(state, new, booted.as_ref(), progress)?,
+        };
+        let good = newest_known_good(state, new, booted.as_ref());
+        let is_booted = |id: &DeploymentId| booted.as_ref() == Some(id);
+        // The new one and what is running have their places; the rest go to the newest of the others.
+        let running_here = booted
+            .as_ref()
+            .is_some_and(|booted| booted.stateroot == new.stateroot);
+        let mut left = keep.saturating_sub(1 + usize::from(running_here));
+        let mut removed = Vec::new();
+        state.deployments.retain(|deployment| {
+            let id = &deployment.id;
+            if id == new || is_booted(id) || deployment.pinned || id.stateroot != new.stateroot {
+                return true;
+            }
+            if left > 0 {
+                left -= 1;
+                return true;
+            }
+            if good.as_ref() == Some(id) {
+                return true;
+            }
+            removed.push(id.clone());
+            false
+        });
+        Ok(removed)
+    }
+
+    /// Returns what the policy of the running deployment says, or of the newest: the first new one has nothing to retire.
+    fn policy_keep(
+        &self,
+        state: &State,
+        new: &DeploymentId,
+        booted: Option<&DeploymentId>,
+        progress: &dyn Progress,
+    ) -> Result<usize, SysrootError> {
+        let newest = state.deployments.iter().map(|deployment| &deployment.id);
+        let mut newest = newest.filter(|id| *id != new && id.stateroot == new.stateroot);
+        let Some(from) = booted.or_else(|| newest.next()) else {
+            return Ok(DEFAULT_KEEP);
+        };
+        let policy = Policy::load(&self.deployment_dir(from)?, progress);
+        Ok(policy.keep.map_or(DEFAULT_KEEP, std::num::NonZeroUsize::get))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // Tests arrange by path.
+mod tests {
+    use super::*;
+    use crate::progress::NoProgress;
+
+    #[test]
+    fn the_owner_s_policy_comes_before_the_maker_s_and_nonsense_does_not_count() {
+        let scratch = tempfile::tempdir().unwrap();
+        for dir in ["etc/atomos", "usr/lib/atomos"] {
+            std::fs::create_dir_all(scratch.path().join(dir)).unwrap();
+        }
+        let root = Dir::open_ambient(scratch.path()).unwrap();
+        let keep = || {
+            Policy::load(&root, &NoProgress)
+                .keep
+                .map(std::num::NonZeroUsize::get)
+        };
+        let write = |name: &str, text: &str| std::fs::write(scratch.path().join(name), text).unwrap();
+        assert_eq!(keep(), None);
+        write(VENDOR, "keep = 4\n");
+        assert_eq!(keep(), Some(4));
+        write(LOCAL, "keep = 3\n");
+        assert_eq!(keep(), Some(3));
+        for nonsense in ["keep = 0", "keep = -1", "keep = \"3\"", "keeep = 3", "\u{fffd}["] {
+            write(LOCAL, nonsense);
+            assert_eq!(keep(), Some(4), "{nonsense}");
+        }
+        write(LOCAL, "");
+        assert_eq!(keep(), Some(4));
+    }
+}
