@@ -19,6 +19,7 @@ mod key_set;
 mod key_tools;
 mod log;
 mod ls;
+mod machine;
 mod mirror;
 mod progress;
 mod prune;

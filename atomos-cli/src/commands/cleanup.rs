@@ -41,12 +41,21 @@ pub fn run(context: &Context, args: &CleanupArgs) -> RunResult {
         }
         Ok(())
     })?;
+    let verb = if args.dry_run { "Would remove" } else { "Removed" };
+    for (what, paths, bytes) in [
+        ("of interrupted runs", &report.orphans, report.orphan_bytes),
+        ("in /boot", &report.boot, report.boot_bytes),
+    ] {
+        if !paths.is_empty() {
+            let paths = text::count(paths.len() as u64, "leftover", "leftovers");
+            ui.status(format_args!("{verb} {paths} {what} with {}", text::size(bytes)));
+        }
+    }
     let objects = &report.objects;
     let count =
         objects.commits_removed + objects.dirtrees_removed + objects.blobs_removed + objects.variants_removed;
     ui.status(format_args!(
-        "{} {} with {}",
-        if args.dry_run { "Would remove" } else { "Removed" },
+        "{verb} {} with {}",
         text::count(count, "object", "objects"),
         text::size(objects.bytes_removed)
     ));

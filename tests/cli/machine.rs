@@ -1,0 +1,356 @@
+//! A machine that runs what it deploys: staging, finishing, restarting, looking at it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::common::{Run, Scratch};
+
+/// A sysroot in `machine`, whose trees are committed as the ref `os`.
+struct Machine {
+    scratch: Scratch,
+    /// What runs as `/`, once something does.
+    running: Option<PathBuf>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self {
+            scratch: Scratch::empty(),
+            running: None,
+        };
+        let mode = if rustix::process::geteuid().is_root() {
+            "bare"
+        } else {
+            "bare-user"
+        };
+        machine.atomos(&["sysroot", "init", "--mode", mode]).code(0);
+        machine.atomos(&["stateroot", "init", "os"]).code(0);
+        machine
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.scratch.command(args);
+        command
+            .env_remove("ATOMOS_REPO")
+            .env("ATOMOS_SYSROOT", self.scratch.path("machine"))
+            .env("PATH", self.scratch.path("bin"));
+        if let Some(root) = &self.running {
+            command.env("ATOMOS_HOST_ROOT", root);
+        }
+        command
+    }
+
+    fn atomos(&self, args: &[&str]) -> Run {
+        self.scratch.run(&mut self.command(args))
+    }
+
+    fn commit(&self, version: &str) -> String {
+        let scratch = &self.scratch;
+        scratch.write("tree/boot/vmlinuz-6.1", format!("kernel of {version}"));
+        scratch.write("tree/boot/initrd.img-6.1", "initramfs");
+        scratch.write("tree/etc/hostname", "default\n");
+        scratch.write("tree/usr/bin/tool", format!("tool of {version}"));
+        scratch.write("tree/usr/lib/os-release", "PRETTY_NAME=\"Test\"\n");
+        let args = [
+            "commit",
+            "--quiet",
+            "--os",
+            "--ref",
+            "os",
+            "--version",
+            version,
+            "tree",
+        ];
+        self.atomos(&args).ok().trim().to_owned()
+    }
+
+    /// Deploys version 1 and runs it, with somebody there who finishes updates at shutdown.
+    fn boot(&mut self) -> String {
+        let commit = self.commit("1");
+        self.atomos(&["deploy", "os", "--karg", "root=LABEL=root"])
+            .code(0);
+        let root = self.root(&commit);
+        fs::create_dir_all(root.join("run/atomos")).unwrap();
+        fs::write(root.join("run/atomos/finalize-at-shutdown"), "").unwrap();
+        self.running = Some(root);
+        commit
+    }
+
+    fn root(&self, commit: &str) -> PathBuf {
+        self.scratch
+            .path(&format!("machine/atomos/deploy/os/deploy/{commit}.0"))
+    }
+
+    /// Makes a program that notes its arguments, and ends with `code`.
+    fn program(&self, name: &str, code: i32) {
+        let path = format!("bin/{name}");
+        let log = self.scratch.path("log");
+        let text = format!("#!/bin/sh\necho {name} \"$@\" >>{}\nexit {code}\n", log.display());
+        self.scratch.write(&path, text);
+        fs::set_permissions(self.scratch.path(&path), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.scratch.path("log")).unwrap_or_default()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.atomos(&["status", "--json"]).json()
+    }
+}
+
+#[test]
+fn an_upgrade_of_what_runs_is_staged_shown_and_finished() {
+    let mut machine = Machine::new();
+    let one = machine.boot();
+    let two = machine.commit("2");
+    let run = machine.atomos(&["upgrade"]).code(0);
+    assert!(
+        run.err.contains("Staged 2 (") && run.err.contains("Shutdown finishes it"),
+        "{}",
+        run.err
+    );
+    let status = machine.status();
+    assert_eq!(status["staged"], format!("os/{two}.0"));
+    let roles: Vec<_> = status["deployments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["role"])
+        .collect();
+    assert_eq!(roles, ["staged", "booted"]);
+    assert!(status["deployments"][0].get("entry").is_none() && status.get("last-error").is_none());
+    let text = machine.atomos(&["status"]).ok();
+    assert!(
+        text.contains("0 os  2  [staged]") && text.contains("● 1 os  1  [booted, default]"),
+        "{text}"
+    );
+    machine.atomos(&["upgrade", "--unchanged-exit-77"]).code(77);
+
+    fs::write(machine.root(&one).join("etc/hostname"), "later\n").unwrap();
+    let outcome = machine.atomos(&["finalize", "--shutdown", "--json"]).json();
+    assert_eq!(outcome["outcome"], "finished");
+    assert_eq!(
+        fs::read_to_string(machine.root(&two).join("etc/hostname")).unwrap(),
+        "later\n"
+    );
+    machine.atomos(&["finalize", "--unchanged-exit-77"]).code(77);
+    assert_eq!(machine.status()["deployments"][0]["role"], "pending");
+}
+
+#[test]
+fn a_failed_finish_is_a_line_of_the_status_and_an_object_for_programs() {
+    let mut machine = Machine::new();
+    let one = machine.boot();
+    machine.commit("2");
+    machine.atomos(&["upgrade"]).code(0);
+    let rules = "[[rule]]\npath = \"hostname\"\npolicy = \"fail\"\n";
+    let policies = machine.root(&one).join("etc/atomos/etc-merge.d");
+    fs::create_dir_all(&policies).unwrap();
+    fs::write(policies.join("fail.conf"), rules).unwrap();
+    fs::write(machine.root(&one).join("etc/hostname"), "mine\n").unwrap();
+    // Only a change on both sides is a conflict.
+    machine.atomos(&["undeploy", "staged"]).code(0);
+    machine.scratch.write("tree/etc/hostname", "of 3\n");
+    let commit = [
+        "commit",
+        "--quiet",
+        "--os",
+        "--ref",
+        "os",
+        "--version",
+        "3",
+        "tree",
+    ];
+    fs::remove_file(policies.join("fail.conf")).unwrap();
+    machine.atomos(&commit).code(0);
+    machine.atomos(&["upgrade"]).code(0);
+    fs::write(policies.join("fail.conf"), rules).unwrap();
+    machine.atomos(&["finalize", "--shutdown"]).code(10);
+    let status = machine.status();
+    let error = &status["last-error"];
+    assert_eq!(
+        (&error["operation"], &error["version"]),
+        (&"finalize".into(), &"3".into())
+    );
+    assert!(error["reason"].as_str().unwrap().contains("hostname"), "{error}");
+    let text = machine.atomos(&["status"]).ok();
+    assert!(text.starts_with("! 3 could not be finished at "), "{text}");
+}
+
+#[test]
+fn a_restart_comes_after_a_change_and_only_then() {
+    let mut machine = Machine::new();
+    machine.program("systemctl", 0);
+    machine.program("reboot", 0);
+    machine.commit("0");
+    let refused = machine.atomos(&["deploy", "os", "--reboot"]).code(2);
+    assert!(
+        refused.err.contains("no deployment of this sysroot is running"),
+        "{}",
+        refused.err
+    );
+    machine.boot();
+    machine.commit("2");
+    machine.atomos(&["upgrade", "--reboot"]).code(0);
+    assert_eq!(machine.log(), "systemctl reboot\n");
+    machine.atomos(&["upgrade", "--reboot"]).code(0);
+    machine
+        .atomos(&["kargs", "--append-if-missing", "root=LABEL=root", "--reboot"])
+        .code(0);
+    machine.atomos(&["deploy", "no-such-ref", "--reboot"]).code(3);
+    assert_eq!(machine.log(), "systemctl reboot\n", "nothing was changed");
+    machine.program("systemctl", 1);
+    machine.atomos(&["rollback", "--reboot"]).code(0);
+    assert_eq!(machine.log(), "systemctl reboot\nsystemctl reboot\nreboot \n");
+}
+
+#[test]
+fn kernel_arguments_keep_their_quotes_from_the_command_line_to_the_entry() {
+    let mut machine = Machine::new();
+    machine.boot();
+    let quoted = "dyndbg=\"file drivers/usb/* +p; file x -p\"";
+    let kargs = machine.atomos(&["kargs", "--append", quoted]).ok();
+    assert_eq!(kargs, format!("root=LABEL=root {quoted}\n"));
+    let list = machine.atomos(&["kargs", "--json"]).json();
+    assert_eq!(list["kargs"], serde_json::json!(["root=LABEL=root", quoted]));
+    machine.commit("2");
+    machine
+        .atomos(&["upgrade", "--now", "--karg", "init=\"/bin/sh -c\""])
+        .code(0);
+    let entries = machine.scratch.path("machine/boot/loader/entries");
+    let newest = fs::read_dir(entries)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max()
+        .unwrap();
+    let text = fs::read_to_string(newest).unwrap();
+    let expected = format!("options root=LABEL=root {quoted} init=\"/bin/sh -c\" atomos=os/");
+    assert!(text.contains(&expected), "{text}");
+    machine.atomos(&["kargs", "--delete", quoted]).code(0);
+    assert_eq!(
+        machine.atomos(&["kargs"]).ok(),
+        "root=LABEL=root init=\"/bin/sh -c\"\n"
+    );
+}
+
+#[test]
+fn an_old_version_is_found_in_the_history_of_what_the_machine_follows() {
+    let mut machine = Machine::new();
+    let one = machine.boot();
+    for version in ["13.2", "13.3"] {
+        machine.commit(version);
+    }
+    machine.atomos(&["upgrade", "--now"]).code(0);
+    let report = machine.atomos(&["deploy", "13.2", "--now", "--json"]).json();
+    assert_eq!(report["version"], "13.2");
+    let status = machine.status();
+    assert_eq!(status["deployments"][0]["ref"], "os", "it goes on following");
+    let run = machine.atomos(&["deploy", "1", "--dry-run"]).ok();
+    assert!(run.contains(&one), "{run}");
+    machine.atomos(&["deploy", "13.9"]).code(3);
+    // Another ref with another commit of one version.
+    machine.atomos(&["switch", "os", "--now"]).code(0);
+    for reference in ["a", "b"] {
+        machine.scratch.write("tree/usr/bin/tool", reference);
+        machine
+            .atomos(&[
+                "commit",
+                "--quiet",
+                "--os",
+                "--ref",
+                reference,
+                "--version",
+                "20",
+                "tree",
+            ])
+            .code(0);
+    }
+    let run = machine.atomos(&["deploy", "20"]).code(5);
+    assert!(
+        run.err.contains("several commits have the version \"20\""),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn what_runs_is_compared_with_its_commit() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: an ordinary user's deployment has other owners than its commit");
+        return;
+    }
+    let mut machine = Machine::new();
+    let one = machine.boot();
+    fs::remove_dir_all(machine.root(&one).join("run/atomos")).unwrap();
+    fs::write(machine.root(&one).join("etc/hostname"), "mine\n").unwrap();
+    assert_eq!(machine.atomos(&["diff", "--booted"]).ok(), "");
+    // Not in place: the file is the store's, too.
+    let tool = machine.root(&one).join("usr/bin/tool");
+    fs::remove_file(&tool).unwrap();
+    fs::write(&tool, "evil").unwrap();
+    let run = machine.atomos(&["diff", "--booted"]).ok();
+    assert!(run.contains("M /usr/bin/tool (content"), "{run}");
+    machine.running = None;
+    machine.atomos(&["diff", "--booted"]).code(3);
+}
+
+#[test]
+fn what_was_fetched_is_deployed_without_asking_anybody() {
+    let mut machine = Machine::new();
+    machine.boot();
+    let scratch = &machine.scratch;
+    let vendor = scratch.path("vendor");
+    let vendor = vendor.to_str().unwrap();
+    machine
+        .atomos(&["init", "--repo", vendor, "--mode", "bare-user"])
+        .code(0);
+    machine
+        .atomos(&["pull", "--repo", vendor, "--from", "machine/atomos/repo", "os"])
+        .code(0);
+    machine.atomos(&["key", "generate", "--quiet", "key"]).code(0);
+    let publish = || {
+        machine
+            .atomos(&["publish", "--repo", vendor, "--key", "key", "--to", "site"])
+            .code(0);
+    };
+    publish();
+    let site = scratch.path("site");
+    machine
+        .atomos(&[
+            "remote",
+            "add",
+            "origin",
+            site.to_str().unwrap(),
+            "--key",
+            "key.pub",
+        ])
+        .code(0);
+    machine.atomos(&["switch", "origin:os", "--now"]).code(0);
+
+    scratch.write("tree/usr/bin/tool", "tool of 2");
+    machine
+        .atomos(&[
+            "commit",
+            "--repo",
+            vendor,
+            "--quiet",
+            "--os",
+            "--ref",
+            "os",
+            "--version",
+            "2",
+            "tree",
+        ])
+        .code(0);
+    publish();
+    let run = machine.atomos(&["upgrade", "--download-only"]).code(0);
+    assert!(run.err.contains("Fetched from origin:os: 2 ("), "{}", run.err);
+    assert!(machine.status().get("staged").is_none());
+    fs::rename(&site, scratch.path("gone")).unwrap();
+    machine.atomos(&["upgrade"]).code(3);
+    let run = machine.atomos(&["upgrade", "--cache-only"]).code(0);
+    assert!(run.err.contains("Staged 2 ("), "{}", run.err);
+}
