@@ -326,6 +326,12 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
             "no record has changed; run the command by itself: from its standard input it reads what is to be signed, and it prints the 64 bytes of the signature".to_owned()
         }
         PublishError::Withdrawn { .. } => "commit it anew: what was withdrawn is not published again".to_owned(),
+        PublishError::Clock { .. } => {
+            "look at this machine's clock, and at that of the machine that signed or committed; where the other was wrong, --expires DAYS reaches past it, and a new key set (docs/keys.md) ends what a record said".to_owned()
+        }
+        PublishError::LastSequence { .. } => {
+            "go over to a new key set, which starts the counter again: docs/keys.md, `atomos key set create`".to_owned()
+        }
         PublishError::NoSuchRelease { .. } => {
             "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned()
         }

@@ -20,7 +20,7 @@ use crate::site::{
 };
 
 use super::PublishError;
-use super::publisher::{now, signers};
+use super::publisher::{check_clock, next_sequence, now, signers};
 use super::site_dir::{SiteDir, SiteWriter};
 
 /// Something wrong with a site.
@@ -530,15 +530,13 @@ pub fn withdraw(
         let signers = signers(given, role, "release")?;
         Ok(Envelope::sign(RELEASE_TYPE, payload, &signers)?)
     })?;
-    record.sequence = if record.keys == keys.number() {
-        record.sequence + 1
-    } else {
-        1
-    };
+    record.sequence = next_sequence(&record, &keys)?;
     record.keys = keys.number();
     let life = record.expires - record.time;
+    let last = (published.record.keys == keys.number()).then_some(record.time);
     record.time = time.unwrap_or_else(now);
     record.expires = record.time.saturating_add(life);
+    check_clock(reference, record.expires, last, None)?;
     record.release = file.digest;
     record.release_size = file.size;
     record.number = newest.number;

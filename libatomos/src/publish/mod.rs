@@ -209,6 +209,26 @@ pub enum PublishError {
         /// Why.
         reason: String,
     },
+    /// Machines would take the new record for one that has expired.
+    #[error(
+        "a record of {reference} that is signed now is good until {expires}, and the {what} says that it was {time} already (seconds since 1970)"
+    )]
+    Clock {
+        /// The ref.
+        reference: RefName,
+        /// What is later: the last record, or the commit.
+        what: &'static str,
+        /// When that was made.
+        time: i64,
+        /// The end of what would be signed.
+        expires: i64,
+    },
+    /// The counter is at its end, where nobody gets by counting.
+    #[error("the record of {reference} has the last sequence that there is: somebody else has signed it")]
+    LastSequence {
+        /// The ref.
+        reference: RefName,
+    },
     /// There is no such release.
     #[error("{reference} has no release {selector} on this site")]
     NoSuchRelease {
@@ -279,9 +299,12 @@ impl PublishError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotOurs { .. } | Self::Withdrawn { .. } => ErrorKind::Conflict,
+            Self::NotOurs { .. } | Self::Withdrawn { .. } | Self::Clock { .. } => ErrorKind::Conflict,
             Self::Damaged { .. } => ErrorKind::Corrupt,
-            Self::MissingKeys { .. } | Self::KeySet { .. } | Self::OtherKeys { .. } => ErrorKind::Untrusted,
+            Self::MissingKeys { .. }
+            | Self::KeySet { .. }
+            | Self::OtherKeys { .. }
+            | Self::LastSequence { .. } => ErrorKind::Untrusted,
             Self::NoSuchRelease { .. }
             | Self::NoSuchRef { .. }
             | Self::NothingLeft { .. }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
+use crate::error::ErrorKind;
 use crate::format::{Commit, Node};
 use crate::names::RefName;
 use crate::patch::MakerOptions;
@@ -141,6 +142,38 @@ pub(super) fn signers<'a>(
     Ok(found)
 }
 
+/// Returns the sequence of what follows `record`: one more, or the first of a new key set.
+pub(super) fn next_sequence(record: &Record, keys: &TrustedKeys) -> Result<u64, PublishError> {
+    if record.keys != keys.number() {
+        return Ok(1);
+    }
+    let next = record.sequence.checked_add(1);
+    next.ok_or_else(|| PublishError::LastSequence {
+        reference: record.reference.clone(),
+    })
+}
+
+/// Refuses what machines would not believe. They take it that it is at least as late as the last record said, and as the
+/// system that they run was made; what is signed must not have expired by then.
+pub(super) fn check_clock(
+    reference: &RefName,
+    expires: i64,
+    last: Option<i64>,
+    commit: Option<i64>,
+) -> Result<(), PublishError> {
+    for (time, what) in [(last, "last record"), (commit, "commit")] {
+        if let Some(time) = time.filter(|time| expires <= *time) {
+            return Err(PublishError::Clock {
+                reference: reference.clone(),
+                what,
+                time,
+                expires,
+            });
+        }
+    }
+    Ok(())
+}
+
 struct Publisher<'a> {
     repo: &'a Repo,
     options: &'a PublishOptions<'a>,
@@ -178,6 +211,9 @@ impl Publisher<'_> {
         for name in orphans {
             jobs.extend(self.orphan(name)?);
         }
+        for job in jobs.iter().filter(|job| job.outcome != RefOutcome::Unchanged) {
+            self.check_clock(job)?;
+        }
         let mut known = HashMap::new();
         if jobs.iter().any(|job| job.outcome == RefOutcome::Released) {
             self.release_signers()?;
@@ -202,7 +238,10 @@ impl Publisher<'_> {
                 }
                 (_, None) => unreachable!("a ref without a record gets a release"),
             };
-            let sequence = self.next_sequence(&job);
+            let sequence = match &job.previous {
+                Some(previous) => next_sequence(&previous.record, self.keys)?,
+                None => 1,
+            };
             report.refs.push(PublishedRef {
                 reference: job.reference.clone(),
                 commit: release.commit,
@@ -245,6 +284,15 @@ impl Publisher<'_> {
         let outcome = match &previous {
             Some(previous) => {
                 let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);
+                // Its place is taken, and that has to be signed for as long as nothing else is published.
+                if withdrawn.is_some() && (self.options.renew || self.options.key_set.is_some()) {
+                    return Ok(Job {
+                        reference: reference.clone(),
+                        commit: previous.record.commit,
+                        outcome: RefOutcome::Renewed,
+                        previous: Some(previous.clone()),
+                    });
+                }
                 if let Some(withdrawn) = withdrawn {
                     return Err(PublishError::Withdrawn {
                         reference: reference.clone(),
@@ -326,11 +374,25 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    fn next_sequence(&self, job: &Job) -> u64 {
-        match &job.previous {
-            Some(previous) if previous.record.keys == self.keys.number() => previous.record.sequence + 1,
-            _ => 1,
-        }
+    fn check_clock(&self, job: &Job) -> Result<(), PublishError> {
+        let previous = job.previous.as_ref().map(|previous| &previous.record);
+        let previous = previous.filter(|record| record.keys == self.keys.number());
+        let commit = match self.repo.load_commit(&job.commit) {
+            Ok(commit) => Some(commit.time),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        check_clock(
+            &job.reference,
+            self.expires(),
+            previous.map(|record| record.time),
+            commit,
+        )
+    }
+
+    fn expires(&self) -> i64 {
+        self.time
+            .saturating_add(self.options.lifetime.unwrap_or(LIFETIME))
     }
 
     fn record(
@@ -346,9 +408,7 @@ impl Publisher<'_> {
             keys: self.keys.number(),
             sequence,
             time: self.time,
-            expires: self
-                .time
-                .saturating_add(self.options.lifetime.unwrap_or(LIFETIME)),
+            expires: self.expires(),
             release: file.digest,
             release_size: file.size,
             number: release.number,
@@ -443,7 +503,7 @@ impl Publisher<'_> {
         let release = Release {
             repository: self.repo.config().id.clone(),
             reference: job.reference.clone(),
-            number: next_number(job),
+            number: next_number(job)?,
             time: self.time,
             commit: job.commit,
             root: commit.root,
@@ -574,12 +634,15 @@ impl Publisher<'_> {
 }
 
 /// Returns a number that no release of the ref has had, those that were withdrawn included.
-fn next_number(job: &Job) -> u64 {
+fn next_number(job: &Job) -> Result<u64, PublishError> {
     let Some(previous) = &job.previous else {
-        return 1;
+        return Ok(1);
     };
     let withdrawn = previous.record.withdrawn.iter().map(|one| one.number).max();
-    previous.release.number.max(withdrawn.unwrap_or(0)) + 1
+    let last = previous.release.number.max(withdrawn.unwrap_or(0));
+    last.checked_add(1).ok_or_else(|| PublishError::LastSequence {
+        reference: job.reference.clone(),
+    })
 }
 
 /// Returns the new release's history: the previous release, and what it had.
