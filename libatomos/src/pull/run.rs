@@ -11,7 +11,7 @@ use crate::names::RefName;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
 use crate::remote::{
     OpenOptions, ProxyEnvironment, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, Traffic,
-    open_mirrors, set_verified,
+    open_mirrors, set_verified, unverified_commits,
 };
 use crate::repo::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
 use crate::site::{Artifact, HistoryEntry, Manifest, Record, Release, TreeTable};
@@ -281,7 +281,10 @@ impl<'a> Session<'a> {
             let record = self.look(&one.reference)?;
             let old = self.local(&one.reference)?;
             let name = self.name.local_ref(&one.reference)?;
-            if one.selector == Selector::Newest && old == Some(record.commit) && options.subpath.is_none() {
+            // What came when nobody vouched for it is looked at again by those who do now.
+            let is_known = self.config.no_verify || !unverified_commits(self.repo)?.contains(&record.commit);
+            let is_here = old == Some(record.commit) && options.subpath.is_none();
+            if one.selector == Selector::Newest && is_here && is_known {
                 report.refs.push(PulledRef {
                     name,
                     old,
@@ -321,7 +324,9 @@ impl<'a> Session<'a> {
             for release in &releases {
                 let seen = self.state.refs.entry(release.reference.clone()).or_default();
                 seen.releases.insert(release.commit, release.number);
-                set_verified(self.repo, &release.commit, !self.config.no_verify)?;
+                if !self.config.no_verify {
+                    set_verified(self.repo, &release.commit, true)?;
+                }
             }
             self.state = self.state.remember(self.repo, &self.name)?;
         }
@@ -464,7 +469,14 @@ impl Run<'_, '_> {
                 repo.note_partial(&target.manifest.tree.id, path)?;
             }
         }
+        if self.session.config.no_verify {
+            for release in releases {
+                set_verified(repo, &release.commit, false)?;
+            }
+        }
+        crate::failpoint::hit("pull.marked")?;
         self.report.stored = transaction.commit()?;
+        crate::failpoint::hit("pull.committed")?;
         let whole = |target: &&Target| self.options.subpath.is_none() || target.is_whole;
         let whole: Vec<CommitId> = targets
             .iter()

@@ -73,7 +73,7 @@ impl World {
         world
     }
 
-    fn tree(&self) -> PathBuf {
+    pub(super) fn tree(&self) -> PathBuf {
         self.scratch.path().join("tree")
     }
 

@@ -73,8 +73,10 @@ impl Trust<'_> {
             })?;
         // A person may have given a newer key set than the one that was followed to.
         let number = |keys: &Option<TrustedKeys>| keys.as_ref().map(TrustedKeys::number);
-        if number(&state.keys) < number(&pinned) {
-            state.keys = pinned;
+        if number(&state.keys) < number(&pinned)
+            && let Some(pinned) = pinned
+        {
+            state.go_over_to(pinned);
         }
         let seen = state.refs.get(reference).cloned();
         let known = match &seen {
@@ -99,7 +101,9 @@ impl Trust<'_> {
                 }
                 Err(error) => {
                     // Key sets that were learnt are true whatever the record is.
-                    learnt.keys = next.keys;
+                    if let Some(keys) = next.keys {
+                        learnt.go_over_to(keys);
+                    }
                     let rejection = Rejection::new(explain(&error));
                     why = Some(error);
                     Err(rejection)
@@ -203,7 +207,7 @@ impl Trust<'_> {
                 Ok(Fetched::NotModified) => unreachable!("the question was not conditional"),
                 Err(error) => return Err(why.unwrap_or_else(|| error.into())),
             }
-            state.keys = Some(keys.clone());
+            state.go_over_to(keys.clone());
         }
         Ok(())
     }

@@ -1,10 +1,15 @@
 //! Attacks on trust, each tried. `docs/threat-model.md` names these tests.
 #![allow(clippy::disallowed_methods, reason = "tests are programs, not the library")]
 
-use super::tests::{NOW, World};
+use super::tests::{NOW, World, os};
 use super::*;
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::progress::NoProgress;
+use crate::publish::{PublishError, PublishOptions, publish};
+use crate::remote::unverified_commits;
 use crate::sign::{Envelope, KEYS_TYPE, KeySet, Role, SecretKey, Signer};
-use crate::site::{RECORD_TYPE, Record, key_set_path};
+use crate::site::{RECORD_TYPE, RELEASE_TYPE, Record, Release, key_set_path};
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed(&[seed; 32])
@@ -285,6 +290,189 @@ fn a_counter_that_somebody_ran_forward_is_repaired_by_a_rotation() {
 }
 
 #[test]
+fn a_clock_that_somebody_ran_forward_is_repaired_by_a_rotation() {
+    let world = World::new();
+    world.release("1");
+    // Whoever stole the key, or a publisher whose clock is wrong, signs a record of another century.
+    world.forge(&key(1), |record| {
+        record.sequence += 1;
+        record.time = NOW + 36500 * DAY;
+        record.expires = record.time + DAY;
+    });
+    world.pull();
+    world.forge(&key(1), |record| {
+        record.sequence += 1;
+        record.time = NOW;
+        record.expires = NOW + 30 * DAY;
+    });
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Expired { .. }), "{error}");
+    world.rotate(1, &key(11), &[&key(1), &key(11)]);
+    world.write("usr/bin/new", b"2");
+    let second = world.commit("2");
+    world.publish_by(&key(11), NOW + DAY);
+    assert_eq!(world.pull().refs[0].commit, second);
+    // From here on the new set's records say how late it is.
+    world.forge(&key(11), |record| {
+        record.sequence += 1;
+        record.expires = NOW + DAY - 1;
+    });
+    let error = world.try_pull(|options| options.now = Some(0)).unwrap_err();
+    assert!(
+        matches!(error, PullError::Expired { now, .. } if now == NOW + DAY),
+        "{error}"
+    );
+}
+
+#[test]
+fn nothing_is_signed_that_machines_would_take_for_expired() {
+    let world = World::new();
+    let attempt = |time: i64, key: &SecretKey| {
+        let options = PublishOptions {
+            signers: vec![key],
+            time: Some(time),
+            renew: true,
+            ..PublishOptions::default()
+        };
+        publish(
+            &world.publisher,
+            &world.site(),
+            &options,
+            &NoProgress,
+            &Cancel::new(),
+        )
+    };
+    // The system is of a later time than the end of what is signed: whoever runs it would believe nothing any more.
+    let made = world.commit("1");
+    let made = world.publisher.load_commit(&made).unwrap().time;
+    let error = attempt(made - 31 * DAY, &key(1)).unwrap_err();
+    assert!(
+        matches!(error, PublishError::Clock { what: "commit", time, .. } if time == made),
+        "{error}"
+    );
+    attempt(made - 29 * DAY, &key(1)).unwrap();
+    // And so is the last record.
+    attempt(NOW + 31 * DAY, &key(1)).unwrap();
+    let before = std::fs::read(world.record_file()).unwrap();
+    let error = attempt(NOW, &key(1)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PublishError::Clock {
+                what: "last record",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(world.record_file()).unwrap(), before);
+    attempt(NOW + 2 * DAY, &key(1)).unwrap();
+}
+
+#[test]
+fn a_counter_at_its_end_is_not_counted_on() {
+    let world = World::new();
+    world.release("1");
+    world.forge(&key(1), |record| record.sequence = u64::MAX);
+    let options = PublishOptions {
+        signers: vec![&world.key],
+        time: Some(NOW),
+        renew: true,
+        ..PublishOptions::default()
+    };
+    let error = publish(
+        &world.publisher,
+        &world.site(),
+        &options,
+        &NoProgress,
+        &Cancel::new(),
+    )
+    .unwrap_err();
+    assert!(matches!(error, PublishError::LastSequence { .. }), "{error}");
+}
+
+#[test]
+fn what_took_the_place_of_a_withdrawn_release_is_renewed_and_goes_over_to_new_keys() {
+    let world = World::new();
+    let first = world.release("1");
+    world.write("usr/bin/new", b"2");
+    world.release("2");
+    let withdraw =
+        |time| crate::publish::withdraw(&world.site(), &os(), "2", "it is bad", &[&world.key], Some(time));
+    let error = withdraw(NOW - 31 * DAY).unwrap_err();
+    assert!(matches!(error, PublishError::Clock { .. }), "{error}");
+    withdraw(NOW).unwrap();
+    let attempt = |renew, time| {
+        let options = PublishOptions {
+            signers: vec![&world.key],
+            time: Some(time),
+            renew,
+            ..PublishOptions::default()
+        };
+        publish(
+            &world.publisher,
+            &world.site(),
+            &options,
+            &NoProgress,
+            &Cancel::new(),
+        )
+    };
+    let error = attempt(false, NOW).unwrap_err();
+    assert!(matches!(error, PublishError::Withdrawn { .. }), "{error}");
+    let late = NOW + 40 * DAY;
+    let report = attempt(true, late).unwrap();
+    assert_eq!((report.refs[0].commit, report.refs[0].number), (first, 1));
+    let report = world.try_pull(|options| options.now = Some(late)).unwrap();
+    assert_eq!(report.refs[0].commit, first);
+    let error = world
+        .pull_with(
+            Selector::Version("2".to_owned()),
+            &world.session(|options| options.now = Some(late)),
+            &PullOptions::default(),
+        )
+        .unwrap_err();
+    assert!(matches!(error, PullError::Withdrawn { .. }), "{error}");
+}
+
+#[test]
+fn a_release_number_that_somebody_ran_forward_is_repaired_by_a_rotation() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    let honest = world.scratch.path().join("honest");
+    copy(&world.site(), &honest);
+    // Whoever stole the key makes a release of their own, with the last number there is.
+    world.write("usr/bin/evil", b"evil");
+    let evil = world.release("evil");
+    world.forge(&key(1), |record| {
+        let releases = world.site().join("releases");
+        let bytes = std::fs::read(releases.join(record.release.to_string())).unwrap();
+        let envelope = Envelope::decode(&bytes).unwrap();
+        let mut release = Release::from_payload(envelope.unverified_payload()).unwrap();
+        release.number = u64::MAX;
+        let bytes = Envelope::sign(RELEASE_TYPE, release.to_payload(), &[&key(1)])
+            .unwrap()
+            .encode();
+        record.number = u64::MAX;
+        record.sequence = u64::MAX;
+        record.release = Digest::of(&bytes);
+        record.release_size = bytes.len() as u64;
+        std::fs::write(releases.join(record.release.to_string()), bytes).unwrap();
+    });
+    assert_eq!(world.pull().refs[0].number, u64::MAX);
+    // The publisher has a new key, and the next release has the next number.
+    std::fs::remove_dir_all(world.site()).unwrap();
+    copy(&honest, &world.site());
+    world.rotate(1, &key(11), &[&key(1), &key(11)]);
+    std::fs::remove_file(world.tree().join("usr/bin/evil")).unwrap();
+    let second = world.commit("2");
+    world.publish_by(&key(11), NOW);
+    let report = world.pull();
+    assert_eq!((report.refs[0].commit, report.refs[0].number), (second, 2));
+    assert_ne!(second, evil);
+}
+
+#[test]
 fn the_record_of_another_ref_or_repository_is_refused_although_the_key_is_right() {
     let world = World::new();
     world.release("1");
@@ -375,9 +563,45 @@ fn without_verification_everything_comes_and_is_remembered_as_such() {
         config.no_verify = true;
     });
     world.try_pull(|_| {}).unwrap();
-    assert!(
-        crate::remote::unverified_commits(&world.client)
-            .unwrap()
-            .contains(&commit)
-    );
+    assert!(unverified_commits(&world.client).unwrap().contains(&commit));
+    // The same remote with a key: what is here is looked at again, and only then known.
+    world.remote(|_| {});
+    world.try_pull(|_| {}).unwrap_err();
+    assert!(unverified_commits(&world.client).unwrap().contains(&commit));
+    world.forge(&key(1), |_| {});
+    assert!(!world.pull().unchanged);
+    assert_eq!(unverified_commits(&world.client).unwrap(), [].into());
+    assert!(world.pull().unchanged);
+}
+
+#[test]
+fn what_nobody_vouched_for_is_marked_before_a_ref_names_it_whatever_stops_the_pull() {
+    let world = World::new();
+    let commit = world.release("1");
+    world.remote(|config| {
+        config.keys.clear();
+        config.no_verify = true;
+    });
+    let mut stopped = 0;
+    for step in 0.. {
+        let result = crate::failpoint::stop_at(step, || world.try_pull(|_| {}));
+        let named = !world.client.refs().unwrap().is_empty();
+        let marked = unverified_commits(&world.client).unwrap().contains(&commit);
+        assert!(marked || !named, "step {step}");
+        if result.is_ok() {
+            assert!(named);
+            break;
+        }
+        stopped += 1;
+    }
+    assert!(stopped >= 3, "{stopped} steps");
+    // And the mark goes when somebody vouches, whatever stops that.
+    world.remote(|_| {});
+    for step in 0.. {
+        let result = crate::failpoint::stop_at(step, || world.try_pull(|_| {}));
+        if result.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(unverified_commits(&world.client).unwrap(), [].into());
 }

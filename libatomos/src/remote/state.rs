@@ -32,7 +32,7 @@ pub struct SeenRef {
     /// The mirror that the record came from, and how it called it: asks for it only if it has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<(String, String)>,
-    /// The numbers of releases that were pulled, by commit.
+    /// The numbers of releases that were pulled under this key set, by commit.
     #[serde(default)]
     pub releases: BTreeMap<CommitId, u64>,
 }
@@ -47,7 +47,7 @@ pub struct RemoteState {
     /// The newest key set of the chain that begins with the keys that a person gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<TrustedKeys>,
-    /// The latest time that a believed record was signed at, in seconds since 1970.
+    /// The latest time that a believed record of this key set was signed at, in seconds since 1970.
     #[serde(default)]
     pub newest_time: i64,
     /// By ref.
@@ -114,16 +114,33 @@ impl RemoteState {
         })
     }
 
+    /// Goes over to a key set. What the set before it vouched for beside the order of records is forgotten: whoever stole
+    /// its keys may have run the clock and the numbers of releases forward, as the counter. How late it was when the set was
+    /// made is what its root keys signed; that is all that is left of a clock that was ahead of it.
+    pub fn go_over_to(&mut self, keys: TrustedKeys) {
+        if self.keys.as_ref().is_some_and(|old| old.number() < keys.number()) {
+            self.newest_time = self.newest_time.min(keys.set().time);
+            for seen in self.refs.values_mut() {
+                seen.releases.clear();
+            }
+        }
+        self.keys = Some(keys);
+    }
+
     /// Takes over from `other` what is newer there, or as new.
     fn merge(&mut self, other: &Self) {
         if self.repository.is_none() {
             self.repository.clone_from(&other.repository);
         }
         let number = |state: &Self| state.keys.as_ref().map(TrustedKeys::number);
-        if number(other) >= number(self) {
-            self.keys.clone_from(&other.keys);
+        // What was learnt under the keys of an older set counts no more.
+        let is_behind = number(other) < number(self);
+        if let Some(keys) = other.keys.clone().filter(|_| !is_behind) {
+            self.go_over_to(keys);
         }
-        self.newest_time = self.newest_time.max(other.newest_time);
+        if !is_behind {
+            self.newest_time = self.newest_time.max(other.newest_time);
+        }
         for (reference, theirs) in &other.refs {
             let mine = self.refs.entry(reference.clone()).or_default();
             if theirs.order >= mine.order {
@@ -131,8 +148,10 @@ impl RemoteState {
                 mine.order = theirs.order;
                 mine.etag.clone_from(&theirs.etag);
             }
-            mine.releases
-                .extend(theirs.releases.iter().map(|(commit, number)| (*commit, *number)));
+            if !is_behind {
+                mine.releases
+                    .extend(theirs.releases.iter().map(|(commit, number)| (*commit, *number)));
+            }
         }
     }
 
