@@ -152,10 +152,10 @@ impl<'a> Session<'a> {
         cancel: &'a Cancel,
     ) -> Result<Self, PullError> {
         let config = RemoteConfig::load(repo, name)?;
-        let newest_time = RemoteState::load(repo, name)?.newest_time;
         let open = OpenOptions {
             proxies: options.proxies.clone(),
-            not_before: options.not_before.max(newest_time),
+            not_before: options.not_before,
+            seen: RemoteState::load(repo, name)?.newest_time,
             cancel: cancel.clone(),
         };
         let mirrors = open_mirrors(&config, &open)?;

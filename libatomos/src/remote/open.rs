@@ -61,6 +61,9 @@ pub struct OpenOptions {
     /// A time that is surely past, in seconds since 1970: certificates are judged as of then where the machine's clock
     /// is behind it.
     pub not_before: i64,
+    /// The latest time that a signed record said. It may be wrong, if a key was stolen, so a certificate may be valid as of
+    /// this time or of the clock's.
+    pub seen: i64,
     /// Ends every wait when it is set.
     pub cancel: Cancel,
 }
@@ -200,6 +203,7 @@ fn http(url: &str, config: &RemoteConfig, options: &OpenOptions) -> Result<Box<d
         stall_timeout: seconds(config.stall_timeout).unwrap_or(defaults.stall_timeout),
         request_timeout: seconds(config.request_timeout).or(defaults.request_timeout),
         clock: Clock(Arc::new(move || (clock.0)().max(not_before))),
+        seen: options.seen,
         cancel: options.cancel.clone(),
         ..defaults
     };

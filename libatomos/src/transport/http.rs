@@ -57,6 +57,9 @@ pub struct HttpOptions {
     pub request_timeout: Option<Duration>,
     /// Tells certificates how late it is.
     pub clock: Clock,
+    /// A time that somebody vouched for, in seconds since 1970: a certificate that is not valid yet by the clock may be so by
+    /// this one.
+    pub seen: i64,
     /// Ends every wait when it is set.
     pub cancel: Cancel,
 }
@@ -84,6 +87,7 @@ impl Default for HttpOptions {
             min_rate: 100,
             request_timeout: Some(Duration::from_secs(3600)),
             clock: Clock::default(),
+            seen: 0,
             cancel: Cancel::new(),
         }
     }

@@ -6,9 +6,13 @@ use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
@@ -37,10 +41,7 @@ impl fmt::Debug for Clock {
 
 impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from((self.0)()).unwrap_or(0);
-        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-            seconds,
-        )))
+        Some(unix_time((self.0)()))
     }
 }
 
@@ -59,11 +60,72 @@ impl fmt::Debug for ClientCertificate {
     }
 }
 
+/// Judges certificates as of the clock, and what is not valid yet as of the time that was seen, if that is later.
+///
+/// Not the later one of both alone: whoever once had a publisher's key may have signed that it is another century, and every
+/// certificate would have expired then. The new key set, which ends that, could not be fetched.
+#[derive(Debug)]
+struct TwoClocks {
+    inner: Arc<WebPkiServerVerifier>,
+    seen: UnixTime,
+}
+
+impl ServerCertVerifier for TwoClocks {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let judge = |now| {
+            self.inner
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        };
+        match judge(now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+            )) if now < self.seen => judge(self.seen),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+        u64::try_from(seconds).unwrap_or(0),
+    ))
+}
+
 /// Makes the configuration. `extra` are certificate authorities in PEM.
 fn config(
     extra: Option<&[u8]>,
     client: Option<&ClientCertificate>,
     clock: &Clock,
+    seen: i64,
 ) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     // One unreadable certificate of the system must not make the others useless.
@@ -86,7 +148,12 @@ fn config(
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|error| error.to_string())?;
-        builder.with_webpki_verifier(verifier)
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(TwoClocks {
+                inner: verifier,
+                seen: unix_time(seen),
+            }))
     };
     let config = match client {
         None => builder.with_no_client_auth(),
@@ -119,6 +186,7 @@ struct Inner {
     origin: Origin,
     ca: Option<Vec<u8>>,
     clock: Clock,
+    seen: i64,
     /// For the site's own host.
     own: Option<Arc<ClientConfig>>,
     /// For others. Reading the system's certificates takes milliseconds, which a site without https need not spend.
@@ -130,7 +198,12 @@ impl TlsConnector {
         let client = options.client_certificate.as_ref();
         let wanted = origin.scheme == "https" || options.ca.is_some() || client.is_some();
         let own = if wanted {
-            Some(config(options.ca.as_deref(), client, &options.clock)?)
+            Some(config(
+                options.ca.as_deref(),
+                client,
+                &options.clock,
+                options.seen,
+            )?)
         } else {
             None
         };
@@ -138,6 +211,7 @@ impl TlsConnector {
             origin: origin.clone(),
             ca: options.ca.clone(),
             clock: options.clock.clone(),
+            seen: options.seen,
             own,
             other: OnceLock::new(),
         })))
@@ -152,7 +226,7 @@ impl TlsConnector {
         }
         inner
             .other
-            .get_or_init(|| config(inner.ca.as_deref(), None, &inner.clock))
+            .get_or_init(|| config(inner.ca.as_deref(), None, &inner.clock, inner.seen))
             .clone()
             .map_err(|_| ureq::Error::Tls("the system's certificates cannot be used"))
     }

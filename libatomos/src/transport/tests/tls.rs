@@ -169,6 +169,35 @@ fn a_machine_that_woke_up_in_1970_needs_a_clock_that_knows_better() {
 }
 
 #[test]
+fn a_time_that_was_seen_helps_a_clock_that_is_behind_and_harms_none_that_is_right() {
+    let Some(pki) = Pki::new() else { return };
+    let server = pki.serve(false);
+    let now = (Clock::default().0)();
+    let at = |time: i64, seen: i64| HttpOptions {
+        clock: Clock(Arc::new(move || time)),
+        seen,
+        ..pki.options()
+    };
+    assert_eq!(whole(&https(&server, at(0, now))).unwrap(), "unknown");
+    // Whoever stole a key said that it is another century.
+    assert_eq!(whole(&https(&server, at(now, i64::MAX))).unwrap(), "unknown");
+    let untrusted = TransportErrorKind::Untrusted;
+    fails(whole(&https(&server, at(0, i64::MAX))), untrusted, "expired");
+    fails(whole(&https(&server, at(0, 1))), untrusted, "not valid yet");
+    fails(
+        whole(&https(&server, at(now + 30 * 86400, now))),
+        untrusted,
+        "expired",
+    );
+    // Whose certificate it is does not depend on any clock.
+    let other = HttpOptions {
+        ca: Some(pki.pem("other.pem")),
+        ..at(0, now)
+    };
+    fails(whole(&https(&server, other)), untrusted, "");
+}
+
+#[test]
 fn a_client_shows_its_certificate_to_its_own_site_alone() {
     let Some(pki) = Pki::new() else { return };
     let with_certificate = || HttpOptions {
