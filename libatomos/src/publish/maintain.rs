@@ -16,7 +16,7 @@ use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::sign::{Envelope, Signer, TrustedKeys};
 use crate::site::{
     Artifact, BlobList, FileRef, Frame, Manifest, RECORD_TYPE, RELEASE_TYPE, Record, Release, Withdrawn,
-    blob_frames, image_frames, limits, record_path,
+    blob_frames, image_frames, is_selected, limits, record_path,
 };
 
 use super::PublishError;
@@ -138,15 +138,17 @@ impl SiteDir {
                 reason: "its release is another one than it says".to_owned(),
             });
         }
-        self.collect(&record, release, usize::MAX, needed)
+        self.collect(&record, release, usize::MAX, i64::MAX, needed)
     }
 
-    /// Collects what the newest `keep` releases of a ref need, and the releases that say what came before.
+    /// Collects what the newest `keep` releases of a ref need, those that another one has replaced only after `since`, and the
+    /// releases that say what came before.
     pub(super) fn collect(
         &self,
         record: &Record,
         newest: Release,
         keep: usize,
+        since: i64,
         needed: &mut Needed,
     ) -> Result<(), PublishError> {
         needed
@@ -155,6 +157,8 @@ impl SiteDir {
         let mut queue: Vec<FileRef> = newest.history.iter().map(|entry| entry.release).collect();
         let mut oldest = newest.history.last().map(|entry| entry.release);
         let mut kept = 0;
+        // When the release that is looked at was the newest no more.
+        let mut replaced = None;
         let mut release = Some(newest);
         let mut done = BTreeSet::from([record.release]);
         let mut next = 0;
@@ -162,10 +166,12 @@ impl SiteDir {
             if let Some(release) = release.take() {
                 // An older release may have been pruned, or never have been mirrored; the newest must be whole.
                 let manifest = Artifact::Manifest.path(&release.manifest.digest);
-                if kept < keep && (kept == 0 || self.dir().exists(manifest)?) {
+                let is_wanted = kept < keep || replaced.is_some_and(|time| time > since);
+                if is_wanted && (kept == 0 || self.dir().exists(manifest)?) {
                     self.collect_release(&release, needed)?;
                 }
                 kept += 1;
+                replaced = Some(release.time);
                 needed.releases.push(release);
             }
             let Some(file) = queue.get(next).copied() else {
@@ -377,7 +383,8 @@ impl Checker {
 pub struct SitePruneOptions {
     /// Releases of each ref that stay pullable, counted from the newest.
     pub keep: usize,
-    /// Files younger than this many seconds stay: a client that read a record a moment ago may be about to ask for them.
+    /// Files younger than this many seconds stay, and so does what a release needs that was the newest so many seconds ago: a
+    /// client that read its record then may be about to ask for them.
     pub grace: u64,
     /// Only say what would go.
     pub dry_run: bool,
@@ -414,15 +421,15 @@ pub fn prune_site(
     let writer = SiteWriter::open(path, &repository)?;
     let site = &writer.site;
     let mut needed = Needed::default();
+    let limit = now().saturating_sub_unsigned(options.grace);
     // A ref that cannot be read stops everything: what it needs is not known.
     for reference in site.refs()? {
         cancel.check()?;
         if let Some((record, release)) = site.published_unverified(&reference)? {
-            site.collect(&record, release, options.keep.max(1), &mut needed)?;
+            site.collect(&record, release, options.keep.max(1), limit, &mut needed)?;
         }
     }
     let mut report = SitePruneReport::default();
-    let limit = now() - options.grace as i64;
     for kind in [
         Artifact::Manifest,
         Artifact::Image,
@@ -478,7 +485,7 @@ pub fn withdraw(
         .record
         .withdrawn
         .iter()
-        .find(|one| one.version == selector || one.commit.to_string().starts_with(selector));
+        .find(|one| is_selected(selector, &one.commit, &one.version));
     if let Some(one) = already {
         return Err(PublishError::Withdrawn {
             reference: reference.clone(),
@@ -487,11 +494,14 @@ pub fn withdraw(
         });
     }
     let mut needed = Needed::default();
-    writer
-        .site
-        .collect(&published.record, published.release.clone(), 0, &mut needed)?;
-    let matches =
-        |release: &&Release| release.version == selector || release.commit.to_string().starts_with(selector);
+    writer.site.collect(
+        &published.record,
+        published.release.clone(),
+        0,
+        i64::MAX,
+        &mut needed,
+    )?;
+    let matches = |release: &&Release| is_selected(selector, &release.commit, &release.version);
     let gone = needed
         .releases
         .iter()

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use crate::digest::CommitId;
 use crate::names::RefName;
 use crate::publish::{PublishError, SiteDir};
-use crate::site::{Artifact, FileRef, INFO, Manifest, Record, Release, TreeTable, key_set_path, record_path};
+use crate::site::{
+    Artifact, FileRef, INFO, Manifest, Record, Release, TreeTable, is_selected, key_set_path, record_path,
+};
 use crate::transport::{BundlePiece, BundleTransport};
 
 use super::plan::{Needs, PlanOptions};
@@ -131,8 +133,7 @@ fn find(
     newest: &Release,
     selector: &str,
 ) -> Result<Option<Release>, PublishError> {
-    let matches =
-        |commit: &CommitId, version: &str| version == selector || commit.to_string().starts_with(selector);
+    let matches = |commit: &CommitId, version: &str| is_selected(selector, commit, version);
     if matches(&record.commit, &record.version) {
         return Ok(Some(newest.clone()));
     }

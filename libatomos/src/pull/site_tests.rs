@@ -59,7 +59,12 @@ fn pruning_keeps_what_the_newest_releases_need_and_what_is_young() {
             "usr/share/large",
             &super::tests::noise(version.len() as u64 + version.as_bytes()[0] as u64, 30_000),
         );
-        world.release(version);
+        world.commit(version);
+        // Long ago.
+        world.publish_with(|options| {
+            options.time = Some(1_700_000_000);
+            options.lifetime = Some(i64::from(u32::MAX));
+        });
     }
     let images = files(&world, "images").len();
     assert_eq!(images, 4);
@@ -86,6 +91,82 @@ fn pruning_keeps_what_the_newest_releases_need_and_what_is_young() {
     world.release("5");
     world.pull();
     world.assert_same_as_tree();
+}
+
+#[test]
+fn pruning_keeps_what_was_the_newest_a_moment_ago_however_long_its_files_have_been_there() {
+    let world = World::new();
+    // The second release is replaced after the pruning at the earliest, the first one was long ago.
+    for (version, time) in [("1", 1_700_000_000), ("2", 1_700_000_001), ("3", 4_000_000_000)] {
+        world.write("usr/bin/program", version.as_bytes());
+        world.write(
+            "usr/share/large",
+            &super::tests::noise(u64::from(version.as_bytes()[0]), 30_000),
+        );
+        world.commit(version);
+        world.publish_with(|options| {
+            options.time = Some(time);
+            options.lifetime = Some(i64::from(u32::MAX));
+        });
+    }
+    // The second in which a file was placed must have passed.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let options = SitePruneOptions {
+        keep: 1,
+        grace: 0,
+        ..SitePruneOptions::default()
+    };
+    let report = prune_site(&world.site(), &options, &Cancel::new()).unwrap();
+    assert!(!report.removed.is_empty());
+    let earlier = |version: &str| {
+        let selector = Selector::Version(version.to_owned());
+        world.pull_with(selector, &world.session(|_| {}), &PullOptions::default())
+    };
+    assert!(matches!(earlier("1").unwrap_err(), PullError::Gone { .. }));
+    assert_eq!(earlier("2").unwrap().refs[0].number, 2);
+}
+
+#[test]
+fn a_version_is_not_taken_for_the_beginning_of_a_digest() {
+    let world = World::new();
+    world.release("1.0");
+    world.write("usr/bin/new", b"2");
+    let second = world.release("2.0");
+    let digits = second.to_string();
+    let site = SiteDir::open(&world.site()).unwrap();
+    let by: Vec<&dyn Signer> = vec![&world.key];
+    let take_back = |selector: &str| {
+        withdraw(
+            &world.site(),
+            &super::tests::os(),
+            selector,
+            "why",
+            &by,
+            Some(NOW),
+        )
+    };
+    // A publisher who means version 1, or one of a date, does not get whatever begins like that.
+    for short in [&digits[..1], &digits[..2], &digits[..8]] {
+        let error = take_back(short).unwrap_err();
+        assert!(
+            matches!(error, crate::publish::PublishError::NoSuchRelease { .. }),
+            "{error}"
+        );
+        let bundle = create_bundle(&site, &super::tests::os(), Some(short), &mut Vec::new());
+        assert!(bundle.is_err());
+        let selector = Selector::Commit(short.to_owned());
+        let pulled = world.pull_with(selector, &world.session(|_| {}), &PullOptions::default());
+        assert!(matches!(pulled.unwrap_err(), PullError::NoSuchRelease { .. }));
+    }
+    let bundle = create_bundle(&site, &super::tests::os(), Some(&digits[..12]), &mut Vec::new());
+    assert_eq!(bundle.unwrap().blobs, 0);
+    // And a version of many digits is one.
+    world.write("usr/bin/new", b"3");
+    let third = world.release("202701151200");
+    let selector = Selector::Commit("202701151200".to_owned());
+    let pulled = world.pull_with(selector, &world.session(|_| {}), &PullOptions::default());
+    assert_eq!(pulled.unwrap().refs[0].commit, third);
+    take_back(&digits[..12]).unwrap();
 }
 
 #[test]

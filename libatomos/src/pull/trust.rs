@@ -11,8 +11,8 @@ use crate::progress::Event;
 use crate::remote::{Fetched, Meta, Rejection, RemoteConfig, RemoteName, RemoteState, Source};
 use crate::sign::{Envelope, SignError, TrustedKeys};
 use crate::site::{
-    Artifact, FileRef, HistoryEntry, RECORD_TYPE, RELEASE_TYPE, Record, Release, key_set_path, limits,
-    record_path,
+    Artifact, FileRef, HistoryEntry, RECORD_TYPE, RELEASE_TYPE, Record, Release, is_selected, key_set_path,
+    limits, record_path,
 };
 use crate::transport::{Request, TransportErrorKind};
 
@@ -30,7 +30,7 @@ pub enum Selector {
     /// The one that the record names.
     #[default]
     Newest,
-    /// A certain commit, or one whose digest starts with these digits.
+    /// A certain commit, or one whose digest starts with these digits, twelve at least; or a version that looks like that.
     Commit(String),
     /// A certain version.
     Version(String),
@@ -305,7 +305,7 @@ impl Trust<'_> {
             Selector::Newest => self.up_to_barrier(newest, from, have)?,
             _ => self.find(&newest, selector)?.ok_or_else(|| {
                 let wanted = |one: &&crate::site::Withdrawn| match selector {
-                    Selector::Commit(digits) => one.commit.to_string().starts_with(digits.as_str()),
+                    Selector::Commit(digits) => is_selected(digits, &one.commit, &one.version),
                     Selector::Version(version) => one.version == *version,
                     Selector::Newest => false,
                 };
@@ -432,7 +432,7 @@ impl Trust<'_> {
     fn find(&self, newest: &Release, selector: &Selector) -> Result<Option<Release>, PullError> {
         let matches = |commit: &CommitId, version: &str| match selector {
             Selector::Newest => true,
-            Selector::Commit(digits) => commit.to_string().starts_with(digits.as_str()),
+            Selector::Commit(digits) => is_selected(digits, commit, version),
             Selector::Version(wanted) => version == wanted,
         };
         if matches(&newest.commit, &newest.version) {

@@ -22,7 +22,7 @@ mod tree_table;
 mod varint;
 
 use crate::compress::CompressError;
-use crate::digest::Digest;
+use crate::digest::{CommitId, Digest};
 use crate::error::ErrorKind;
 use crate::format::FormatError;
 use crate::repo::RepoError;
@@ -105,4 +105,14 @@ impl SiteError {
     pub(crate) fn table(table: &'static str) -> impl Fn(FormatError) -> Self {
         move |source| Self::Table { table, source }
     }
+}
+
+/// The fewest digits of a digest that name a commit where a version may stand, too. Versions are short, or are no hexadecimal
+/// numbers: a `1`, or a date, must not be taken for the beginning of another release's digest.
+const MIN_DIGITS: usize = 12;
+
+/// Returns whether `selector` is the release's version, or the beginning of its commit's digest.
+pub(crate) fn is_selected(selector: &str, commit: &CommitId, version: &str) -> bool {
+    let is_digits = selector.len() >= MIN_DIGITS && selector.bytes().all(|byte| byte.is_ascii_hexdigit());
+    version == selector || (is_digits && commit.to_string().starts_with(selector))
 }
