@@ -7,4 +7,5 @@
 
 mod layers;
 mod process;
+mod threats;
 mod types;
