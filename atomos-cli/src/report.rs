@@ -18,7 +18,7 @@ use libatomos::sysroot::SysrootError;
 use libatomos::transport::{TransportError, TransportErrorKind};
 
 use crate::exit_code::{Failure, Outcome};
-use crate::output::text::escape_text;
+use crate::output::text::{escape_text, time};
 use crate::ui::{Label, Ui};
 
 /// Why the program cannot do what it was asked.
@@ -255,9 +255,11 @@ fn hint_for_pull(error: &PullError) -> Option<String> {
                 .to_owned()
         }
         PullError::Older { .. } => "ask the publisher, or name another mirror".to_owned(),
-        PullError::Expired { .. } => {
-            "look at this machine's clock; if it is right, the publisher has to publish again, and `bundle apply --accept-expired` takes a bundle all the same".to_owned()
-        }
+        PullError::Expired { expires, now, .. } => format!(
+            "it was good until {}, and it is {} or later; look at this machine's clock; if it is right, the publisher has to publish again, and `bundle apply --accept-expired` takes a bundle all the same",
+            time(*expires),
+            time(*now)
+        ),
         PullError::Incompatible { .. } => {
             "if this machine is one of those, say so in the remote's `compatible`".to_owned()
         }

@@ -8,6 +8,7 @@ mod checkout;
 mod commit;
 mod common;
 mod completions;
+mod credentials;
 mod diff;
 mod fsck;
 mod globals;

@@ -284,3 +284,21 @@ fn a_version_for_certain_machines_reaches_those() {
     scratch.publish(&["--min-from", "2"]).code(0);
     scratch.client(&["pull", "origin", "os"]).code(0);
 }
+
+#[test]
+fn patches_are_made_from_a_version_by_its_name() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.write("tree/usr/lib/data", numbers(4000));
+    scratch.atomos(&["key", "generate", "key"]).code(0);
+    // It was never published, so nothing but the name leads to it.
+    scratch.version("factory-1");
+    scratch.write("tree/usr/lib/data", numbers(4000).replace("0000", "0x00"));
+    scratch.version("2");
+    let with = scratch
+        .publish(&["--ref", "os", "--patch-from", "factory-1", "--json"])
+        .json();
+    assert_ne!(with["patches"], 0, "{with}");
+    let run = scratch.publish(&["--patch-from", "factory-2"]).code(3);
+    assert!(run.err.contains("\"factory-2\" is no ref"), "{}", run.err);
+}

@@ -214,3 +214,28 @@ fn what_cannot_work_is_refused_before_it_is_written() {
         .atomos(&["remote", "add", "../x", "/site", "--no-verify"])
         .code(2);
 }
+
+#[test]
+fn a_directory_of_keys_is_every_key_in_it() {
+    let scratch = Scratch::new();
+    scratch.write("keys/README", "whose keys these are\n");
+    let add = |name: &str| scratch.atomos(&["remote", "add", name, "/site", "--key", "keys"]);
+    let run = add("origin").code(3);
+    assert!(run.err.contains("there is no key in keys"), "{}", run.err);
+    for name in ["keys/a", "keys/b"] {
+        scratch.atomos(&["key", "generate", name]).code(0);
+    }
+    fs::copy(scratch.path("keys/b.pub"), scratch.path("keys/c.pem")).unwrap();
+    add("origin").code(0);
+    let keys = scratch.atomos(&["remote", "show", "origin", "--json"]).json()["keys"].clone();
+    let mut ids: Vec<String> = ["keys/a.pub", "keys/b.pub"]
+        .iter()
+        .map(|file| scratch.atomos(&["key", "show", file]).ok().trim().to_owned())
+        .collect();
+    ids.sort();
+    assert_eq!(keys, serde_json::json!(ids));
+    // One that cannot be read is not left out in silence.
+    scratch.write("keys/d.pub", "nonsense\n");
+    let run = add("other").code(5);
+    assert!(run.err.contains("keys/d.pub"), "{}", run.err);
+}

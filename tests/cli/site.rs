@@ -10,6 +10,9 @@ fn a_whole_site_is_said_to_be_whole() {
         .code(0);
     assert_eq!(run.out, "");
     assert!(run.err.starts_with("Whole: 1 ref, 1 release, "), "{}", run.err);
+    assert!(!run.err.contains("not looked at"), "{}", run.err);
+    let run = scratch.atomos(&["site", "fsck", "site"]).code(0);
+    assert!(run.err.contains("Signatures were not looked at"), "{}", run.err);
     let report = scratch.atomos(&["site", "fsck", "site", "--json"]).json();
     assert_eq!(report["findings"], serde_json::json!([]));
     assert_eq!(report["refs"], 1);

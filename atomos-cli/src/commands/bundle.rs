@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use libatomos::names::RefName;
 use libatomos::publish::SiteDir;
-use libatomos::pull::{PullOptions, Selector, Session, Wanted, create_bundle};
+use libatomos::pull::{PullError, PullOptions, Selector, Session, Wanted, create_bundle};
 use libatomos::remote::RemoteName;
 use libatomos::transport::{BundleTransport, Transport};
 
@@ -125,7 +125,10 @@ fn create(context: &Context, args: &CreateArgs) -> RunResult {
 
 fn apply(context: &Context, args: &ApplyArgs) -> RunResult {
     let repo = context.open_repo()?;
-    let bundle = BundleTransport::open(&args.file).map_err(libatomos::pull::PullError::from)?;
+    let bundle = BundleTransport::open(&args.file).map_err(|error| {
+        CliError::from(PullError::from(error))
+            .with_hint("`atomos bundle create SITE REF -o FILE` makes a bundle, where the site is")
+    })?;
     let wanted: Vec<Wanted> = bundle
         .paths()
         .filter_map(|path| path.strip_prefix("refs/")?.parse().ok())
@@ -146,7 +149,14 @@ fn apply(context: &Context, args: &ApplyArgs) -> RunResult {
         context.progress(),
         context.cancel(),
     )?;
-    let report = session.pull(&wanted, &PullOptions::default())?;
+    let pulled = session.pull(&wanted, &PullOptions::default());
+    let report = pulled.map_err(|error| match error {
+        // What is not in the bundle is not anywhere.
+        error @ PullError::BadObject { .. } => CliError::from(error).with_hint(
+            "the bundle is damaged, or was made for machines with another version than this one has: `atomos bundle create SITE REF --from VERSION -o FILE` makes one for those with VERSION, without --from for all",
+        ),
+        error => error.into(),
+    })?;
     if context.json() {
         context.ui().result(|out| json::write(out, &report))?;
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use libatomos::error::ErrorKind;
 use libatomos::sign::{PublicKey, SecretKey, SignError, Signer};
 use serde::Serialize;
 
@@ -136,14 +137,24 @@ pub fn read_text(path: &Path) -> Result<String, CliError> {
     fs::read_to_string(path).map_err(|error| CliError::io(format!("cannot read {}", path.display()), error))
 }
 
+/// Reads a key, or says how to make one where there is none.
+fn read_key(path: &Path) -> Result<String, CliError> {
+    read_text(path).map_err(|error| match error.kind() {
+        Some(ErrorKind::NotFound) => {
+            error.with_hint("`atomos key generate FILE` makes a key: FILE is secret, FILE.pub is public")
+        }
+        _ => error,
+    })
+}
+
 /// Reads a public key.
 pub fn read_public(path: &Path) -> Result<PublicKey, CliError> {
-    PublicKey::parse(&read_text(path)?).map_err(|error| unusable(path, error))
+    PublicKey::parse(&read_key(path)?).map_err(|error| unusable(path, error))
 }
 
 /// Reads a secret key.
 pub fn read_secret(path: &Path) -> Result<SecretKey, CliError> {
-    SecretKey::parse(&read_text(path)?).map_err(|error| unusable(path, error))
+    SecretKey::parse(&read_key(path)?).map_err(|error| unusable(path, error))
 }
 
 fn unusable(path: &Path, error: SignError) -> CliError {

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use libatomos::digest::CommitId;
+use libatomos::error::ErrorKind;
 use libatomos::names::RefName;
 use libatomos::publish::{Profile, PublishOptions, RefOutcome, publish};
+use libatomos::repo::Repo;
 
 use super::RunResult;
 use super::key::read_public;
@@ -65,8 +68,8 @@ pub struct PublishArgs {
     #[arg(long, value_enum, default_value_t)]
     profile: ProfileArg,
 
-    /// Make patches from this version, too
-    #[arg(long, value_name = "REV")]
+    /// Make patches from this version, too: a revision, or a version in the refs' history; can be repeated
+    #[arg(long, value_name = "VERSION")]
     patch_from: Vec<String>,
 
     /// Make no patches
@@ -94,6 +97,32 @@ pub struct PublishArgs {
     renew: bool,
 }
 
+/// Returns the commit that `text` names: a revision, or a version in the history of the refs that are published.
+fn patch_base(repo: &Repo, refs: &[RefName], text: &str) -> Result<CommitId, CliError> {
+    let not_found = match repo.resolve_commit(text) {
+        Err(error) if error.kind() == ErrorKind::NotFound => error,
+        result => return Ok(result?),
+    };
+    for (name, newest) in repo.refs()? {
+        if !refs.is_empty() && !refs.contains(&name) {
+            continue;
+        }
+        let mut next = Some(newest);
+        while let Some(id) = next {
+            // History may have been cut.
+            let commit = match repo.load_commit(&id) {
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                result => result?,
+            };
+            if commit.version == text {
+                return Ok(id);
+            }
+            next = commit.parent;
+        }
+    }
+    Err(not_found.into())
+}
+
 /// Runs the verb.
 pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
     let repo = context.open_repo()?;
@@ -119,7 +148,7 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
     options.patch_from = args
         .patch_from
         .iter()
-        .map(|rev| repo.resolve_commit(rev))
+        .map(|text| patch_base(&repo, &args.refs, text))
         .collect::<Result<_, _>>()?;
     options.compatible.clone_from(&args.compatible);
     options.min_from = args.min_from;

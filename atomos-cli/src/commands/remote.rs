@@ -1,9 +1,11 @@
 //! `atomos remote`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use libatomos::error::ErrorKind;
 use libatomos::remote::{RemoteConfig, RemoteError, RemoteName, RemoteState};
 use serde::Serialize;
 
@@ -21,6 +23,10 @@ use crate::report::CliError;
 /// A remote is a published site, with the keys that its records must be signed by. Its configuration lies in the repository, in
 /// `remotes/NAME.toml`, which may be edited; `remotes/NAME.state` has what was seen of it, so that an old version is not taken
 /// for a new one.
+///
+/// Besides what `add` writes there may stand, in seconds, `connect-timeout` (15 where it is missing), `stall-timeout` (30, without
+/// a byte) and `request-timeout` (3600, for one request), and `retries` (4): how often a mirror that fails is asked again. A key
+/// that is not known is an error.
 #[derive(Debug, Args)]
 pub struct RemoteArgs {
     #[command(subcommand)]
@@ -59,10 +65,10 @@ struct AddArgs {
     #[arg(long, value_name = "URL")]
     mirror: Vec<String>,
 
-    /// A public key, of which any signs
+    /// A public key, of which any signs, or a directory of them (`*.pub`, `*.pem`)
     #[arg(
         long,
-        value_name = "FILE",
+        value_name = "FILE|DIR",
         required_unless_present_any = ["no_verify", "key_set"],
         conflicts_with_all = ["no_verify", "key_set"]
     )]
@@ -209,14 +215,45 @@ fn absolute(path: &Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
         .transpose()
 }
 
+/// Returns the file, or the keys in a directory, by name.
+fn key_files(path: &Path) -> Result<Vec<PathBuf>, CliError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let failed = |error| CliError::io(format!("cannot read {}", path.display()), error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if file
+            .extension()
+            .is_some_and(|name| name == "pub" || name == "pem")
+        {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        let what = format!(
+            "there is no key in {}: no file ends with .pub or .pem",
+            path.display()
+        );
+        return Err(CliError::of_kind(ErrorKind::NotFound, what)
+            .with_hint("`atomos key generate FILE` makes a key: FILE is secret, FILE.pub is public"));
+    }
+    files.sort();
+    Ok(files)
+}
+
 fn config(args: &AddArgs) -> Result<RemoteConfig, CliError> {
     let mut config = RemoteConfig::default();
     config.urls = std::iter::once(&args.url).chain(&args.mirror).cloned().collect();
-    config.keys = args
-        .key
-        .iter()
-        .map(|file| Ok(read_public(file)?.to_pem()))
-        .collect::<Result<_, CliError>>()?;
+    for path in &args.key {
+        for file in key_files(path)? {
+            let key = read_public(&file)?.to_pem();
+            if !config.keys.contains(&key) {
+                config.keys.push(key);
+            }
+        }
+    }
     config.key_set = match &args.key_set {
         Some(file) => {
             let draft = key_set::read(file)?;

@@ -49,8 +49,8 @@ struct FsckArgs {
 
 /// Remove what only old releases need
 ///
-/// Keeps what the newest releases of every ref need, and whatever was placed within the grace period: a machine that read a
-/// record a moment ago may be about to ask for it.
+/// Keeps what the newest releases of every ref need, what was placed within the grace period, and what a release needs that was the
+/// newest then: a machine that read its record may be about to ask for it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -142,6 +142,9 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
             text::size(report.bytes),
             text::count(report.files, "file", "files")
         ));
+        if trusted.is_none() {
+            ui.status("Signatures were not looked at; --key FILE.pub has them verified as machines do");
+        }
         return Ok(Outcome::Done);
     }
     let is_signed = |file: &str| file.starts_with("refs/") || file.starts_with("keys/");
