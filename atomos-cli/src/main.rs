@@ -11,6 +11,8 @@ mod commands;
 mod context;
 mod exit_code;
 mod output;
+#[cfg(feature = "failpoints")]
+mod power_cut;
 mod progress;
 mod quantity;
 mod reboot;
@@ -27,6 +29,8 @@ use crate::cli::Cli;
 use crate::context::Context;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    power_cut::listen();
     let cli = Cli::parse();
     let ui = ui::Ui::new(&cli.globals);
     let code = match Context::new(cli.globals, ui).and_then(|context| {

@@ -28,6 +28,10 @@
 //! From the point where it stops, every later point stops too: a process that died does not go on cleaning up. What
 //! is armed is armed for the calling thread alone, so tests may run side by side; points in worker threads never
 //! stop.
+//!
+//! [`watch`] is for tests of power cuts, which look at the whole process.
+
+pub mod watch;
 
 /// An operation was stopped at a failpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +67,7 @@ mod enabled {
 
     /// Passes the point `name`, unless a test wants the operation to stop here.
     pub fn hit(name: &'static str) -> Result<(), Tripped> {
+        super::watch::passed(name);
         STATE.with_borrow_mut(|state| {
             if let Some(left) = &mut state.left {
                 if *left == 0 {

@@ -10,7 +10,10 @@
 
 use rustix::io::Errno;
 
-use crate::failpoint;
+use crate::failpoint::{
+    self,
+    watch::{self, Sync},
+};
 use crate::fs::{FsError, ioctl};
 
 use super::{BootDir, BootError, BootFsKind};
@@ -31,6 +34,9 @@ pub(super) fn flush(boot: &BootDir) -> Result<FlushMethod, BootError> {
     boot.dir().sync_fs()?;
     failpoint::hit("boot.flush.synced")?;
     if boot.kind() != BootFsKind::Posix || !is_mount_point(boot)? {
+        return Ok(FlushMethod::Synced);
+    }
+    if !watch::syncs(Sync::Freeze) {
         return Ok(FlushMethod::Synced);
     }
     // What cannot be frozen, or may not be, or is being frozen by a snapshot, has been synced.

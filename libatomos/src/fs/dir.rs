@@ -11,6 +11,8 @@ use rustix::fs::{
     AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
 };
 
+use crate::failpoint::watch::{self, Sync};
+
 use super::{FileKind, FsError, Stat};
 
 /// An open directory. Names may have several components; none of them may be a link or lead out.
@@ -323,6 +325,7 @@ impl Dir {
     }
 
     /// Renames `name` to `new_name` in `target`, replacing what is there.
+    #[track_caller]
     pub fn rename(
         &self,
         name: impl AsRef<Path>,
@@ -334,10 +337,12 @@ impl Dir {
             "rename to",
             &target.path,
             new_name,
-        ))
+        ))?;
+        target.renamed()
     }
 
     /// Renames `name` to `new_name` in `target`, where nothing may be.
+    #[track_caller]
     pub fn rename_new(
         &self,
         name: impl AsRef<Path>,
@@ -352,7 +357,17 @@ impl Dir {
             new_name,
             RenameFlags::NOREPLACE,
         )
-        .map_err(FsError::at("rename to", &target.path, new_name))
+        .map_err(FsError::at("rename to", &target.path, new_name))?;
+        target.renamed()
+    }
+
+    /// A test may have put a sync off until a name is there, to see that this is noticed.
+    #[track_caller]
+    fn renamed(&self) -> Result<(), FsError> {
+        match watch::renamed() {
+            true => self.sync_fs(),
+            false => Ok(()),
+        }
     }
 
     /// Gives the file `name` a second name, `new_name` in `target`.
@@ -396,7 +411,22 @@ impl Dir {
     ///
     /// The bytes are on disk before the name is; the name is durable once the caller has synced the directory's file
     /// system ([`Dir::sync_fs`]).
+    #[track_caller]
     pub fn write_atomic(&self, name: impl AsRef<Path>, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+        let name = name.as_ref();
+        let temporary = self.write_beside(name, bytes, mode)?;
+        self.rename(&temporary, self, name)
+    }
+
+    /// Writes a file of `bytes` beside `name`, under a name that begins with a dot, and returns that name. The bytes are on
+    /// disk on return.
+    #[track_caller]
+    pub(crate) fn write_beside(
+        &self,
+        name: impl AsRef<Path>,
+        bytes: &[u8],
+        mode: u32,
+    ) -> Result<OsString, FsError> {
         let name = name.as_ref();
         let mut temporary = OsString::from(".");
         temporary.push(name.file_name().unwrap_or_else(|| OsStr::new("file")));
@@ -406,13 +436,29 @@ impl Dir {
         let mut file = self.create_file(&temporary, mode)?;
         file.write_all(bytes)
             .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?))
-            .and_then(|()| file.sync_data())
             .map_err(FsError::at("write", &self.path, &temporary))?;
-        self.rename(&temporary, self, name)
+        if watch::syncs(Sync::File) {
+            file.sync_data()
+                .map_err(FsError::at("write", &self.path, &temporary))?;
+        }
+        Ok(temporary.into_os_string())
+    }
+
+    /// Exchanges two names, which must both exist.
+    #[track_caller]
+    pub(crate) fn exchange(&self, a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<(), FsError> {
+        let b = b.as_ref();
+        rustix::fs::renameat_with(&self.fd, a.as_ref(), &self.fd, b, RenameFlags::EXCHANGE)
+            .map_err(FsError::at("replace", &self.path, b))?;
+        self.renamed()
     }
 
     /// Waits until everything written to the directory's file system is on disk.
+    #[track_caller]
     pub fn sync_fs(&self) -> Result<(), FsError> {
+        if !watch::syncs(Sync::FileSystem) {
+            return Ok(());
+        }
         rustix::fs::syncfs(&self.fd).map_err(FsError::at("sync the file system of", &self.path, ""))
     }
 
