@@ -35,6 +35,7 @@ mod flush;
 mod install;
 mod menu;
 mod reconcile;
+mod show;
 mod space;
 mod status;
 mod switch;

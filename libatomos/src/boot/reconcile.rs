@@ -25,8 +25,8 @@ use super::boot_dir::{FoundEntry, TEMPORARY_PREFIX};
 use super::bootcsum::{BootCsum, KernelFiles, kernel_dir_name, parse_kernel_dir_name};
 use super::flush::{FlushMethod, flush};
 use super::install::{install_kernel, is_whole, remove_kernel};
-use super::menu::{outdated_menu, write_menu};
-use super::switch::{DesiredEntry, boots_the_same, write_entry_file};
+use super::menu::{StagedMenu, outdated_menu, stage_menu};
+use super::switch::{DesiredEntry, StagedEntry, boots_the_same};
 use super::{BootDir, BootError};
 
 /// How closely kernel files that are there already are looked at.
@@ -299,10 +299,8 @@ impl ReconcilePlan {
             install_kernel(boot, &desired.stateroot, desired.bootcsum, &files, progress)?;
         }
         failpoint::hit("boot.reconcile.kernels")?;
-        // Before a name points to it, and even if nothing was copied: the process that copied it may have died.
-        boot.dir().sync_fs()?;
-        failpoint::hit("boot.reconcile.kernels-synced")?;
-
+        let mut found = boot.list_entries()?;
+        let mut staged = Vec::new();
         if !self.write.is_empty() {
             let entries = boot.ensure_entries()?;
             for planned in &self.write {
@@ -314,17 +312,32 @@ impl ReconcilePlan {
                     })
                     .and_then(KernelFiles::open)?;
                 let entry = desired.to_entry(boot, &files)?;
-                write_entry_file(boot, &entries, &planned.file_name, &entry)?;
+                let written = StagedEntry::stage(boot, &entries, &planned.file_name, &entry)?;
+                written.add_to(&mut found, entry);
+                staged.push(written);
             }
         }
-        // GRUB's menu must be able to boot everything in it: entries are there, and the obsolete ones leave it first.
-        let menu_written = write_menu(boot, &self.remove_entries)?;
+        // GRUB's menu must be able to boot everything in it: the obsolete ones leave it first.
+        let menu = stage_menu(boot, &found, &self.remove_entries)?;
+        // Kernels and entries must be where a loader finds them before a name leads to them, and even if nothing was
+        // copied: the process that copied it may have died.
+        flush(boot)?;
+        failpoint::hit("boot.reconcile.kernels-synced")?;
+
+        for entry in &staged {
+            entry.show()?;
+        }
+        menu.as_ref().map_or(Ok(()), |menu| menu.show(boot))?;
         let flushed = flush(boot)?;
         failpoint::hit("boot.reconcile.switched")?;
 
+        for entry in &staged {
+            entry.forget()?;
+        }
+        menu.as_ref().map_or(Ok(()), StagedMenu::forget)?;
         self.remove_obsolete(boot)?;
         Ok(ReconcileOutcome {
-            menu_written,
+            menu_written: menu.is_some(),
             flushed,
         })
     }

@@ -1,16 +1,17 @@
 //! The switch: one new file in `/boot/loader/entries`.
 //!
-//! Everything that the file names is on disk before the file is: [`write_entry`] syncs the file system first. Then
+//! Everything that the file names is on disk, where a loader sees it, before the file is: [`write_entry`] flushes the file
+//! system first. Then
 //!
-//! - on a POSIX file system the file is written under a temporary name that no loader looks at and renamed: **the
-//!   rename is the visible step**;
+//! - on a POSIX file system the file, which is on disk by then under a temporary name that no loader looks at, is renamed:
+//!   **the rename is the visible step** ([`super::show`]);
 //! - on FAT, where a rename is not one step, it is written under its final name with a `#` where the `linux` line
 //!   begins, which makes that line a comment and the entry one that no loader offers. When that is on disk, one
 //!   byte of one sector is changed: **`#` to `l` is the visible step.** No size, no allocation and no directory
 //!   entry changes with it.
 //!
-//! Then the file system is synced again. On a machine whose GRUB has no `blscfg`, the menu file that
-//! [`super::menu`] writes after the entries is what GRUB sees, and its rename is the visible step.
+//! Then the file system is flushed again. On a machine whose GRUB has no `blscfg`, the menu file that
+//! [`super::menu`] shows after the entries is what GRUB sees, and that is the visible step.
 
 use std::io::{Seek, SeekFrom, Write};
 
@@ -20,12 +21,13 @@ use crate::fs::{Dir, FsError};
 use crate::names::StaterootName;
 
 use super::bls::{BlsEntry, one_line};
-use super::boot_dir::OWNER_KEY;
+use super::boot_dir::{FoundEntry, OWNER_KEY};
 use super::bootcsum::{BootCsum, KernelFiles};
 use super::flush::flush;
 use super::kargs::KernelArgs;
-use super::menu::write_menu;
+use super::menu::{StagedMenu, stage_menu};
 use super::name::{EntryName, MAX_ENTRY_NAME, Tries};
+use super::show::Staged;
 use super::{BootDir, BootError, BootFsKind};
 
 /// The sort key of all our entries: the same, so that `version` alone decides among them.
@@ -155,12 +157,18 @@ pub fn write_entry(boot: &BootDir, desired: &DesiredEntry) -> Result<(), BootErr
             file_name = found.file_name;
         }
     }
-    boot.dir().sync_fs()?;
-    failpoint::hit("boot.entry.kernels-synced")?;
-    write_entry_file(boot, &boot.ensure_entries()?, &file_name, &entry)?;
-    write_menu(boot, &[])?;
+    let entries = boot.ensure_entries()?;
+    let mut found = boot.list_entries()?;
+    let staged = StagedEntry::stage(boot, &entries, &file_name, &entry)?;
+    staged.add_to(&mut found, entry);
+    let menu = stage_menu(boot, &found, &[])?;
     flush(boot)?;
-    Ok(())
+    failpoint::hit("boot.entry.kernels-synced")?;
+    staged.show()?;
+    menu.as_ref().map_or(Ok(()), |menu| menu.show(boot))?;
+    flush(boot)?;
+    staged.forget()?;
+    menu.as_ref().map_or(Ok(()), StagedMenu::forget)
 }
 
 /// Returns whether two entries boot the same in the same place of the order. A person may have edited a title.
@@ -179,33 +187,79 @@ pub(super) fn boots_the_same(a: &BlsEntry, b: &BlsEntry) -> bool {
         && a.options() == b.options()
 }
 
-/// Writes one entry file. Durable after the next sync, whole at any time.
-pub(super) fn write_entry_file(
-    boot: &BootDir,
-    entries: &Dir,
-    file_name: &str,
-    entry: &BlsEntry,
-) -> Result<(), BootError> {
-    let text = entry.to_string();
-    failpoint::hit("boot.entry.begin")?;
-    match boot.kind() {
-        BootFsKind::Posix => {
-            entries.write_atomic(file_name, text.as_bytes(), 0o644)?;
-        }
-        BootFsKind::Vfat => write_in_place(entries, file_name, text)?,
-    }
-    failpoint::hit("boot.entry.written")?;
-    Ok(())
+/// An entry that is written and that no loader sees yet.
+#[derive(Debug)]
+pub(super) struct StagedEntry {
+    file_name: String,
+    how: How,
 }
 
-fn write_in_place(entries: &Dir, file_name: &str, text: String) -> Result<(), BootError> {
+#[derive(Debug)]
+enum How {
+    /// It lies beside its place.
+    Beside(Staged),
+    /// It is written when it is shown.
+    InPlace { entries: Dir, text: String },
+}
+
+impl StagedEntry {
+    /// Writes one entry file where no loader looks.
+    pub(super) fn stage(
+        boot: &BootDir,
+        entries: &Dir,
+        file_name: &str,
+        entry: &BlsEntry,
+    ) -> Result<Self, BootError> {
+        let text = entry.to_string();
+        failpoint::hit("boot.entry.begin")?;
+        let entries = entries.try_clone()?;
+        let how = match boot.kind() {
+            BootFsKind::Posix => How::Beside(Staged::stage(entries, file_name, text.as_bytes())?),
+            BootFsKind::Vfat => How::InPlace { entries, text },
+        };
+        failpoint::hit("boot.entry.staged")?;
+        Ok(Self {
+            file_name: file_name.to_owned(),
+            how,
+        })
+    }
+
+    /// Makes the list of entries what it will be.
+    pub(super) fn add_to(&self, found: &mut Vec<FoundEntry>, entry: BlsEntry) {
+        found.retain(|found| found.file_name != self.file_name);
+        found.push(FoundEntry {
+            file_name: self.file_name.clone(),
+            name: self.file_name.parse().ok(),
+            entry: Ok(entry),
+        });
+    }
+
+    /// Lets loaders see it. Durable after the next flush, whole at any time.
+    pub(super) fn show(&self) -> Result<(), BootError> {
+        match &self.how {
+            How::Beside(staged) => staged.show()?,
+            How::InPlace { entries, text } => write_in_place(entries, &self.file_name, text)?,
+        }
+        Ok(failpoint::hit("boot.entry.written")?)
+    }
+
+    /// Removes what it has replaced.
+    pub(super) fn forget(&self) -> Result<(), BootError> {
+        match &self.how {
+            How::Beside(staged) => Ok(staged.forget()?),
+            How::InPlace { .. } => Ok(()),
+        }
+    }
+}
+
+fn write_in_place(entries: &Dir, file_name: &str, text: &str) -> Result<(), BootError> {
     let fail = |error: std::io::Error| FsError::new("write", entries.path().join(file_name), error);
     // Only `linux` at the start of a line: no value begins one.
     let offset = match text.find("\nlinux ") {
         Some(newline) => newline + 1,
         None => 0,
     };
-    let mut unfinished = text.clone().into_bytes();
+    let mut unfinished = text.as_bytes().to_vec();
     unfinished[offset] = b'#';
     // What is there already is an unfinished or a damaged entry, which no loader can boot from.
     entries.remove_file_optional(file_name)?;
