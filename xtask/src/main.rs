@@ -14,6 +14,7 @@ use xtask::bench;
 use xtask::checks;
 use xtask::debian::{self, Availability};
 use xtask::demo;
+use xtask::power_cut;
 use xtask::scale;
 use xtask::vm;
 
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Boot virtual machines that atomos deployed
     VmTest(vm::TestArgs),
+    /// Cut the power at any write of an update, and look at what is left
+    PowerCut(power_cut::CutArgs),
     /// Simulate what a fleet costs the server, and write docs/scale.md
     Scale,
     /// Make the two Debian trees that the other tasks work on, unless they are there
@@ -67,6 +70,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::demo(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::VmTest(args) => vm::test(&args),
+        Task::PowerCut(args) => power_cut::power_cut(&args),
         Task::Scale => scale::scale(),
         Task::Trees {
             trees,

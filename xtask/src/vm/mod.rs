@@ -18,7 +18,7 @@ mod command;
 mod disk;
 mod machine;
 mod smoke;
-mod steps;
+pub mod steps;
 mod tree;
 
 use std::os::unix::process::CommandExt;

@@ -1,0 +1,311 @@
+//! `cargo xtask power-cut`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::atomos::Atomos;
+use super::log::Event;
+use super::machine::Machine;
+use super::mount::Kind;
+use super::phase::Phase;
+use super::prove::{self, Verdict};
+use super::report::{self, Line};
+use super::scenario::{Recording, Scenario, record};
+use super::store::Store;
+use super::trial::{self, Choice, Failure, Trial};
+use super::watcher::{Fault, Others};
+use crate::process::{has_program, is_root};
+use crate::vm::steps::Steps;
+use crate::workspace::root;
+
+/// Cuts in each phase, at least.
+const EACH_PHASE: usize = 50;
+
+/// What the test runs, and the Debian package that brings it.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("e2fsck", "e2fsprogs"),
+    ("xfs_repair", "xfsprogs"),
+    ("btrfs", "btrfs-progs"),
+    ("grub-fstest", "grub-common"),
+    ("unshare", "util-linux"),
+    ("mount", "mount"),
+];
+
+/// What the test can be told.
+#[derive(Debug, Args)]
+pub struct CutArgs {
+    /// About how many cuts to try in all
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    points: usize,
+    /// Decides which cuts, and when others sync
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Only scenarios whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Leave out each sync, and reorder each rename, and see that a cut shows it
+    #[arg(long)]
+    prove: bool,
+    /// With --prove, only faults whose name contains this
+    #[arg(long, value_name = "TEXT", requires = "prove")]
+    fault: Option<String>,
+    /// How many cuts at the same time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    workers: usize,
+    /// Write what came out to docs/boot-tests.md
+    #[arg(long)]
+    write: bool,
+    /// Directory for the disks of cuts after which something was wrong
+    #[arg(long, value_name = "DIR", default_value = "target/xtask/power-cut")]
+    keep: PathBuf,
+}
+
+/// Runs the test.
+///
+/// # Errors
+/// If something is missing on this machine, or anything is wrong after a cut.
+pub fn power_cut(args: &CutArgs) -> Result<()> {
+    check_requirements()?;
+    crate::vm::enter_namespace()?;
+    let place = tempfile::Builder::new()
+        .prefix("atomos-power-cut-")
+        .tempdir_in("/dev/shm")
+        .context("the disks are kept in memory, in /dev/shm")?;
+    let steps = Steps::start();
+    let atomos = Atomos::build(place.path())?;
+    let run = Run {
+        args,
+        atomos: &atomos,
+        place: place.path(),
+        steps: &steps,
+    };
+    if args.prove { run.prove() } else { run.cut() }
+}
+
+fn check_requirements() -> Result<()> {
+    if !is_root() {
+        bail!("disks are mounted, which needs root");
+    }
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !has_program(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if !missing.is_empty() {
+        bail!("missing programs; run `apt-get install {}`", missing.join(" "));
+    }
+    if !Path::new("/dev/fuse").exists() {
+        bail!("the kernel has no FUSE, by which writes are recorded");
+    }
+    Ok(())
+}
+
+fn machines() -> Vec<Machine> {
+    let machine = |root, boot| Machine { root, boot };
+    vec![
+        machine(Kind::Ext4, Some(Kind::Ext4)),
+        machine(Kind::Xfs, Some(Kind::Xfs)),
+        machine(Kind::Btrfs, Some(Kind::Ext4)),
+        machine(Kind::Ext4, None),
+    ]
+}
+
+fn stores() -> Vec<Store> {
+    [Kind::Ext4, Kind::Xfs, Kind::Btrfs]
+        .map(|kind| Store { kind })
+        .into()
+}
+
+struct Run<'a> {
+    args: &'a CutArgs,
+    atomos: &'a Atomos,
+    place: &'a Path,
+    steps: &'a Steps,
+}
+
+impl Run<'_> {
+    fn wanted<S: Scenario>(&self, all: Vec<S>) -> Vec<S> {
+        let only = self.args.only.as_deref().unwrap_or_default();
+        all.into_iter()
+            .filter(|scenario| scenario.name().contains(only))
+            .collect()
+    }
+
+    fn cut(&self) -> Result<()> {
+        let (machines, stores) = (self.wanted(machines()), self.wanted(stores()));
+        let share = self.args.points.div_ceil((machines.len() + stores.len()).max(1));
+        // A phase that few scenarios have must have enough in them.
+        let machine = EACH_PHASE.div_ceil(machines.len().max(1));
+        let mut lines = Vec::new();
+        for scenario in &machines {
+            lines.push(self.cut_one(scenario, share, machine)?);
+        }
+        for scenario in &stores {
+            lines.push(self.cut_one(scenario, share, machine)?);
+        }
+        let text = report::cuts(&lines, self.args.seed);
+        println!("{text}");
+        if self.args.write {
+            report::write(&root().join("docs/boot-tests.md"), "power cuts", &text)?;
+        }
+        for phase in Phase::ALL {
+            let tried: usize = lines.iter().filter_map(|line| line.tried.get(&phase)).sum();
+            if tried > 0 && tried < EACH_PHASE && self.args.only.is_none() {
+                bail!("only {tried} cuts were found in the phase {}", phase.name());
+            }
+        }
+        match lines.iter().map(|line| line.failed).sum::<usize>() {
+            0 => Ok(()),
+            failed => bail!(
+                "{failed} cuts left something wrong; their disks are in {}",
+                self.args.keep.display()
+            ),
+        }
+    }
+
+    fn cut_one<S: Scenario>(&self, scenario: &S, points: usize, each_phase: usize) -> Result<Line> {
+        let name = scenario.name();
+        let work = self.place.join("scenario");
+        std::fs::create_dir(&work)?;
+        let recording = record(
+            scenario,
+            self.atomos,
+            &work,
+            Others::Sometimes(self.args.seed),
+            None,
+        )
+        .with_context(|| format!("{name} cannot be recorded"))?;
+        let choice = Choice {
+            points,
+            each_phase,
+            seed: self.args.seed,
+        };
+        let planned = trial::choose(&recording, &choice);
+        self.steps.say(&format!(
+            "{name}: {} events, {} cuts",
+            recording.log.events.len(),
+            planned.len()
+        ));
+        let keep = self.args.keep.join(name.replace([' ', ',', '/'], "-"));
+        let trial = Trial {
+            atomos: self.atomos,
+            place: &work,
+            workers: self.args.workers,
+            enough: 20,
+            keep: Some(&keep),
+        };
+        let outcome = trial::run(&trial, scenario, &recording, &planned)?;
+        for failure in &outcome.failures {
+            show(failure);
+        }
+        let line = Line {
+            scenario: name,
+            events: recording.log.events.len(),
+            flushes: recording
+                .log
+                .events
+                .iter()
+                .filter(|event| matches!(event, Event::Flush { .. }))
+                .count(),
+            digest: digest(&recording)?,
+            failed: outcome.failures.len(),
+            tried: outcome.tried,
+        };
+        std::fs::remove_dir_all(&work).context("cannot remove what was in memory")?;
+        Ok(line)
+    }
+
+    fn prove(&self) -> Result<()> {
+        let mut verdicts: BTreeMap<String, (Fault, Verdict)> = BTreeMap::new();
+        for scenario in &self.wanted(stores()) {
+            self.prove_in(scenario, &mut verdicts)?;
+        }
+        for scenario in &self.wanted(machines()) {
+            self.prove_in(scenario, &mut verdicts)?;
+        }
+        let sources = root().join("libatomos/src");
+        for (fault, verdict) in verdicts.values_mut() {
+            if *verdict == Verdict::Missed && prove::is_argued(&sources, fault)? {
+                *verdict = Verdict::Argued;
+            }
+        }
+        let all: Vec<_> = verdicts.into_values().collect();
+        let text = report::faults(&all);
+        println!("{text}");
+        if self.args.write {
+            report::write(&root().join("docs/boot-tests.md"), "power cut faults", &text)?;
+        }
+        match all
+            .iter()
+            .filter(|(_, verdict)| *verdict == Verdict::Missed)
+            .count()
+        {
+            0 => Ok(()),
+            missed => bail!("{missed} faults do not show, and nothing in the source argues why"),
+        }
+    }
+
+    /// Tries the faults that no scenario before has shown.
+    fn prove_in<S: Scenario>(
+        &self,
+        scenario: &S,
+        verdicts: &mut BTreeMap<String, (Fault, Verdict)>,
+    ) -> Result<()> {
+        let work = self.place.join("prove");
+        std::fs::create_dir(&work)?;
+        let recording = record(scenario, self.atomos, &work, Others::Always, None)?;
+        std::fs::remove_dir_all(&work).context("cannot remove what was in memory")?;
+        let only = self.args.fault.as_deref().unwrap_or_default();
+        for fault in prove::faults(&recording) {
+            let name = fault.to_string();
+            let is_caught = verdicts
+                .get(&name)
+                .is_some_and(|(_, verdict)| matches!(verdict, Verdict::Caught(..)));
+            if is_caught || !name.contains(only) {
+                continue;
+            }
+            let found = prove::try_fault(
+                scenario,
+                self.atomos,
+                &work,
+                &fault,
+                self.args.points,
+                self.args.seed,
+            )
+            .with_context(|| format!("{}, {name}", scenario.name()))?;
+            self.steps.say(&format!(
+                "{}, {name}: {}",
+                scenario.name(),
+                found.as_deref().unwrap_or("does not show")
+            ));
+            let verdict = found.map_or(Verdict::Missed, |error| Verdict::Caught(scenario.name(), error));
+            verdicts.insert(name, (fault, verdict));
+        }
+        Ok(())
+    }
+}
+
+/// The digest of the disks before the first step, and of the log.
+fn digest<S>(recording: &Recording<S>) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for path in &recording.base {
+        let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        hasher.update_reader(file)?;
+    }
+    recording.log.encode(&mut hasher)?;
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+fn show(failure: &Failure) {
+    eprintln!(
+        "FAILED: {}, after `{}`, event {}, {} of the writes since the last flush survive: {:#}",
+        failure.planned.phase.name(),
+        failure.mark,
+        failure.planned.cut.at,
+        failure.planned.cut.survivors.len(),
+        failure.error
+    );
+}

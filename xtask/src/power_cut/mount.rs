@@ -1,0 +1,149 @@
+//! File systems on the disks, mounted.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::mount::UnmountFlags;
+
+use crate::process::describe;
+
+/// The file systems that are tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// ext4.
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// btrfs.
+    Btrfs,
+}
+
+impl Kind {
+    /// Returns the name that the kernel has for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// Makes an empty file system on the disk.
+    ///
+    /// # Errors
+    /// If its program fails.
+    pub fn make(self, disk: &Path) -> Result<()> {
+        let mut command = Command::new(format!("mkfs.{}", self.name()));
+        match self {
+            // Not lazily: the kernel would go on initialising it while writes are recorded.
+            Self::Ext4 => command
+                .args(["-q", "-F", "-b", "4096", "-m", "0"])
+                .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"]),
+            Self::Xfs => command.args(["-q", "-f", "-K"]),
+            Self::Btrfs => command.args(["-q", "-f", "-K", "-m", "single"]),
+        };
+        command.arg(disk);
+        let output = command
+            .output()
+            .with_context(|| format!("cannot start `{}`", describe(&command)))?;
+        // mkfs.btrfs talks however quiet it is to be.
+        ensure!(
+            output.status.success(),
+            "`{}` failed: {}",
+            describe(&command),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// Says what is wrong with the file system on a disk whose journal was replayed.
+    ///
+    /// # Errors
+    /// If anything is wrong.
+    pub fn check(self, disk: &Path) -> Result<()> {
+        let mut command = match self {
+            Self::Ext4 => Command::new("e2fsck"),
+            Self::Xfs => Command::new("xfs_repair"),
+            Self::Btrfs => Command::new("btrfs"),
+        };
+        match self {
+            Self::Ext4 => command.arg("-fn"),
+            Self::Xfs => command.arg("-n"),
+            Self::Btrfs => command.args(["check", "--readonly"]),
+        };
+        let output = command
+            .arg(disk)
+            .output()
+            .with_context(|| format!("cannot start `{}`", describe(&command)))?;
+        if !output.status.success() {
+            bail!(
+                "`{}` says: {}{}",
+                describe(&command),
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 | Self::Btrfs => "loop",
+            // Copies of one disk are mounted beside each other.
+            Self::Xfs => "loop,nouuid",
+        }
+    }
+}
+
+/// A mounted file system, unmounted when dropped.
+#[derive(Debug)]
+pub struct Mount {
+    target: PathBuf,
+}
+
+impl Mount {
+    /// Mounts the file system on the disk; its journal is replayed.
+    ///
+    /// # Errors
+    /// If it cannot be mounted.
+    pub fn new(kind: Kind, disk: &Path, target: &Path) -> Result<Self> {
+        std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
+        let output = Command::new("mount")
+            .args(["-t", kind.name(), "-o", kind.options()])
+            .args([disk, target])
+            .output()
+            .context("cannot start mount")?;
+        ensure!(
+            output.status.success(),
+            "the file system cannot be mounted: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(Self {
+            target: target.to_owned(),
+        })
+    }
+
+    /// Unmounts it, and says so if somebody is still in it.
+    ///
+    /// # Errors
+    /// If it cannot be unmounted.
+    pub fn unmount(self) -> Result<()> {
+        let result = rustix::mount::unmount(&self.target, UnmountFlags::empty());
+        let result = result.with_context(|| format!("cannot unmount {}", self.target.display()));
+        if result.is_ok() {
+            std::mem::forget(self);
+        }
+        result
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: what a failed test still holds open must not keep the disk.
+        if let Err(error) = rustix::mount::unmount(&self.target, UnmountFlags::DETACH) {
+            eprintln!("cannot unmount {}: {error}", self.target.display());
+        }
+    }
+}
