@@ -18,11 +18,17 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
-/// The cargo that runs this task.
+/// The cargo that runs this task, for another one: what it told this one of its own package would have build scripts run again.
 pub fn cargo(directory: &Path, words: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.args(words).current_dir(directory);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
     command
 }
 

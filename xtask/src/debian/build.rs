@@ -158,6 +158,26 @@ fn install(tree: &Path, jail: &Jail<'_>) -> Result<()> {
     jail.run(&words)
 }
 
+/// Adds packages to a tree that is otherwise finished, and leaves nothing else in it that was not there.
+pub fn add_packages(tree: &Path, work: &Path, packages: &[&str]) -> Result<()> {
+    let log = Logged::create(&work.join("packages.log"))?;
+    let cache = work.join("packages");
+    let apt_conf = work.join("apt.conf");
+    std::fs::write(&apt_conf, apt_settings()?)
+        .with_context(|| format!("cannot write {}", apt_conf.display()))?;
+    scaffold(tree)?;
+    let jail = Jail::new(tree, &cache, &apt_conf, &log)?;
+    jail.run(&["apt-get", "-q", "update"])?;
+    let mut words = vec!["apt-get", "-q", "-y", "--no-install-recommends", "install"];
+    words.extend(packages);
+    jail.run(&words)?;
+    jail.run(&["sh", "-euc", STRIP])?;
+    for (path, _, _) in SCAFFOLD {
+        remove_tree(&tree.join(path))?;
+    }
+    remove_tree(&cache)
+}
+
 fn upgrade(tree: &Path, jail: &Jail<'_>, archive: &Archive) -> Result<()> {
     scaffold(tree)?;
     let release = &archive.release;

@@ -116,6 +116,14 @@ pub struct Trees {
     pub size_v2: Size,
 }
 
+impl Trees {
+    /// Names what the trees were made from, and what is in them.
+    #[must_use]
+    pub fn key(&self) -> Value {
+        to_json(self)
+    }
+}
+
 /// Returns the trees, made now unless an earlier call has. Takes minutes then, and needs root, debootstrap and
 /// an archive that answers; says on standard error what it does.
 ///
@@ -150,6 +158,14 @@ pub fn ensure_trees(options: &Options, archive: &Archive) -> Result<Trees> {
     let text = serde_json::to_string_pretty(&to_json(&trees)).context("cannot encode the trees' record")?;
     std::fs::write(&record, text).with_context(|| format!("cannot write {}", record.display()))?;
     Ok(trees)
+}
+
+/// Installs packages in a tree, without what they recommend, from the archive that the tree's own apt names. Needs root; logs go to `work`.
+///
+/// # Errors
+/// If the archive does not answer, or apt fails.
+pub fn add_packages(tree: &Path, work: &Path, packages: &[&str]) -> Result<()> {
+    build::add_packages(tree, work, packages)
 }
 
 /// Returns the trees if they are there already and made by the present recipe.

@@ -1,28 +1,30 @@
 //! A machine: QEMU, its console in a file, and a port on which the guest takes scripts.
-//!
-//! Software emulation with one processor of an old kind. With two, QEMU 7.2's emulation sometimes loses the flags
-//! register while the kernel patches its own code (a double fault, or a debug trap, one boot in four); with the AVX that
-//! `-cpu max` offers, programs have gone wrong too. Both look like faults of what is tested, so neither is used.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Without what a server in a test has no use for, and its kernel would take seconds to find.
-const MACHINE: &str = "q35,sata=off,smbus=off,vmport=off,hpet=off,i8042=off";
+use crate::process::quote;
+
+use super::hardware::{Hardware, Places};
+use super::patience::Patience;
+use super::text::{base64_decode, base64_encode, plain_text};
+
 /// How much of the console is shown when something fails.
 const CONSOLE_TAIL: usize = 6000;
 /// How long the guest may stay silent before the console is looked at.
 const POLL: Duration = Duration::from_millis(250);
 /// How long QEMU may take to open its socket.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a script in the guest may take.
-const SCRIPT_TIMEOUT: Duration = Duration::from_secs(150);
+/// What a script in the guest may take of the emulator's processor time. An upgrade over the network takes one or two minutes.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(400);
 
 /// Lines on the console after which waiting is of no use.
 const FATAL: [&str; 4] = [
@@ -37,9 +39,21 @@ const FATAL: [&str; 4] = [
 pub struct Machine {
     qemu: Child,
     port: UnixStream,
+    monitor: UnixStream,
     received: Vec<u8>,
     console: PathBuf,
-    boot_timeout: Duration,
+    boot_limit: Duration,
+    /// Counts the times that a guest came up.
+    boots: Rc<Cell<u32>>,
+}
+
+/// One time that the guest came up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// The kernel's name for it, which no other boot has.
+    pub id: String,
+    /// The version of the test's system that runs.
+    pub version: String,
 }
 
 /// What a script in the guest came to.
@@ -52,82 +66,126 @@ pub struct Answer {
 }
 
 impl Machine {
-    /// Starts a machine from a disk image. Its console goes to `console.log` in `work`.
+    /// Switches a machine on. `boot_limit` is what a boot may take of the emulator's processor time.
     ///
     /// # Errors
     /// If QEMU does not start.
-    pub fn start(image: &Path, work: &Path, boot_timeout: Duration) -> Result<Self> {
-        let console = work.join("console.log");
-        let log = work.join("qemu.log");
-        let socket = work.join("agent.sock");
-        if socket.exists() {
-            std::fs::remove_file(&socket).context("cannot remove an old socket")?;
+    pub fn start(
+        hardware: &Hardware,
+        image: &Path,
+        places: Places,
+        boot_limit: Duration,
+        boots: Rc<Cell<u32>>,
+    ) -> Result<Self> {
+        for socket in [&places.agent, &places.monitor] {
+            if socket.exists() {
+                std::fs::remove_file(socket).context("cannot remove an old socket")?;
+            }
         }
-        let errors = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let errors =
+            File::create(&places.log).with_context(|| format!("cannot write {}", places.log.display()))?;
         let mut qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-machine",
-                MACHINE,
-            ])
-            .args(["-accel", "tcg", "-cpu", "Nehalem", "-smp", "1", "-m", "1024"])
-            .arg("-drive")
-            // What the guest flushed is in the host's cache, where only the host's own crash could lose it.
-            .arg(format!(
-                "file={},if=virtio,format=raw,cache=unsafe",
-                image.display()
-            ))
-            .arg("-serial")
-            .arg(format!("file:{}", console.display()))
-            .args([
-                "-device",
-                "virtio-rng-pci",
-                "-device",
-                "virtio-serial",
-                "-chardev",
-            ])
-            .arg(format!(
-                "socket,id=agent,path={},server=on,wait=off",
-                socket.display()
-            ))
-            .args(["-device", "virtserialport,chardev=agent,name=atomos.test"])
+            .args(hardware.arguments(image, &places))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors)
             .spawn()
             .context("cannot start `qemu-system-x86_64`")?;
-        let port = match connect(&mut qemu, &socket) {
-            Ok(port) => port,
+        let port = connect(&mut qemu, &places.agent)
+            .and_then(|port| Ok((port, connect(&mut qemu, &places.monitor)?)));
+        let (port, monitor) = match port {
+            Ok(both) => both,
             Err(error) => {
                 end(&mut qemu);
-                let why = std::fs::read_to_string(&log).unwrap_or_default();
+                let why = std::fs::read_to_string(&places.log).unwrap_or_default();
                 return Err(error.context(format!("QEMU did not start: {}", why.trim())));
             }
         };
-        Ok(Self {
+        let mut machine = Self {
             qemu,
             port,
+            monitor,
             received: Vec::new(),
-            console,
-            boot_timeout,
-        })
+            console: places.console,
+            boot_limit,
+            boots,
+        };
+        if hardware.state.is_some() {
+            machine.monitor("cont")?;
+        }
+        Ok(machine)
     }
 
-    /// Waits until the guest has booted and takes scripts; returns the identity of this boot.
+    /// Stands still, writes its state to a file, has `copy` take what belongs to it, and goes on.
+    ///
+    /// # Errors
+    /// If QEMU cannot write it, or the copy fails.
+    pub fn save(&mut self, state: &Path, copy: impl FnOnce() -> Result<()>) -> Result<()> {
+        let new = state.with_extension("new");
+        let [from, to] = [&new, state].map(|path| quote(&path.to_string_lossy()));
+        self.monitor("stop")?;
+        // The file has its name once it is whole. The monitor takes the next command when this one is done.
+        self.monitor(&format!("migrate \"exec:cat >{from} && mv {from} {to}\""))?;
+        let patience = Patience::new(self.qemu.id(), self.boot_limit);
+        while !state.exists() {
+            if patience.is_over() || self.qemu.try_wait().context("cannot wait for QEMU")?.is_some() {
+                bail!("QEMU did not write its state to {}", state.display());
+            }
+            std::thread::sleep(POLL);
+        }
+        copy()?;
+        self.monitor("cont")
+    }
+
+    /// Waits until the guest has booted and takes scripts.
     ///
     /// # Errors
     /// If it does not come up; the message ends with the console's last lines.
-    pub fn wait_for_boot(&mut self) -> Result<String> {
-        let deadline = Instant::now() + self.boot_timeout;
+    pub fn wait_for_boot(&mut self) -> Result<Boot> {
+        let patience = Patience::new(self.qemu.id(), self.boot_limit);
+        self.next_boot(&patience, &FATAL)
+    }
+
+    /// Waits until the guest has booted `version`, which it does only after `failures` boots of another one: those may come up
+    /// for a while, or say on the console what would else end the wait. Returns the boot, and the others that came up.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn wait_for_version(&mut self, version: &str, failures: u32) -> Result<(Boot, Vec<Boot>)> {
+        let patience = Patience::new(self.qemu.id(), self.boot_limit * (failures + 1));
+        let mut others = Vec::new();
         loop {
-            let line = self.line(deadline, "the guest to boot")?;
-            if let Some(boot_id) = line.strip_prefix("ready ") {
-                return Ok(boot_id.trim().to_owned());
+            let boot = self
+                .next_boot(&patience, &[])
+                .with_context(|| format!("{version} did not come up; before, there were {others:?}"))?;
+            if boot.version == version {
+                return Ok((boot, others));
+            }
+            others.push(boot);
+        }
+    }
+
+    fn next_boot(&mut self, patience: &Patience, fatal: &[&str]) -> Result<Boot> {
+        loop {
+            let line = self.line(patience, fatal, "the guest to boot")?;
+            // A guest that was reset may have left the beginning of a line.
+            let Some(start) = line.rfind("ready ") else {
+                continue;
+            };
+            let mut words = line[start..].split_whitespace().skip(1).map(str::to_owned);
+            if let (Some(id), Some(version)) = (words.next(), words.next()) {
+                self.boots.set(self.boots.get() + 1);
+                return Ok(Boot { id, version });
             }
         }
+    }
+
+    /// Has QEMU do something to the machine.
+    ///
+    /// # Errors
+    /// If QEMU cannot be reached.
+    pub fn monitor(&mut self, command: &str) -> Result<()> {
+        writeln!(self.monitor, "{command}").context("cannot talk to QEMU's monitor")
     }
 
     /// Runs a script in the guest.
@@ -136,8 +194,8 @@ impl Machine {
     /// If the guest does not answer. What the script's exit status means is the caller's to say.
     pub fn script(&mut self, script: &str) -> Result<Answer> {
         self.send(script)?;
-        let deadline = Instant::now() + SCRIPT_TIMEOUT;
-        let line = self.line(deadline, &format!("the guest to run `{script}`"))?;
+        let patience = Patience::new(self.qemu.id(), SCRIPT_LIMIT);
+        let line = self.line(&patience, &FATAL, &format!("the guest to run `{script}`"))?;
         let mut words = line.split_whitespace();
         ensure!(
             words.next() == Some("done"),
@@ -156,7 +214,10 @@ impl Machine {
     }
 
     /// Has the guest run a script whose end it may not live to tell.
-    fn send(&mut self, script: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the guest cannot be reached.
+    pub fn send(&mut self, script: &str) -> Result<()> {
         let line = format!("{}\n", base64_encode(script.as_bytes()));
         self.port
             .write_all(line.as_bytes())
@@ -185,10 +246,18 @@ impl Machine {
     /// If it does not come up, or never went down.
     pub fn reboot(&mut self) -> Result<()> {
         let before = self.ask("cat /proc/sys/kernel/random/boot_id")?;
-        self.send("systemctl --no-block reboot")?;
+        self.begin_reboot()?;
         let after = self.wait_for_boot()?;
-        ensure!(before != after, "the guest did not restart");
+        ensure!(before != after.id, "the guest did not restart");
         Ok(())
+    }
+
+    /// Has the guest restart, and waits for nothing.
+    ///
+    /// # Errors
+    /// If the guest cannot be reached.
+    pub fn begin_reboot(&mut self) -> Result<()> {
+        self.send("systemctl --no-block reboot")
     }
 
     /// Shuts the guest down and waits until it is off. Returns all that its console ever showed.
@@ -197,8 +266,8 @@ impl Machine {
     /// If it does not go off.
     pub fn power_off(mut self) -> Result<String> {
         self.send("systemctl --no-block poweroff")?;
-        let deadline = Instant::now() + self.boot_timeout;
-        while Instant::now() < deadline {
+        let patience = Patience::new(self.qemu.id(), self.boot_limit);
+        while !patience.is_over() {
             if self.qemu.try_wait().context("cannot wait for QEMU")?.is_some() {
                 return Ok(plain_text(
                     &std::fs::read(&self.console).context("cannot read the console")?,
@@ -223,7 +292,7 @@ impl Machine {
     }
 
     /// The next line from the guest.
-    fn line(&mut self, deadline: Instant, waiting_for: &str) -> Result<String> {
+    fn line(&mut self, patience: &Patience, fatal: &[&str], waiting_for: &str) -> Result<String> {
         // A restart leaves the console's old lines in the file: only new ones count.
         let mut seen = self.console_length();
         loop {
@@ -239,8 +308,7 @@ impl Machine {
                 ),
                 Ok(length) => self.received.extend_from_slice(&chunk[..length]),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    let fatal = self.fatal_line(&mut seen);
-                    if let Some(line) = fatal {
+                    if let Some(line) = self.fatal_line(fatal, &mut seen) {
                         // What follows is worth seeing.
                         std::thread::sleep(Duration::from_secs(2));
                         bail!(
@@ -248,7 +316,7 @@ impl Machine {
                             self.console_tail()
                         );
                     }
-                    if Instant::now() > deadline {
+                    if patience.is_over() {
                         bail!(
                             "timed out waiting for {waiting_for}; the end of the console:\n{}",
                             self.console_tail()
@@ -265,7 +333,7 @@ impl Machine {
     }
 
     /// A line after which the guest will not come up, among those since `seen`.
-    fn fatal_line(&self, seen: &mut usize) -> Option<String> {
+    fn fatal_line(&self, fatal: &[&str], seen: &mut usize) -> Option<String> {
         let bytes = std::fs::read(&self.console).unwrap_or_default();
         let text = plain_text(bytes.get(*seen..).unwrap_or_default());
         // The last line may not be whole yet, so it is looked at again.
@@ -275,7 +343,7 @@ impl Machine {
             .map_or(0, |end| end + 1);
         *seen = whole.max(*seen);
         text.lines()
-            .find(|line| FATAL.iter().any(|fatal| line.contains(fatal)))
+            .find(|line| fatal.iter().any(|fatal| line.contains(fatal)))
             .map(|line| line.trim().to_owned())
     }
 }
@@ -309,98 +377,5 @@ fn connect(qemu: &mut Child, socket: &Path) -> Result<UnixStream> {
         if let Some(status) = qemu.try_wait().context("cannot wait for QEMU")? {
             bail!("it ended ({status})");
         }
-    }
-}
-
-/// A console's bytes without what moves the cursor and changes colours.
-fn plain_text(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    let mut chars = String::from_utf8_lossy(bytes)
-        .chars()
-        .collect::<Vec<_>>()
-        .into_iter()
-        .peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\u{1b}' => {
-                if chars.next_if_eq(&'[').is_some() {
-                    // Parameters, then one letter that ends the sequence.
-                    while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
-                } else if chars.next().is_some_and(|c| c == '(') {
-                    // The choice of a character set.
-                    chars.next();
-                }
-            }
-            '\n' | '\t' => text.push(c),
-            c if c.is_control() => {}
-            c => text.push(c),
-        }
-    }
-    text
-}
-
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn base64_encode(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 3];
-        group[..chunk.len()].copy_from_slice(chunk);
-        let value = u32::from(group[0]) << 16 | u32::from(group[1]) << 8 | u32::from(group[2]);
-        for index in 0..4 {
-            let six = (value >> (18 - 6 * index)) & 63;
-            text.push(if index <= chunk.len() {
-                char::from(ALPHABET[six as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
-fn base64_decode(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let (mut value, mut bits) = (0_u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let six = ALPHABET.iter().position(|letter| *letter == byte)?;
-        value = value << 6 | u32::try_from(six).ok()?;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from(value >> bits & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_what_everybody_else_writes() {
-        let vectors = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ];
-        for (plain, encoded) in vectors {
-            assert_eq!(base64_encode(plain.as_bytes()), encoded);
-            assert_eq!(base64_decode(encoded).unwrap(), plain.as_bytes());
-        }
-        let all: Vec<u8> = (0..=255).collect();
-        assert_eq!(base64_decode(&base64_encode(&all)).unwrap(), all);
-        assert_eq!(base64_decode("a*b"), None);
-    }
-
-    #[test]
-    fn a_console_is_read_without_its_cursor() {
-        let bytes = b"\x1b[H\x1b[J\x1b[1;31mFAILED\x1b[0m unit\r\n\x1b(Bnext\x07";
-        assert_eq!(plain_text(bytes), "FAILED unit\nnext");
-        assert_eq!(plain_text(b"\x1b["), "");
-        assert_eq!(plain_text(b"\xff\x1b"), "\u{fffd}");
     }
 }

@@ -5,10 +5,16 @@
 //! no `/dev/kvm` or a broken one), driven from outside.
 //!
 //! ```text
-//! disk     an image: GRUB in the gap after the partition table, ext4 for /boot, ext4 for the root
-//! tree     a Debian tree made fit for the test, in an overlay above the one it was made from
-//! machine  QEMU; the console in a file; a port on which the guest runs scripts
-//! smoke    the scenario: boot, upgrade, reboot, roll back, reboot
+//! command   `cargo xtask vm-test`
+//! scenario  which tests there are: a story on a kind of disk
+//! stories   what happens to machines; results what came of it, for the document
+//! lab       what all tests of a run share, and what each has for itself
+//! guest     what is asked inside a machine
+//! machine   QEMU; the console in a file; a port on which the guest runs scripts
+//! hardware  what a machine consists of; firmware what runs first; patience how long to wait
+//! disk      an image: a loader, /boot and root, on one of several file systems
+//! store     versions: their trees, a repository with their commits, and the published site
+//! tree      a Debian tree made fit for the test, in an overlay above the one it was made from
 //! ```
 //!
 //! All mounts are made in a mount namespace that [`enter_namespace`] enters by running this program again, so
@@ -16,89 +22,46 @@
 
 mod command;
 mod disk;
+mod firmware;
+mod guest;
+mod hardware;
+mod host;
+mod lab;
 mod machine;
-mod smoke;
+mod patience;
+mod programs;
+mod results;
+mod scenario;
 pub mod steps;
+mod store;
+mod stories;
+mod text;
 mod tree;
+mod versions;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::process::{has_program, is_root, run};
+use crate::process::run;
 
 pub use command::{TestArgs, test};
-pub use smoke::smoke;
 
 /// Set in the program that runs inside the namespaces.
 const INSIDE: &str = "ATOMOS_VM_TEST_INSIDE";
 
-/// What the tests run, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 5] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("grub-mkimage", "grub-common"),
-    ("mkfs.ext4", "e2fsprogs"),
-    ("unshare", "util-linux"),
-    ("mount", "mount"),
-];
-
-/// GRUB's modules for machines with a BIOS.
-const GRUB_MODULES: &str = "/usr/lib/grub/i386-pc";
-
-/// How a test in a machine runs.
+/// How tests in machines run.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Options {
-    /// Where disks, overlays and logs are made. Emptied first.
-    pub work: PathBuf,
-    /// Leaves what is in `work` there afterwards.
-    pub keep: bool,
-    /// How long a boot may take. Half a minute on two idle cores; a busy machine may take minutes.
-    pub boot_timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            work: PathBuf::from("target/xtask/vm"),
-            keep: false,
-            boot_timeout: Duration::from_secs(300),
-        }
-    }
-}
-
-/// The project's programs that a machine gets.
-#[derive(Debug, Clone)]
-pub struct Programs {
-    /// `atomos`; the host runs it too.
-    pub atomos: PathBuf,
-    /// `atomos-prepare-root`, static.
-    pub prepare_root: PathBuf,
-}
-
-/// Says what is missing on this machine for a test in a virtual one.
-///
-/// # Errors
-/// If something is missing.
-pub fn check_requirements() -> Result<()> {
-    if !is_root() {
-        bail!("tests in a virtual machine mount file systems, which needs root");
-    }
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| !has_program(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if !Path::new(GRUB_MODULES).join("boot.img").exists() {
-        missing.push("grub-pc-bin");
-    }
-    if !missing.is_empty() {
-        bail!("missing programs; run `apt-get install {}`", missing.join(" "));
-    }
-    Ok(())
+struct Options {
+    /// Leaves what a test that passed has made.
+    keep: bool,
+    /// Saves machines that have booted, for others to go on from there.
+    resume: bool,
+    /// The emulator's processor time that a boot may take. Half a minute is usual.
+    boot_limit: Duration,
 }
 
 /// Goes on inside mount and process namespaces of its own, as the same program with the same arguments. Returns
@@ -106,7 +69,7 @@ pub fn check_requirements() -> Result<()> {
 ///
 /// # Errors
 /// If the program cannot be run again.
-pub fn enter_namespace() -> Result<()> {
+fn enter_namespace() -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return Ok(());
     }
@@ -129,41 +92,14 @@ pub fn enter_namespace() -> Result<()> {
     Err(failure).context("cannot start `unshare`")
 }
 
-/// Builds the programs, optimised as they are released.
-///
-/// # Errors
-/// If a build fails.
-pub fn build_programs() -> Result<Programs> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = "x86_64-unknown-linux-gnu";
-    run(Command::new(&cargo).args(["build", "--quiet", "--release", "--package", "atomos-cli"]))?;
-    // Static, also with glibc. The target is named so that the flag does not reach build scripts.
-    run(Command::new(&cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "atomos-prepare-root",
-            "--profile",
-            "prepare-root",
-            "--target",
-            target,
-        ])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    let out = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let find = |path: PathBuf| {
-        path.canonicalize()
-            .with_context(|| format!("cannot find {}", path.display()))
-    };
-    Ok(Programs {
-        atomos: find(out.join("release/atomos"))?,
-        prepare_root: find(out.join(target).join("prepare-root/atomos-prepare-root"))?,
-    })
-}
-
 /// Makes an empty directory for a test, and returns its absolute path.
 fn make_work_directory(path: &Path) -> Result<PathBuf> {
     remove_work_directory(path)?;
+    ensure_work_directory(path)
+}
+
+/// Makes a directory unless it is there, and returns its absolute path.
+fn ensure_work_directory(path: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
     path.canonicalize()
         .with_context(|| format!("cannot resolve {}", path.display()))

@@ -1,0 +1,357 @@
+//! What all tests of one run share, and what each has for itself.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use atomos_httpd::testing::{Nginx, NginxLogLine};
+
+use super::Options;
+use super::disk::{Disk, Kind, Loader};
+use super::firmware::Firmware;
+use super::guest::{self, STATEROOT};
+use super::hardware::{Hardware, Places};
+use super::host::Host;
+use super::machine::Machine;
+use super::programs::Programs;
+use super::steps::Steps;
+use super::store::Store;
+use super::versions::{V1, Version};
+use crate::process::run;
+
+/// The ref that machines are installed from.
+pub const REF: &str = "debian/trixie";
+
+/// Short on the console, so that an emulated serial port does not slow the boot; no mitigations, which cost
+/// emulation more than they do a processor.
+const KERNEL_ARGUMENTS: [&str; 10] = [
+    "root=LABEL=atomos-root",
+    "ro",
+    "console=ttyS0",
+    "panic=10",
+    "loglevel=5",
+    "systemd.show_status=auto",
+    "mitigations=off",
+    "audit=0",
+    "apparmor=0",
+    "modprobe.blacklist=evdev,i2c_i801,iTCO_wdt,joydev,lpc_ich,pcspkr,psmouse",
+];
+
+/// What all tests of a run share.
+#[derive(Debug)]
+pub struct Lab {
+    /// Versions, and the site.
+    pub store: Store,
+    /// The clock.
+    pub steps: Steps,
+    programs: Programs,
+    options: Options,
+    work: PathBuf,
+    /// A disk of each kind, as it was installed.
+    disks: BTreeMap<String, Disk>,
+    /// How many times a machine came up.
+    boots: Rc<Cell<u32>>,
+}
+
+/// What one test has for itself: a disk on which version 1 was installed, and a directory.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    /// What it shares.
+    pub lab: &'a mut Lab,
+    /// Its disk.
+    pub disk: Disk,
+    work: PathBuf,
+    name: String,
+    firmware: Firmware,
+    machines: usize,
+    nginx: Option<Nginx>,
+}
+
+impl Lab {
+    /// Prepares `work`.
+    ///
+    /// # Errors
+    /// If the store cannot be had.
+    pub fn new(work: PathBuf, store: Store, programs: &Programs, options: &Options) -> Self {
+        Self {
+            store,
+            steps: Steps::start(),
+            programs: programs.clone(),
+            options: options.clone(),
+            work,
+            disks: BTreeMap::new(),
+            boots: Rc::default(),
+        }
+    }
+
+    /// How many times a machine came up, in all tests so far.
+    pub fn boots(&self) -> u32 {
+        self.boots.get()
+    }
+
+    /// Prepares a test: an empty directory of its name, and a disk of its own.
+    ///
+    /// # Errors
+    /// If the disk cannot be made.
+    pub fn stage(&mut self, name: &str, kind: Kind) -> Result<Stage<'_>> {
+        let work = super::make_work_directory(&self.work.join(name))?;
+        self.ensure_disk(kind)?;
+        let disk = self.disks[&kind.name()].copy_to(&work)?;
+        let firmware = match kind.loader {
+            Loader::Grub => Firmware::Bios,
+            Loader::SystemdBoot => Firmware::new_uefi(&work)?,
+        };
+        Ok(Stage {
+            lab: self,
+            disk,
+            work,
+            name: name.to_owned(),
+            firmware,
+            machines: 0,
+            nginx: None,
+        })
+    }
+
+    /// The digest of each kind of disk, as it was installed.
+    ///
+    /// # Errors
+    /// If an image cannot be read.
+    pub fn disk_digests(&self) -> Result<Vec<(String, String)>> {
+        self.disks
+            .iter()
+            .map(|(name, disk)| {
+                let mut hasher = blake3::Hasher::new();
+                std::fs::File::open(disk.image())
+                    .and_then(|file| hasher.update_reader(file).map(|_| ()))
+                    .with_context(|| format!("cannot read {}", disk.image().display()))?;
+                Ok((name.clone(), hasher.finalize().to_hex().to_string()))
+            })
+            .collect()
+    }
+
+    /// Installs v1 on a disk of this kind, unless there is one, perhaps of an earlier run.
+    fn ensure_disk(&mut self, kind: Kind) -> Result<()> {
+        if self.disks.contains_key(&kind.name()) {
+            return Ok(());
+        }
+        let commit = self.store.commit(&V1)?;
+        let work = self.work.join("disks").join(kind.name());
+        let record = work.join("installed");
+        if std::fs::read_to_string(&record).is_ok_and(|installed| installed == commit) {
+            self.disks
+                .insert(kind.name(), Disk::open(work.join("disk.img"), kind));
+            return Ok(());
+        }
+        self.steps
+            .say(&format!("installing v1 on a disk: {}", kind.name()));
+        let work = super::make_work_directory(&work)?;
+        self.store.set_ref(REF, &V1)?;
+        let disk = Disk::create(&work, kind)?;
+        let mounted = disk.mount(&work.join("disk"))?;
+        disk.configure_loader(&mounted)?;
+        let host = Host::sysroot(&self.programs.atomos, &mounted.root);
+        host.run(&["sysroot", "init"])?;
+        host.run(&["stateroot", "init", STATEROOT])?;
+        pull(&host, self.store.repo_path())?;
+        let mut words = vec!["deploy", REF, "--stateroot", STATEROOT];
+        for argument in KERNEL_ARGUMENTS {
+            words.extend(["--karg", argument]);
+        }
+        host.run(&words)?;
+        // What an installer leaves in the deployment's /etc.
+        let fstab = mounted
+            .root
+            .join(format!("atomos/deploy/{STATEROOT}/deploy/{commit}.0/etc/fstab"));
+        std::fs::write(&fstab, kind.fstab()).with_context(|| format!("cannot write {}", fstab.display()))?;
+        mounted.install(&disk)?;
+        std::fs::write(&record, &commit).with_context(|| format!("cannot write {}", record.display()))?;
+        self.disks.insert(kind.name(), disk);
+        Ok(())
+    }
+}
+
+impl Stage<'_> {
+    /// Says what happens now.
+    pub fn say(&self, what: &str) {
+        self.lab.steps.say(what);
+    }
+
+    /// A machine that runs v1, which has been looked at, and has the edits of its owner; it has a network, and a watchdog. The
+    /// first one of its kind of disk boots; the others go on from where that one was then.
+    ///
+    /// # Errors
+    /// If it does not come up, or something is not as it should be.
+    pub fn installed(&mut self) -> Result<Machine> {
+        let saved = Saved::of(self.disk.kind(), &self.lab.work);
+        let mut hardware = Hardware {
+            network: true,
+            watchdog: true,
+            ..self.hardware()
+        };
+        if saved.state.exists() {
+            self.say("v1 goes on from where it was once it had booted");
+            self.disk = saved.disk.copy_to(&self.work)?;
+            if let Firmware::Uefi { variables } = &self.firmware {
+                copy(&saved.variables, variables)?;
+            }
+            hardware.state = Some(saved.state);
+            let mut machine = self.start(&hardware)?;
+            machine.ask("true")?;
+            return Ok(machine);
+        }
+        let commit = self.lab.store.commit(&V1)?;
+        self.say("booting v1");
+        let mut machine = self.start(&hardware)?;
+        machine.wait_for_boot()?;
+        self.say("v1 is up");
+        guest::check_version(&mut machine, &V1, &commit)?;
+        guest::check_mounts(&mut machine, self.disk.kind())?;
+        guest::check_health(&mut machine)?;
+        machine.ask(guest::EDIT)?;
+        machine.ask(guest::JOIN_NETWORK)?;
+        if self.lab.options.resume {
+            machine.save(&saved.state, || {
+                copy(self.disk.image(), saved.disk.image())?;
+                match &self.firmware {
+                    Firmware::Uefi { variables } => copy(variables, &saved.variables),
+                    Firmware::Bios => Ok(()),
+                }
+            })?;
+        }
+        Ok(machine)
+    }
+
+    /// The least hardware that boots the disk.
+    pub fn hardware(&self) -> Hardware {
+        Hardware::new(self.firmware.clone())
+    }
+
+    /// Switches a machine with the disk on.
+    ///
+    /// # Errors
+    /// If QEMU does not start.
+    pub fn start(&mut self, hardware: &Hardware) -> Result<Machine> {
+        self.machines += 1;
+        let places = Places::new(&self.work, self.machines);
+        let boots = Rc::clone(&self.lab.boots);
+        Machine::start(
+            hardware,
+            self.disk.image(),
+            places,
+            self.lab.options.boot_limit,
+            boots,
+        )
+    }
+
+    /// Puts a version into the machine's own repository, as the newest of the ref that it follows. Only while it is off.
+    ///
+    /// # Errors
+    /// If it cannot be done.
+    pub fn put_in_repository(&mut self, version: &Version) -> Result<()> {
+        self.lab.store.set_ref(REF, version)?;
+        let mounted = self.disk.mount(&self.work.join("disk"))?;
+        pull(
+            &Host::sysroot(&self.lab.programs.atomos, &mounted.root),
+            self.lab.store.repo_path(),
+        )?;
+        mounted.unmount()
+    }
+
+    /// The ref that this test's machine follows on the site.
+    pub fn site_ref(&self) -> String {
+        format!("machines/{}", self.name)
+    }
+
+    /// Publishes a version as the newest that this test's machine finds.
+    ///
+    /// # Errors
+    /// If it cannot be published.
+    pub fn publish(&mut self, version: &Version) -> Result<()> {
+        let name = self.site_ref();
+        self.lab.store.publish(&name, version)
+    }
+
+    /// Serves the site, and returns its address as the machine sees it.
+    ///
+    /// # Errors
+    /// If there is no nginx.
+    pub fn serve(&mut self) -> Result<String> {
+        let Some(nginx) = Nginx::start(self.lab.store.site_path()) else {
+            bail!("nginx is not installed");
+        };
+        // QEMU's network shows this machine's own loopback under this address.
+        let url = format!("http://10.0.2.2:{}", nginx.address().port());
+        self.nginx = Some(nginx);
+        Ok(url)
+    }
+
+    /// What was asked of the site since it was served.
+    pub fn requests(&self) -> Vec<NginxLogLine> {
+        self.nginx.as_ref().map(Nginx::requests).unwrap_or_default()
+    }
+
+    /// Ends a test: shuts the machine down, and looks at what it left. `expected` are units that fail in this test; with any
+    /// other on the console, it fails.
+    ///
+    /// # Errors
+    /// If something is not as it should be.
+    pub fn finish(self, machine: Machine, expected: &[&str]) -> Result<()> {
+        self.say("shutting down");
+        let console = machine.power_off()?;
+        let failed =
+            |line: &&str| line.contains("FAILED") && !expected.iter().any(|unit| line.contains(unit));
+        if let Some(line) = console.lines().find(failed) {
+            bail!("systemd failed at something: {}", line.trim());
+        }
+        self.check_disk()?;
+        if !self.lab.options.keep {
+            super::remove_work_directory(&self.work)?;
+        }
+        Ok(())
+    }
+
+    /// Checks file systems and the repository from outside, while the machine is off.
+    ///
+    /// # Errors
+    /// If something is damaged.
+    pub fn check_disk(&self) -> Result<()> {
+        self.disk.check(&self.work)?;
+        let mounted = self.disk.mount(&self.work.join("disk"))?;
+        // From outside: the machine would take minutes to hash a gigabyte.
+        Host::sysroot(&self.lab.programs.atomos, &mounted.root).run(&["fsck"])?;
+        mounted.unmount()
+    }
+}
+
+/// Where the state of a machine that has booted v1 is kept, with all that belongs to it.
+struct Saved {
+    state: PathBuf,
+    disk: Disk,
+    variables: PathBuf,
+}
+
+impl Saved {
+    fn of(kind: Kind, work: &Path) -> Self {
+        let directory = work.join("disks").join(kind.name());
+        Self {
+            state: directory.join("v1.state"),
+            disk: Disk::open(directory.join("v1.img"), kind),
+            variables: directory.join("v1-efi-variables.fd"),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--sparse=always").args([from, to]))
+}
+
+fn pull(host: &Host<'_>, from: &Path) -> Result<()> {
+    run(host
+        .command()
+        .args(["pull", REF, "--from"])
+        .arg(from)
+        .stdout(std::process::Stdio::null()))
+}

@@ -1,0 +1,118 @@
+//! A machine follows a signed site that nginx serves, goes over to the version there, and goes back.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::vm::guest::{
+    EDITS_ARE_KEPT, JOIN_NETWORK, booted_deployment, check_health, check_mounts, check_version, status,
+};
+use crate::vm::lab::Stage;
+use crate::vm::machine::Machine;
+use crate::vm::versions::{V1, V2};
+
+/// What the remote is called on the machine.
+pub const REMOTE: &str = "origin";
+
+/// Plays it.
+///
+/// # Errors
+/// If a step fails; for a machine that does not come up, with the end of its console.
+pub fn http(mut stage: Stage<'_>) -> Result<()> {
+    let machine = upgrade_and_go_back(&mut stage)?;
+    stage.finish(machine, &[])
+}
+
+/// Boots v1, goes over to v2 from the site, and back. Returns the machine, which runs v1 and follows the site.
+pub fn upgrade_and_go_back(stage: &mut Stage<'_>) -> Result<Machine> {
+    let kind = stage.disk.kind();
+    let (v1, v2) = (stage.lab.store.commit(&V1)?, stage.lab.store.commit(&V2)?);
+    stage.say("publishing v2");
+    stage.publish(&V2)?;
+
+    let mut machine = stage.installed()?;
+    let packages_v1 = machine.ask("dpkg-query -W")?;
+
+    stage.say("upgrading from the site");
+    follow_site(stage, &mut machine)?;
+    machine.ask(&format!("atomos switch {REMOTE}:{}", stage.site_ref()))?;
+    let requests = stage.requests();
+    ensure!(
+        requests.iter().any(|request| request.target.contains("/refs/")),
+        "the machine asked nothing of the site"
+    );
+    let bytes: u64 = requests.iter().map(|request| request.bytes).sum();
+    stage.say(&format!(
+        "the machine fetched {bytes} bytes in {} requests",
+        requests.len()
+    ));
+    check_version(&mut machine, &V1, &v1).context("an upgrade changed the running system")?;
+    check_mounts(&mut machine, kind).context("an upgrade left something writable")?;
+    check_origin(&status(&mut machine)?["deployments"][0], &v2)?;
+
+    stage.say("booting v2");
+    machine.reboot()?;
+    stage.say("v2 is up");
+    check_version(&mut machine, &V2, &v2)?;
+    check_mounts(&mut machine, kind)?;
+    check_health(&mut machine)?;
+    machine
+        .ask(EDITS_ARE_KEPT)
+        .context("an edit did not survive the upgrade")?;
+    check_origin(booted_deployment(&status(&mut machine)?)?, &v2)?;
+    ensure!(
+        machine.ask("dpkg-query -W")? != packages_v1,
+        "dpkg lists the same packages in both versions"
+    );
+    machine.ask(JOIN_NETWORK)?;
+    let answer = machine.script("atomos upgrade --check --unchanged-exit-77")?;
+    ensure!(answer.status == 77, "there is nothing newer, but: {answer:?}");
+    machine.ask("echo later >/etc/atomos-vm-test/only-in-v2")?;
+    stage.say("rolling back");
+    machine.ask("atomos rollback")?;
+
+    stage.say("booting v1 again");
+    machine.reboot()?;
+    stage.say("v1 is up");
+    check_version(&mut machine, &V1, &v1)?;
+    check_mounts(&mut machine, kind)?;
+    machine
+        .ask(EDITS_ARE_KEPT)
+        .context("the /etc of v1 is not as it was left")?;
+    machine
+        .ask("test ! -e /etc/atomos-vm-test/only-in-v2")
+        .context("an edit made in v2 shows in v1")?;
+    ensure!(
+        machine.ask("dpkg-query -W")? == packages_v1,
+        "dpkg does not list v1's packages after the rollback"
+    );
+    machine.ask(JOIN_NETWORK)?;
+    Ok(machine)
+}
+
+/// Tells the machine of the site and who signs it.
+pub fn follow_site(stage: &mut Stage<'_>, machine: &mut Machine) -> Result<()> {
+    let url = stage.serve()?;
+    let key = stage.lab.store.public_key()?;
+    machine.ask(&format!(
+        "set -e
+cat >/run/release-key.pub <<'end of key'
+{}
+end of key
+atomos remote add {REMOTE} {url} --key /run/release-key.pub",
+        key.trim_end()
+    ))?;
+    Ok(())
+}
+
+/// The deployment is this commit, from the site, and signed.
+fn check_origin(deployment: &serde_json::Value, commit: &str) -> Result<()> {
+    let signed = deployment["keys"].as_array().is_some_and(|keys| !keys.is_empty());
+    ensure!(
+        deployment["commit"] == commit && deployment["remote"] == REMOTE && signed,
+        "not the site's signed version: {deployment}"
+    );
+    ensure!(
+        deployment["unverified"].is_null(),
+        "nobody vouches for {deployment}"
+    );
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The versions of a system that machines are offered: two real ones, and some that are broken on purpose.
+
+use super::tree::TestFile;
+
+/// Which of the two Debian trees a version is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The release.
+    Released,
+    /// The release with all updates, and another kernel.
+    Updated,
+}
+
+/// What makes a version's initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initramfs {
+    /// Debian's initramfs-tools.
+    InitramfsTools,
+    /// dracut.
+    Dracut,
+}
+
+/// What a version of the test's system is, beside Debian.
+#[derive(Debug, Clone, Copy)]
+pub struct Version {
+    /// Its name, which is its ref too.
+    pub name: &'static str,
+    /// The tree that it is made from.
+    pub base: Base,
+    /// What makes its initramfs.
+    pub initramfs: Initramfs,
+    /// Whether the initramfs is made anew, because of its `files` too.
+    pub own_initramfs: bool,
+    /// What it has that the others of its base have not.
+    pub files: &'static [TestFile<'static>],
+}
+
+/// v2, but its kernel panics in the initramfs, before there is a root file system.
+pub const PANICS: Version = Version {
+    name: "panics",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: true,
+    files: &[(
+        "usr/share/initramfs-tools/scripts/init-top/atomos-vm-test",
+        "#!/bin/sh
+[ \"$1\" = prereqs ] && exit 0
+echo 1 >/proc/sys/kernel/sysrq
+echo c >/proc/sysrq-trigger
+",
+        0o755,
+    )],
+};
+
+/// v2, but its init does nothing at all. Only the watchdog, which was armed before it was started, ends that.
+pub const HANGS: Version = Version {
+    name: "hangs",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: false,
+    files: &[
+        (
+            "usr/sbin/init",
+            "#!/bin/sh\nwhile :; do sleep 1000; done\n",
+            0o755,
+        ),
+        ("usr/lib/atomos/prepare-root.conf", "watchdog = 30\n", 0o644),
+    ],
+};
+
+/// v2, but a health check finds something wrong.
+pub const UNHEALTHY: Version = Version {
+    name: "unhealthy",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: false,
+    files: &[(
+        "usr/lib/atomos/health.d/50-vm-test",
+        "#!/bin/sh\necho the pump does not answer\nexit 1\n",
+        0o755,
+    )],
+};
+
+/// All of them.
+pub const ALL: [&Version; 6] = [&V1, &V2, &DRACUT, &PANICS, &HANGS, &UNHEALTHY];
+
+impl Version {
+    /// A default in `/etc` that changes with every version and nobody edits.
+    pub fn followed(&self) -> String {
+        format!("default of {}\n", self.name)
+    }
+}
+
+/// The version that machines are installed with.
+pub const V1: Version = Version {
+    name: "v1",
+    base: Base::Released,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: true,
+    files: &[],
+};
+
+/// The version that they go over to.
+pub const V2: Version = Version {
+    name: "v2",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: true,
+    files: &[],
+};
+
+/// v2, booted by dracut's initramfs.
+pub const DRACUT: Version = Version {
+    name: "dracut",
+    base: Base::Updated,
+    initramfs: Initramfs::Dracut,
+    own_initramfs: true,
+    files: &[],
+};
+
+/// Everything that versions differ in, for telling whether those of an earlier run are of use.
+pub fn ingredients() -> String {
+    format!("{ALL:?}")
+}
