@@ -26,15 +26,18 @@ use crate::process::run;
 pub const REF: &str = "debian/trixie";
 
 /// Short on the console, so that an emulated serial port does not slow the boot; no mitigations, which cost
-/// emulation more than they do a processor.
-const KERNEL_ARGUMENTS: [&str; 10] = [
+/// emulation more than they do a processor; and no limits of time that a busy machine would break.
+const KERNEL_ARGUMENTS: [&str; 13] = [
     "root=LABEL=atomos-root",
     "ro",
     "console=ttyS0",
-    "panic=10",
+    "panic=2",
     "loglevel=5",
     "systemd.show_status=auto",
     "mitigations=off",
+    "systemd.default_timeout_start_sec=1800",
+    "systemd.default_device_timeout_sec=1800",
+    "systemd.service_watchdogs=no",
     "audit=0",
     "apparmor=0",
     "modprobe.blacklist=evdev,i2c_i801,iTCO_wdt,joydev,lpc_ich,pcspkr,psmouse",

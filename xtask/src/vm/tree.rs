@@ -23,10 +23,7 @@ const HOOKS: [(&str, &str); 4] = [
     ("initramfs-tools/hooks", "usr/share/initramfs-tools/hooks"),
     ("initramfs-tools/scripts", "usr/share/initramfs-tools/scripts"),
     ("dracut/50atomos", "usr/lib/dracut/modules.d/50atomos"),
-    (
-        "systemd/systemd-journal-flush.service.d",
-        "usr/lib/systemd/system/systemd-journal-flush.service.d",
-    ),
+    ("systemd", "usr/lib/systemd/system"),
 ];
 
 /// The modules that the machine's disk needs. The whole set would be 60 MB to read through an emulated BIOS.
@@ -110,10 +107,13 @@ impl TestTree {
         for (from, to) in HOOKS {
             make_parent(&tree.join(to))?;
             run(Command::new("cp")
-                .arg("-rT")
+                .args(["-dr", "--no-target-directory"])
                 .arg(hooks().join(from))
                 .arg(tree.join(to)))?;
         }
+        // Not a unit.
+        std::fs::remove_file(tree.join("usr/lib/systemd/system/README.md"))
+            .context("cannot remove a README")?;
         copy_program(&programs.atomos, &tree.join("usr/bin/atomos"))?;
         copy_program(
             &programs.prepare_root,
