@@ -2,8 +2,8 @@
 //!
 //! The one that was asked for, if it is finished. If it is gone, or was never finished, booting something that
 //! worked is better than a machine that nobody can reach: the newest finished deployment of the same stateroot
-//! that has modules for the kernel which is running. If there is none, the boot fails, so that the loader's
-//! count of tries goes down and it takes its previous entry, which brings the right kernel.
+//! that has modules for the kernel which is running and is not known to be bad. If there is none, the boot fails, so
+//! that the loader's count of tries goes down and it takes its previous entry, which brings the right kernel.
 
 use std::fmt;
 
@@ -17,6 +17,8 @@ pub(crate) struct Candidate {
     pub(crate) finished: bool,
     /// It has `usr/lib/modules/<release>` of the kernel that is running.
     pub(crate) fits_kernel: bool,
+    /// It ran out of tries, and has the marker that says so.
+    pub(crate) bad: bool,
     /// When its completion marker was written, in nanoseconds since the epoch.
     pub(crate) finished_at: i128,
 }
@@ -51,7 +53,8 @@ impl fmt::Display for Unusable {
 /// Chooses among what is on disk. Candidates may come in any order.
 ///
 /// The deployment that was asked for is taken whatever modules it has: its entry named the kernel too, and a
-/// kernel without modules is a legitimate thing to boot.
+/// kernel without modules is a legitimate thing to boot. It is taken even when it is known to be bad: the loader, or a
+/// person at its menu, has had a reason.
 pub(crate) fn choose(requested: &DeploymentName, candidates: &[Candidate]) -> Choice {
     let because = match candidates.iter().find(|candidate| candidate.name == *requested) {
         Some(candidate) if candidate.finished => return Choice::Requested(requested.clone()),
@@ -61,7 +64,7 @@ pub(crate) fn choose(requested: &DeploymentName, candidates: &[Candidate]) -> Ch
     // The serial and the name only make the choice the same every time when two markers carry one time.
     let newest = candidates
         .iter()
-        .filter(|candidate| candidate.finished && candidate.fits_kernel)
+        .filter(|candidate| candidate.finished && candidate.fits_kernel && !candidate.bad)
         .max_by_key(|candidate| {
             (
                 candidate.finished_at,
@@ -91,6 +94,7 @@ mod tests {
             name: name(digit, 0),
             finished: true,
             fits_kernel: true,
+            bad: false,
             finished_at,
         }
     }
@@ -148,6 +152,24 @@ mod tests {
                 because: Unusable::Missing
             }
         );
+    }
+
+    #[test]
+    fn what_is_known_to_be_bad_is_booted_only_when_it_is_asked_for() {
+        let mut bad = candidate('b', 9);
+        bad.bad = true;
+        let all = [bad.clone(), candidate('c', 1)];
+        let expected = Choice::Fallback {
+            name: name('c', 0),
+            because: Unusable::Missing,
+        };
+        assert_eq!(choose(&name('a', 0), &all), expected);
+        let because = Unusable::Missing;
+        assert_eq!(
+            choose(&name('a', 0), std::slice::from_ref(&bad)),
+            Choice::Nothing { because }
+        );
+        assert_eq!(choose(&name('b', 0), &[bad]), Choice::Requested(name('b', 0)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! The kernel command line, and the one argument on it that matters here.
+//! The kernel command line, and the arguments on it that matter here.
 //!
 //! `atomos=<stateroot>/<commit>.<serial>` names the deployment itself. The line is split as the kernel splits
 //! it: blanks separate, double quotes protect blanks, `--` ends what is meant for the kernel. The last
 //! `atomos=` wins, as with every kernel argument, so that a person can append one in the loader's editor.
+//! `atomos.<key>=<value>` overrides what the tree says in its `prepare-root.conf`.
 
 use std::fmt;
 
@@ -85,6 +86,17 @@ pub(crate) fn parse(line: &[u8]) -> BootRequest {
         }
     }
     request
+}
+
+/// Returns every `atomos.<key>=<value>`, in order.
+pub(crate) fn settings(line: &[u8]) -> Vec<(String, String)> {
+    let line = String::from_utf8_lossy(line);
+    split(&line)
+        .iter()
+        .take_while(|argument| *argument != "--")
+        .filter_map(|argument| argument.strip_prefix("atomos.")?.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn parse_target(value: &str) -> Option<BootTarget> {
@@ -191,6 +203,16 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), BootRequest::None, "{line:?}");
         }
+    }
+
+    #[test]
+    fn settings_are_found_in_order_and_end_where_the_kernel_s_arguments_do() {
+        let line = b"ro atomos.etc=transient atomos=x \"atomos.root=a b\" atomos.nothing xatomos.y=1 atomos.etc= -- atomos.z=1";
+        let owned = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            settings(line),
+            [owned("etc", "transient"), owned("root", "a b"), owned("etc", "")]
+        );
     }
 
     #[test]

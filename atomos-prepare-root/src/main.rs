@@ -5,17 +5,21 @@
 //! `init=` itself, in which case it goes on to the deployment's own `/sbin/init`.
 //!
 //! The kernel argument `atomos=<stateroot>/<commit>.<serial>` says which deployment. It must have its completion
-//! marker. What was booted is left for the running system in `/run/atomos/booted`.
+//! marker. What was booted is left for the running system in `/run/atomos/booted`. A tree may ask for more, in its
+//! `prepare-root.conf`, and so may the kernel command line: see `conf.rs`.
 //!
 //! Runs as root on every boot before anything else can help, so: no shell, no allocation that a file on disk
 //! controls, no panic on anything it reads, and few lines.
 
 mod choice;
 mod cmdline;
+mod conf;
 mod error;
 mod log;
 mod mounts;
 mod sysroot;
+mod transient;
+mod watchdog;
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -24,7 +28,8 @@ use std::process::{Command, ExitCode};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::choice::{Choice, choose};
-use crate::cmdline::{BootRequest, BootTarget};
+use crate::cmdline::{BootRequest, BootTarget, DeploymentName};
+use crate::conf::{Composefs, Etc, Options, Root};
 use crate::error::{Doing, Error, Result};
 use crate::log::{Level, say};
 use crate::mounts::Layout;
@@ -76,7 +81,8 @@ fn boot_in_initramfs(target: &str) -> Result<()> {
         );
         return Ok(());
     };
-    let booted = find(target, &requested)?;
+    let booted = find(target, &requested, &line)?;
+    booted.arm_watchdog(watchdog::DEVICE);
     mounts::prepare_in_initramfs(target, booted.layout())?;
     booted.record()
 }
@@ -90,7 +96,8 @@ fn boot_as_init() -> Result<std::convert::Infallible> {
             "no atomos= on the kernel command line says what to boot",
         ));
     };
-    let booted = find("/", &requested)?;
+    let booted = find("/", &requested, &line)?;
+    booted.arm_watchdog(watchdog::DEVICE);
     mounts::prepare_as_init(booted.layout())?;
     booted.record()?;
     let failure = Command::new(INIT).args(std::env::args_os().skip(1)).exec();
@@ -124,10 +131,13 @@ fn requested(line: &[u8]) -> Result<Option<BootTarget>> {
 #[derive(Debug)]
 struct Booted {
     target: BootTarget,
+    /// What the kernel command line named, of the same stateroot.
+    requested: DeploymentName,
     deployment_path: String,
     var_path: String,
     device: u64,
     inode: u64,
+    options: Options,
 }
 
 impl Booted {
@@ -135,23 +145,55 @@ impl Booted {
         Layout {
             deployment: &self.deployment_path,
             var: &self.var_path,
+            root: self.options.root,
+            etc: self.options.etc,
+        }
+    }
+
+    /// A machine without a watchdog, or whose watchdog does not do what was asked, still boots.
+    fn arm_watchdog(&self, device: &str) {
+        let Some(seconds) = self.options.watchdog else {
+            return;
+        };
+        match watchdog::arm(device, seconds) {
+            Ok(set) => say(
+                Level::Info,
+                &format!(
+                    "the watchdog restarts the machine in {set} seconds unless the system takes it over"
+                ),
+            ),
+            Err(error) => say(Level::Warning, &format!("{error}; going on without a watchdog")),
         }
     }
 
     /// Writes `/run/atomos/booted`. None of the values has a character that JSON would escape: the names were
     /// checked when they were parsed.
     fn record(&self) -> Result<()> {
+        let root = match self.options.root {
+            Root::ReadOnly => "read-only",
+            Root::Transient => "transient",
+        };
+        let etc = match self.options.etc {
+            Etc::Persistent => "persistent",
+            Etc::Transient => "transient",
+        };
         let json = format!(
-            "{{\"stateroot\":\"{}\",\"deployment\":\"{}\",\"path\":\"/sysroot{}\",\"device\":{},\"inode\":{}}}\n",
-            self.target.stateroot, self.target.deployment, self.deployment_path, self.device, self.inode
+            "{{\"stateroot\":\"{}\",\"deployment\":\"{}\",\"path\":\"/sysroot{}\",\"device\":{},\"inode\":{},\
+             \"requested\":\"{}\",\"root\":\"{root}\",\"etc\":\"{etc}\"}}\n",
+            self.target.stateroot,
+            self.target.deployment,
+            self.deployment_path,
+            self.device,
+            self.inode,
+            self.requested,
         );
         std::fs::create_dir_all("/run/atomos").doing(|| "creating /run/atomos".to_owned())?;
         std::fs::write(BOOTED, json).doing(|| format!("writing {BOOTED}"))
     }
 }
 
-/// Finds the deployment to boot in the physical root at `physical`.
-fn find(physical: &str, requested: &BootTarget) -> Result<Booted> {
+/// Finds the deployment to boot in the physical root at `physical`, and what it and the command line ask for.
+fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
     let stateroot = Stateroot::open(physical, &requested.stateroot)?;
     let release = sysroot::kernel_release()?;
     let name = match choose(&requested.deployment, &stateroot.candidates(&release)?) {
@@ -171,11 +213,13 @@ fn find(physical: &str, requested: &BootTarget) -> Result<Booted> {
         }
         Choice::Nothing { because } => {
             return Err(Error::new(format!(
-                "{requested} {because}, and {} has no other finished deployment for kernel {release}",
+                "{requested} {because}, and {} has no other finished deployment for kernel {release} that is not known to be bad",
                 requested.stateroot
             )));
         }
     };
+    let options = Options::gather(stateroot.read_conf(&name)?.as_deref(), &cmdline::settings(line))?;
+    check_image(options.composefs, stateroot.has_image(&name), &name)?;
     let (device, inode) = sysroot::identity(&stateroot.open_deployment(&name)?)?;
     Ok(Booted {
         deployment_path: stateroot.deployment_path(&name),
@@ -184,9 +228,27 @@ fn find(physical: &str, requested: &BootTarget) -> Result<Booted> {
             stateroot: requested.stateroot.clone(),
             deployment: name,
         },
+        requested: requested.deployment.clone(),
         device,
         inode,
+        options,
     })
+}
+
+/// Whether a deployment can be booted from its files, where an image may have been asked for.
+fn check_image(asked: Composefs, has_image: bool, name: &DeploymentName) -> Result<()> {
+    let why = match has_image {
+        true => "has a composefs image, which this version of atomos-prepare-root cannot mount",
+        false => "has no composefs image",
+    };
+    match asked {
+        Composefs::Off => Ok(()),
+        Composefs::Wanted => {
+            say(Level::Warning, &format!("{name} {why}; booting its files"));
+            Ok(())
+        }
+        Composefs::Required => Err(Error::new(format!("{name} {why}, and one is required"))),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The mounts that make a deployment the root.
 //!
 //! ```text
-//! /          the deployment's directory, bound, read-only
-//! /etc       its own etc, writable
+//! /          the deployment's directory, bound, read-only; or an overlay over it, written to in memory
+//! /etc       its own etc, writable; or an overlay over it, written to in memory
 //! /var       the stateroot's var, writable
 //! /sysroot   the physical root, read-only
 //! /boot      the physical root's boot, read-only, where it is no file system of its own
@@ -12,28 +12,42 @@
 //! failure on the way leaves the initramfs where it was, able to say so.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, statat, statvfs};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_move,
-    mount_remount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+    mount_change, mount_move, mount_remount, unmount,
 };
 
+use crate::conf::{Etc, Root};
 use crate::error::{Doing, Error, Result};
 use crate::log::{Level, say};
+use crate::transient::Memory;
 
 /// Where the new root is put together in an initramfs. It is on the tmpfs that becomes the system's `/run`.
 const STAGING: &str = "/run/atomos/root";
 
+/// Where in an initramfs the memory for transient changes is mounted for a moment.
+const MEMORY: &str = "/run/atomos/memory";
+
 /// Directories of a deployment that other things are mounted on; without them the system cannot come up.
 const MOUNT_POINTS: [&str; 8] = ["dev", "etc", "proc", "run", "sys", "sysroot", "tmp", "var"];
 
-/// What to mount: paths below the physical root.
+/// What to mount: paths below the physical root, and what becomes of changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout<'a> {
     pub(crate) deployment: &'a str,
     pub(crate) var: &'a str,
+    pub(crate) root: Root,
+    pub(crate) etc: Etc,
+}
+
+impl Layout<'_> {
+    fn needs_memory(self) -> bool {
+        self.root == Root::Transient || self.etc == Etc::Transient
+    }
 }
 
 /// Makes the deployment the root file system at `target`, where an initramfs has mounted the physical root.
@@ -48,13 +62,17 @@ pub(crate) fn prepare_in_initramfs(target: &str, layout: Layout<'_>) -> Result<(
     mount_change("/", private).doing(|| "making the mounts private".to_owned())?;
     make_writable(target);
     std::fs::create_dir_all(STAGING).doing(|| format!("creating {STAGING}"))?;
-    assemble(target, STAGING, layout)?;
+    if layout.needs_memory() {
+        std::fs::create_dir_all(MEMORY).doing(|| format!("creating {MEMORY}"))?;
+    }
+    assemble(target, STAGING, MEMORY, layout)?;
     let sysroot = format!("{STAGING}/sysroot");
     mount_move(target, sysroot.as_str()).doing(|| format!("moving {target} to {sysroot}"))?;
     finish(STAGING)?;
     mount_move(STAGING, target).doing(|| format!("moving the new root to {target}"))?;
-    // Left behind, it is an empty directory in a tmpfs.
+    // Left behind, they are empty directories in a tmpfs.
     let _ = std::fs::remove_dir(STAGING);
+    let _ = std::fs::remove_dir(MEMORY);
     Ok(())
 }
 
@@ -64,7 +82,9 @@ pub(crate) fn prepare_as_init(layout: Layout<'_>) -> Result<()> {
     make_writable("/");
     // Bound over itself: a place that is surely there, and a mount of its own, as pivot_root asks.
     let root = layout.deployment;
-    assemble("", root, layout)?;
+    // The stateroot's var is surely there, is not needed until the memory is detached again, and is not hidden by
+    // what is mounted at the root meanwhile.
+    assemble("", root, layout.var, layout)?;
     mount(
         "tmpfs",
         format!("{root}/run"),
@@ -91,8 +111,8 @@ pub(crate) fn prepare_as_init(layout: Layout<'_>) -> Result<()> {
 }
 
 /// Mounts the deployment and what is writable in it at `root`. `physical` is where the physical root is, without
-/// a slash at its end.
-fn assemble(physical: &str, root: &str, layout: Layout<'_>) -> Result<()> {
+/// a slash at its end; `memory` a directory where memory for transient changes can be mounted meanwhile.
+fn assemble(physical: &str, root: &str, memory: &str, layout: Layout<'_>) -> Result<()> {
     let deployment = format!("{physical}{}", layout.deployment);
     let var = format!("{physical}{}", layout.var);
     for name in MOUNT_POINTS {
@@ -102,13 +122,32 @@ fn assemble(physical: &str, root: &str, layout: Layout<'_>) -> Result<()> {
             return Err(Error::new(format!("{path} is not a directory")));
         }
     }
-    bind(&deployment, root)?;
+    // Held before anything is mounted on it. An image or an overlay at `root` has an etc of its own.
+    let own_etc = open_tree(&format!("{deployment}/etc"))?;
+    let memory = match layout.needs_memory() {
+        true => Some(Memory::mount(memory)?),
+        false => None,
+    };
+    match (layout.root, &memory) {
+        (Root::Transient, Some(memory)) => memory.overlay("root", &deployment, root)?,
+        _ => bind(&deployment, root)?,
+    }
     let etc = format!("{root}/etc");
-    // From the deployment as it is mounted now, so that it is clear whose etc this is.
-    bind(&etc, &etc)?;
+    match (layout.etc, layout.root, &memory) {
+        (Etc::Persistent, ..) => attach(&own_etc, &etc)?,
+        (Etc::Transient, Root::ReadOnly, Some(memory)) => memory.overlay("etc", &etc, &etc)?,
+        // It is a part of the transient root.
+        (Etc::Transient, ..) => {}
+    }
+    if let Some(memory) = memory {
+        memory.detach()?;
+    }
     bind(&var, &format!("{root}/var"))?;
-    // Last, and only this mount: the binds above keep their own flag.
-    remount_read_only(root)
+    match layout.root {
+        Root::Transient => Ok(()),
+        // Last, and only this mount: those above keep their own flag.
+        Root::ReadOnly => remount_read_only(root),
+    }
 }
 
 /// What can be mounted once the physical root is at `<root>/sysroot`.
@@ -124,6 +163,18 @@ fn finish(root: &str) -> Result<()> {
         }
     }
     remount_read_only(&sysroot)
+}
+
+/// A mount of its own of the directory at `path`, not attached yet.
+fn open_tree(path: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+        .doing(|| format!("opening {path} to mount it"))
+}
+
+fn attach(tree: &OwnedFd, target: &str) -> Result<()> {
+    rustix::mount::move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .doing(|| format!("mounting {target}"))
 }
 
 fn bind(source: &str, target: &str) -> Result<()> {

@@ -4,13 +4,16 @@
 //! looked at twice: whatever lies about in there must not stop a boot.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
 
 use crate::choice::Candidate;
 use crate::cmdline::DeploymentName;
+use crate::conf;
 use crate::error::{Doing, Error, Result};
 
 /// More than any kernel's command line is long, in bytes; nobody's `/proc/cmdline` is trusted to end.
@@ -79,15 +82,55 @@ impl Stateroot {
         Ok(candidates.into_values().collect())
     }
 
+    /// Returns the tree's `prepare-root.conf`; `None` where it has none.
+    pub(crate) fn read_conf(&self, name: &DeploymentName) -> Result<Option<Vec<u8>>> {
+        let path = || format!("{}/{}", self.deployment_path(name), conf::PATH.join("/"));
+        let [dirs @ .., file] = conf::PATH;
+        let mut dir = self.open_deployment(name)?;
+        for component in dirs {
+            dir = match open_dir(&dir, component) {
+                Err(Errno::NOENT) => return Ok(None),
+                other => other.doing(|| format!("opening the directories of {}", path()))?,
+            };
+        }
+        // Not to wait for the writer of a fifo.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&dir, file, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.doing(|| format!("opening {}", path()))?,
+        };
+        let stat = fstat(&file).doing(|| format!("looking at {}", path()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::new(format!("{} is not a file", path())));
+        }
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(conf::MAX_LEN + 1)
+            .read_to_end(&mut bytes)
+            .doing(|| format!("reading {}", path()))?;
+        if bytes.len() as u64 > conf::MAX_LEN {
+            return Err(Error::new(format!("{} is larger than any such file", path())));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Whether the deployment has a composefs image, a file beside it.
+    pub(crate) fn has_image(&self, name: &DeploymentName) -> bool {
+        self.beside(name, "image")
+            .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    }
+
+    /// Looks at what lies beside a deployment under its name.
+    fn beside(&self, name: &DeploymentName, extension: &str) -> Option<Stat> {
+        let path = format!("{name}.{extension}");
+        statat(&self.deployments, path, AtFlags::SYMLINK_NOFOLLOW).ok()
+    }
+
     fn examine(&self, name: DeploymentName, release: &str) -> Candidate {
         let text = name.to_string();
-        let marker = statat(
-            &self.deployments,
-            format!("{text}.complete"),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .ok()
-        .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let marker = self
+            .beside(&name, "complete")
+            .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
         let root = open_dir(&self.deployments, &text).ok();
         let finished_at = marker.map_or(0, |stat| {
             i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
@@ -95,6 +138,8 @@ impl Stateroot {
         Candidate {
             finished: marker.is_some() && root.is_some(),
             fits_kernel: root.is_some_and(|root| has_modules(&root, release)),
+            // Whatever it is: nothing else is called so.
+            bad: self.beside(&name, "bad").is_some(),
             finished_at,
             name,
         }

@@ -11,6 +11,12 @@ depends() {
 	echo systemd-initrd
 }
 
+# For a transient /etc or root. A kernel that has it built in needs none, and one without cannot do it.
+installkernel() {
+	hostonly='' instmods -s overlay
+	return 0
+}
+
 install() {
 	inst_binary /usr/lib/atomos/atomos-prepare-root
 	inst_simple "$moddir/atomos-prepare-root.service" "$systemdsystemunitdir/atomos-prepare-root.service"
