@@ -383,6 +383,10 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
                 commit.short()
             )
         }
+        SysrootError::NotInstallable { .. } => {
+            "`atomos install --help` says what has to be mounted, and --existing takes what is there already"
+                .to_owned()
+        }
         SysrootError::NoOrigin { .. } => "`atomos switch REF` makes it follow one".to_owned(),
         SysrootError::Lock(error) => return hint_for_lock(error),
         SysrootError::Boot(BootError::NoSpace { .. }) => {

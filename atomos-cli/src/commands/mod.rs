@@ -17,6 +17,7 @@ mod finalize;
 mod fsck;
 mod history;
 mod init;
+mod install;
 mod kargs;
 pub mod key;
 mod key_set;
@@ -79,6 +80,7 @@ pub enum Command {
     Fsck(fsck::FsckArgs),
     Prune(prune::PruneArgs),
     Stats(stats::StatsArgs),
+    Install(Box<install::InstallArgs>),
     Sysroot(sysroot::SysrootArgs),
     Stateroot(stateroot::StaterootArgs),
     Deploy(deploy::DeployArgs),
@@ -130,6 +132,7 @@ impl Command {
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Prune(args) => prune::run(context, &args),
             Self::Stats(args) => stats::run(context, &args),
+            Self::Install(args) => install::run(context, &args),
             Self::Sysroot(args) => sysroot::run(context, &args),
             Self::Stateroot(args) => stateroot::run(context, &args),
             Self::Deploy(args) => deploy::run(context, &args),

@@ -109,6 +109,14 @@ pub enum SysrootError {
         /// What is missing or in the way.
         reason: String,
     },
+    /// Nothing can be installed there.
+    #[error("cannot install to {}: {reason}", target.display())]
+    NotInstallable {
+        /// Where to.
+        target: PathBuf,
+        /// What is missing or in the way.
+        reason: String,
+    },
     /// The deployment follows no ref.
     #[error("{id} follows no ref, so there is nothing to upgrade to")]
     NoOrigin {
@@ -177,6 +185,7 @@ impl SysrootError {
             | Self::AmbiguousDeployment { .. }
             | Self::AmbiguousVersion { .. }
             | Self::NotDeployable { .. }
+            | Self::NotInstallable { .. }
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
             Self::NotBooted { .. } => ErrorKind::Unsupported,

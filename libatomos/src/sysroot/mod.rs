@@ -27,6 +27,7 @@ mod etc;
 mod finalize;
 mod id;
 mod init;
+pub mod install;
 mod layout;
 mod origin;
 mod os_release;

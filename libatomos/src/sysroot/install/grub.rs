@@ -1,0 +1,141 @@
+//! GRUB: a configuration that sources our menu, and `grub-install` for the rest.
+//!
+//! ```text
+//! /boot/grub/grub.cfg         the configuration of bootloader-hooks/grub, written once
+//! /boot/grub/grubenv          an empty environment block, which GRUB can write to and not make
+//! /boot/grub/atomos.enabled   asks for a menu; `atomos.cfg` follows with the deployment
+//! ```
+//!
+//! What firmware starts, and the modules, are put in place by `grub-install` of the machine that installs, which knows
+//! the ways of disks: gaps, BIOS boot partitions, RAID. It generates no configuration. `--removable --no-nvram` writes
+//! the loader under the name that firmware starts by itself, and leaves this machine's variables alone.
+
+use std::path::{Path, PathBuf};
+
+use crate::fs::Dir;
+
+use super::probe::Layout;
+use super::{InstallOptions, InstallPlan, SysrootError, refuse};
+
+/// Where GRUB looks, below `/boot`.
+const DIRECTORY: &str = "grub";
+
+/// The configuration.
+const GRUB_CFG: &[u8] = include_bytes!("../../../../bootloader-hooks/grub/grub.cfg");
+
+/// Bytes in somebody's `grub.cfg`.
+const MAX_CFG: usize = 16 * 1024 * 1024;
+
+/// Bytes of an environment block: GRUB writes it in place, and never makes it longer.
+const GRUBENV_LEN: usize = 1024;
+
+/// What it is called until another system's is replaced.
+const REPLACED: &str = "grub.cfg.before-atomos";
+
+/// Refuses what GRUB would not boot from.
+pub(super) fn check(layout: &Layout, options: &InstallOptions) -> Result<(), SysrootError> {
+    if options.existing {
+        return Ok(());
+    }
+    let root = Dir::open_ambient(&layout.target)?;
+    let Some(dir) = root.open_dir_optional(Path::new("boot").join(DIRECTORY))? else {
+        return Ok(());
+    };
+    match dir.read_optional("grub.cfg", MAX_CFG)? {
+        Some(bytes) if bytes != GRUB_CFG && !dir.exists("atomos.enabled")? => {
+            Err(refuse(&layout.target, "/boot/grub/grub.cfg is another system's"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the calls of `grub-install` that put GRUB where firmware finds it.
+pub(super) fn programs(
+    layout: &Layout,
+    options: &InstallOptions,
+    warnings: &mut Vec<String>,
+) -> Vec<Vec<String>> {
+    let boot = layout.target.join("boot");
+    let call = |arguments: &[String]| {
+        let mut words = vec!["grub-install".to_owned()];
+        words.extend_from_slice(arguments);
+        words.push(format!("--boot-directory={}", boot.display()));
+        words
+    };
+    let mut calls = Vec::new();
+    if let Some(device) = &options.grub_device {
+        let mut words = call(&["--target=i386-pc".to_owned()]);
+        words.push(device.display().to_string());
+        calls.push(words);
+    }
+    if let Some(esp) = layout
+        .esp
+        .as_ref()
+        .filter(|esp| esp.is_fat() || options.esp.is_some())
+    {
+        calls.push(call(&[
+            format!("--target={}", efi_target(std::env::consts::ARCH)),
+            format!("--efi-directory={}", layout.target.join(&esp.path).display()),
+            "--removable".to_owned(),
+            "--no-nvram".to_owned(),
+        ]));
+    }
+    if calls.is_empty() {
+        warnings.push(
+            "GRUB itself is not installed, only its configuration: there is no EFI system partition, and no disk was named \
+             for a BIOS"
+                .to_owned(),
+        );
+    }
+    calls
+}
+
+/// GRUB's name of an architecture with UEFI.
+fn efi_target(architecture: &str) -> &'static str {
+    match architecture {
+        "aarch64" => "arm64-efi",
+        "arm" => "arm-efi",
+        "riscv64" => "riscv64-efi",
+        "loongarch64" => "loongarch64-efi",
+        "x86" => "i386-efi",
+        _ => "x86_64-efi",
+    }
+}
+
+/// Asks for a menu. Before the deployment, so that it gets one.
+pub(super) fn prepare(plan: &InstallPlan, root: &Dir) -> Result<Vec<PathBuf>, SysrootError> {
+    let dir = root.ensure_dir("boot", 0o755)?.ensure_dir(DIRECTORY, 0o755)?;
+    let path = |name: &str| Path::new("boot").join(DIRECTORY).join(name);
+    let mut written = Vec::new();
+    if !dir.exists("grubenv")? {
+        let mut block = b"# GRUB Environment Block\n".to_vec();
+        block.resize(GRUBENV_LEN, b'#');
+        dir.write_atomic("grubenv", &block, 0o600)?;
+        written.push(path("grubenv"));
+    }
+    if !dir.exists("atomos.enabled")? {
+        dir.write_atomic("atomos.enabled", b"", 0o644)?;
+        written.push(path("atomos.enabled"));
+    }
+    debug_assert_eq!(plan.loader, super::Loader::Grub);
+    dir.sync_fs()?;
+    Ok(written)
+}
+
+/// Writes the configuration. After the deployment, whose menu it sources.
+pub(super) fn configure(root: &Dir) -> Result<Vec<PathBuf>, SysrootError> {
+    let dir = root.open_dir(Path::new("boot").join(DIRECTORY))?;
+    let there = dir.read_optional("grub.cfg", MAX_CFG)?;
+    if there.as_deref() == Some(GRUB_CFG) {
+        return Ok(Vec::new());
+    }
+    if let Some(theirs) = there
+        && !dir.exists(REPLACED)?
+    {
+        dir.write_atomic(REPLACED, &theirs, 0o600)?;
+        dir.sync_fs()?;
+    }
+    dir.write_atomic("grub.cfg", GRUB_CFG, 0o644)?;
+    dir.sync_fs()?;
+    Ok(vec![Path::new("boot").join(DIRECTORY).join("grub.cfg")])
+}
