@@ -14,6 +14,7 @@ mod fsck;
 mod globals;
 mod history;
 mod init;
+mod install;
 mod key;
 mod key_docs;
 mod key_set;
