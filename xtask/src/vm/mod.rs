@@ -69,7 +69,7 @@ struct Options {
 ///
 /// # Errors
 /// If the program cannot be run again.
-fn enter_namespace() -> Result<()> {
+pub fn enter_namespace() -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return Ok(());
     }

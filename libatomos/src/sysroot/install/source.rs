@@ -112,7 +112,7 @@ impl InstallSource<'_> {
                 }
                 let mut session = Session::open(target, remote, session, progress, cancel)?;
                 let pull = PullOptions {
-                    boot_available: sysroot.boot_available()?,
+                    boot_available: sysroot.boot_available(&sysroot.state()?)?,
                     ..PullOptions::default()
                 };
                 let wanted = Wanted {
