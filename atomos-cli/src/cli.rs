@@ -87,6 +87,18 @@ pub struct Globals {
     )]
     pub color: ColorWhen,
 
+    /// Show how far long work is: as bars on a terminal, as lines elsewhere
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        env = "ATOMOS_PROGRESS",
+        hide_env_values = true,
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub progress: ProgressWhen,
+
     /// Write progress as JSON lines to this file descriptor, which is open already
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(2..))]
     pub progress_fd: Option<i32>,
@@ -104,6 +116,15 @@ pub enum ColorWhen {
     /// Always.
     Always,
     /// Never.
+    Never,
+}
+
+/// When to show progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressWhen {
+    /// Of what takes long.
+    Auto,
+    /// Never; what is said at the end is said all the same.
     Never,
 }
 

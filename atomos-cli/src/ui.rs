@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
-use crate::cli::{ColorWhen, Globals};
+use crate::cli::{ColorWhen, Globals, ProgressWhen};
 use crate::report::CliError;
 
 /// How much is said, and how.
@@ -19,6 +19,7 @@ pub struct Ui {
     color_out: bool,
     /// Whether a person watches stderr.
     terminal: bool,
+    progress: bool,
 }
 
 /// What a line on stderr is.
@@ -65,17 +66,18 @@ impl Ui {
             color: colored(terminal),
             color_out: colored(io::stdout().is_terminal()),
             terminal,
+            progress: globals.progress == ProgressWhen::Auto && !globals.quiet,
         }
-    }
-
-    /// Returns whether narration is unwanted.
-    pub const fn is_quiet(&self) -> bool {
-        self.quiet
     }
 
     /// Returns whether a person watches stderr.
     pub const fn is_terminal(&self) -> bool {
         self.terminal
+    }
+
+    /// Returns whether it is wanted to be seen how far something is.
+    pub const fn shows_progress(&self) -> bool {
+        self.progress
     }
 
     /// Returns whether the result may be coloured.

@@ -102,6 +102,8 @@ impl Place {
             .args(args)
             .current_dir(self.dir.path())
             .env_clear()
+            // How long something takes is the machine\'s affair.
+            .env("ATOMOS_PROGRESS", "never")
             .env("ATOMOS_REPO", "repo")
             .env("SOURCE_DATE_EPOCH", "1709210096")
             .stdin(Stdio::null());

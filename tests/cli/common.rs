@@ -83,6 +83,8 @@ impl Scratch {
             .args(args)
             .current_dir(self.dir.path())
             .env_clear()
+            // How long something takes is the machine\'s affair.
+            .env("ATOMOS_PROGRESS", "never")
             .env("ATOMOS_REPO", self.path("repo"))
             .env("SOURCE_DATE_EPOCH", EPOCH)
             .stdin(Stdio::null());

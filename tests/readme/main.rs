@@ -83,6 +83,8 @@ fn run(script: &str, directory: &Path) -> Vec<String> {
         .args(["-c", &format!("umask 022\nexec 2>&1\n{script}")])
         .current_dir(directory)
         .env_clear()
+        // How long something takes is the machine\'s affair.
+        .env("ATOMOS_PROGRESS", "never")
         .env("PATH", path)
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null())

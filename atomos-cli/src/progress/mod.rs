@@ -97,7 +97,7 @@ impl Renderer {
         let events = fd.map(EventWriter::open).transpose()?;
         let screen = Screen {
             ui: *ui,
-            terminal: (ui.is_terminal() && !ui.is_quiet()).then(Terminal::new),
+            terminal: (ui.is_terminal() && ui.shows_progress()).then(Terminal::new),
             events,
             mentioned: HashMap::new(),
             over: false,
@@ -187,7 +187,8 @@ impl Screen {
             if age >= BAR_AFTER {
                 terminal.draw(running);
             }
-        } else if age >= LINE_AFTER
+        } else if self.ui.shows_progress()
+            && age >= LINE_AFTER
             && self
                 .mentioned
                 .get(&running.phase)

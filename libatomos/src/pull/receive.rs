@@ -102,9 +102,12 @@ impl Receiver<'_> {
 
     fn take_group(&self, frame: &[u8], members: &[GroupMember]) -> Result<(), FrameError> {
         let raw_len: u64 = members.iter().map(|member| member.stream_len).sum();
-        let first = members.first().map_or(0, |member| member.blob);
-        let raw =
-            crate::compress::decompress(frame, raw_len as usize).map_err(|error| self.bad(first, &error))?;
+        // Of what is not in this tree there is no digest to name.
+        let Some(first) = members.iter().find(|member| member.use_it) else {
+            return Ok(());
+        };
+        let raw = crate::compress::decompress(frame, raw_len as usize)
+            .map_err(|error| self.bad(first.blob, &error))?;
         let mut rest = raw.as_slice();
         for member in members {
             let (stream, after) = rest.split_at(member.stream_len as usize);
