@@ -76,6 +76,9 @@ from_library!(
     libatomos::commit::CommitError,
     libatomos::fs::FsError,
     libatomos::names::InvalidName,
+    libatomos::publish::PublishError,
+    libatomos::pull::PullError,
+    libatomos::remote::RemoteError,
     libatomos::repo::RepoError,
     libatomos::sysroot::SysrootError,
 );

@@ -13,8 +13,13 @@ use libatomos::commit::{CommitOptions, OsTreeOptions, commit};
 use libatomos::digest::CommitId;
 use libatomos::fs::Dir;
 use libatomos::names::{RefName, StaterootName};
+use libatomos::publish::{PublishOptions, publish};
+use libatomos::pull::{PullOptions, Selector, Session, SessionOptions, Wanted};
+use libatomos::remote::{RemoteConfig, RemoteName};
 use libatomos::repo::{LocalPullOptions, Repo, RepoMode};
+use libatomos::sign::{SecretKey, Signer};
 use libatomos::sysroot::{DeployOptions, DeploymentId, KargsChange, Origin, Sysroot, SysrootOptions};
+use libatomos::transport::Transport;
 use libatomos::{Cancel, NoProgress};
 
 use crate::Error;
@@ -109,6 +114,58 @@ impl Machine {
         Ok(report.commit)
     }
 
+    /// Publishes what the vendor's repository has as a site, signed.
+    ///
+    /// # Errors
+    /// Where the library fails.
+    pub fn publish_site(&self) -> Result<(), Error> {
+        let key = vendor_key();
+        let mut options = PublishOptions::default();
+        options.signers = vec![&key];
+        let repo = Repo::open(&self.vendor())?;
+        publish(&repo, &self.site(), &options, &NoProgress, &Cancel::new())?;
+        Ok(())
+    }
+
+    /// Returns the directory of the vendor's site.
+    pub fn site(&self) -> PathBuf {
+        self.directory.join("site")
+    }
+
+    /// Returns where a broker may listen.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("broker")
+    }
+
+    /// Installs the newest release of the vendor's site, to follow the site from then on, and boots it. `transports` bring it.
+    ///
+    /// # Errors
+    /// Where the library fails.
+    pub fn install_from_site(&mut self, transports: Vec<Box<dyn Transport>>) -> Result<DeploymentId, Error> {
+        let sysroot = Sysroot::open(&self.sysroot(), &self.options())?;
+        let (progress, cancel) = (&NoProgress, &Cancel::new());
+        let remote: RemoteName = "vendor".parse()?;
+        let mut config = RemoteConfig::default();
+        // Nobody asks there: the updater has transports of its own.
+        config.urls = vec![self.site().display().to_string()];
+        config.keys = vec![vendor_key().public().to_pem()];
+        config.save(sysroot.repo(), &remote)?;
+        let wanted = Wanted {
+            reference: self.reference.clone(),
+            selector: Selector::Newest,
+        };
+        let options = SessionOptions::default();
+        Session::open_with(sysroot.repo(), &remote, transports, &options, progress, cancel)?
+            .pull(&[wanted], &PullOptions::default())?;
+        let reference = remote.local_ref(&self.reference)?;
+        let mut origin = Origin::default();
+        origin.reference = Some(reference.clone());
+        let mut options = DeployOptions::default();
+        options.origin = Some(origin);
+        sysroot.deploy(reference.as_str(), &options, progress, cancel)?;
+        self.boot()
+    }
+
     /// Installs what the vendor has, to follow it from then on, and boots it.
     ///
     /// # Errors
@@ -155,6 +212,11 @@ impl Drop for Machine {
             eprintln!("{} is left behind: {error}", self.directory.display());
         }
     }
+}
+
+/// Everybody knows it: this vendor is not to be trusted.
+fn vendor_key() -> SecretKey {
+    SecretKey::from_seed(&[7; 32])
 }
 
 /// Writes what debootstrap would, as far as it matters here.

@@ -1,7 +1,7 @@
 //! The program around the updater.
 //!
 //! `updater-daemon --sysroot DIR --memory DIR` does one round on a machine, as a timer would start it; the line
-//! `cancel` on standard input ends it early. Without arguments it plays a whole life on a machine of its own making.
+//! `cancel` on standard input ends it early. With `--broker SOCKET` it reaches remotes by way of a broker there. Without arguments it plays a whole life on a machine of its own making.
 
 use std::error::Error as _;
 use std::io::{self, BufRead};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use libatomos::NoProgress;
 use libatomos::sysroot::{DeployPreview, SysrootOptions};
+use updater_daemon::broker::BrokerTransport;
 use updater_daemon::machine::Machine;
 use updater_daemon::{Applied, Error, Finding, Job, Updater, Verdict};
 
@@ -21,9 +22,12 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         [] => play(),
-        ["--sysroot", sysroot, "--memory", memory] => round(Path::new(sysroot), Path::new(memory)),
+        ["--sysroot", sysroot, "--memory", memory] => round(Path::new(sysroot), Path::new(memory), None),
+        ["--sysroot", sysroot, "--memory", memory, "--broker", socket] => {
+            round(Path::new(sysroot), Path::new(memory), Some(Path::new(socket)))
+        }
         _ => {
-            eprintln!("usage: updater-daemon [--sysroot DIR --memory DIR]");
+            eprintln!("usage: updater-daemon [--sysroot DIR --memory DIR [--broker SOCKET]]");
             return ExitCode::from(2);
         }
     };
@@ -42,8 +46,14 @@ fn main() -> ExitCode {
 }
 
 /// One round: look, and update where there is something new.
-fn round(sysroot: &Path, memory: &Path) -> Result<(), Error> {
-    let updater = Updater::new(sysroot, SysrootOptions::default(), memory, Arc::new(NoProgress));
+fn round(sysroot: &Path, memory: &Path, broker: Option<&Path>) -> Result<(), Error> {
+    let mut updater = Updater::new(sysroot, SysrootOptions::default(), memory, Arc::new(NoProgress));
+    if let Some(socket) = broker {
+        let socket = socket.to_owned();
+        updater = updater.over(Arc::new(move |_, cancel| {
+            vec![Box::new(BrokerTransport::new(&socket, cancel))]
+        }));
+    }
     match updater.check()? {
         Finding::UpToDate => println!("up to date"),
         Finding::Rejected(commit) => println!("{} is newer, and did not work here before", commit.short()),
@@ -111,6 +121,12 @@ fn announce(applied: &Applied) {
         println!(
             "downloaded {} new files, and took {} over from an earlier attempt",
             pulled.stats.blobs_added, pulled.stats.resumed
+        );
+    }
+    if let Some(received) = &applied.received {
+        println!(
+            "received {} new files in {} requests, signed by the vendor",
+            received.missing_blobs, received.traffic.requests
         );
     }
     println!("the next boot is {}", applied.deployed.deployment.short());

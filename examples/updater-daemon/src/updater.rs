@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use libatomos::digest::CommitId;
 use libatomos::names::RefName;
+use libatomos::pull::{PullOptions, PullReport, Selector, Session, SessionOptions, Wanted};
+use libatomos::remote::RemoteName;
 use libatomos::repo::{LocalPullOptions, LocalPullReport, Repo};
 use libatomos::sysroot::{
     DeployOptions, DeployPreview, DeployReport, DeploymentId, Origin, Sysroot, SysrootError, SysrootOptions,
     UpgradeOptions, UpgradeOutcome,
 };
+use libatomos::transport::Transport;
 use libatomos::{Cancel, NoProgress, Progress};
 
 use crate::memory::Memory;
@@ -26,7 +29,11 @@ pub struct Updater {
     options: SysrootOptions,
     memory: PathBuf,
     progress: Arc<dyn Progress>,
+    transports: Option<Transports>,
 }
+
+/// Makes what brings the bytes of a remote: its mirrors, in the order in which they are asked. The flag ends every wait.
+pub type Transports = Arc<dyn Fn(&RemoteName, &Cancel) -> Vec<Box<dyn Transport>> + Send + Sync>;
 
 impl fmt::Debug for Updater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,8 +87,10 @@ pub enum Verdict {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Applied {
-    /// What was downloaded; `None` for a machine that is updated from its own repository.
+    /// What was copied from another repository, where the machine follows one.
     pub pulled: Option<LocalPullReport>,
+    /// What was downloaded from a remote, where the machine follows one.
+    pub received: Option<PullReport>,
     /// What was made, to be booted next.
     pub deployed: DeployReport,
 }
@@ -95,7 +104,16 @@ impl Updater {
             options,
             memory: memory.to_owned(),
             progress,
+            transports: None,
         }
+    }
+
+    /// Reaches remotes by the program's own transports, whatever addresses their configuration has. Whom to believe is
+    /// said there, as ever.
+    #[must_use]
+    pub fn over(mut self, transports: Transports) -> Self {
+        self.transports = Some(transports);
+        self
     }
 
     fn open(&self) -> Result<Sysroot, Error> {
@@ -105,10 +123,17 @@ impl Updater {
     /// Looks whether there is something newer. Downloads nothing and takes no lock.
     ///
     /// # Errors
-    /// Where the machine follows nothing, or what it follows cannot be read.
+    /// Where the machine follows nothing, or what it follows cannot be read: that is never "up to date".
     pub fn check(&self) -> Result<Finding, Error> {
         let sysroot = self.open()?;
         let current = sysroot.select_deployment(None)?;
+        if let Some((origin, remote, name)) = self.followed(&sysroot, &current)? {
+            let record = self
+                .session(&sysroot, &remote, &current, &NoProgress, &Cancel::new())?
+                .look(&name)?;
+            let reference = remote.local_ref(&name)?;
+            return self.finding(record.commit, record.version, reference, current, origin);
+        }
         let mut options = UpgradeOptions::default();
         options.check = true;
         options.stateroot = Some(current.stateroot.clone());
@@ -118,21 +143,72 @@ impl Updater {
                 version,
                 reference,
             } => {
-                if Memory::load(&self.memory)?.rejected.contains(&commit) {
-                    return Ok(Finding::Rejected(commit));
-                }
                 let status = sysroot.status()?.deployments;
                 let origin = status.into_iter().find(|deployment| deployment.id == current);
-                Ok(Finding::Update(Box::new(Update {
-                    commit,
-                    version,
-                    reference,
-                    current,
-                    origin: origin.map(|deployment| deployment.origin).unwrap_or_default(),
-                })))
+                let origin = origin.map(|deployment| deployment.origin).unwrap_or_default();
+                self.finding(commit, version, reference, current, origin)
             }
             _ => Ok(Finding::UpToDate),
         }
+    }
+
+    fn finding(
+        &self,
+        commit: CommitId,
+        version: String,
+        reference: RefName,
+        current: DeploymentId,
+        origin: Origin,
+    ) -> Result<Finding, Error> {
+        if commit == current.commit {
+            return Ok(Finding::UpToDate);
+        }
+        if Memory::load(&self.memory)?.rejected.contains(&commit) {
+            return Ok(Finding::Rejected(commit));
+        }
+        Ok(Finding::Update(Box::new(Update {
+            commit,
+            version,
+            reference,
+            current,
+            origin,
+        })))
+    }
+
+    /// Returns the remote and the ref that a deployment follows, if remotes are reached by transports of the program's own.
+    fn followed(
+        &self,
+        sysroot: &Sysroot,
+        current: &DeploymentId,
+    ) -> Result<Option<(Origin, RemoteName, RefName)>, Error> {
+        if self.transports.is_none() {
+            return Ok(None);
+        }
+        let mut deployments = sysroot.status()?.deployments.into_iter();
+        let origin = deployments.find(|deployment| deployment.id == *current);
+        let origin = origin.map(|deployment| deployment.origin).unwrap_or_default();
+        let remote = origin.reference.as_ref().and_then(Origin::remote_ref);
+        Ok(remote.map(|(remote, name)| (origin, remote, name)))
+    }
+
+    /// Opens a conversation with a remote. Nothing is sent yet.
+    fn session<'a>(
+        &self,
+        sysroot: &'a Sysroot,
+        remote: &RemoteName,
+        current: &DeploymentId,
+        progress: &'a dyn Progress,
+        cancel: &'a Cancel,
+    ) -> Result<Session<'a>, Error> {
+        let repo = sysroot.repo();
+        let mut options = SessionOptions::default();
+        // It is later than when what runs was made, whatever the clock says.
+        options.not_before = repo.load_commit(&current.commit)?.time;
+        let transports = self.transports.as_ref().map(|make| make(remote, cancel));
+        let transports = transports.unwrap_or_default();
+        Ok(Session::open_with(
+            repo, remote, transports, &options, progress, cancel,
+        )?)
     }
 
     /// Downloads, plans, asks `inspect`, and deploys: in a thread of its own.
@@ -151,7 +227,11 @@ impl Updater {
         cancel: &Cancel,
     ) -> Result<Applied, Error> {
         let sysroot = self.open()?;
-        let pulled = self.download(&sysroot, update, progress, cancel)?;
+        let received = self.receive(&sysroot, update, progress, cancel)?;
+        let pulled = match received {
+            Some(_) => None,
+            None => self.download(&sysroot, update, progress, cancel)?,
+        };
         // The commit, and not the ref: what is deployed is what was planned, wherever the ref has moved meanwhile.
         let rev = update.commit.to_string();
         let mut options = DeployOptions::default();
@@ -162,7 +242,32 @@ impl Updater {
             return Err(Error::Refused(why));
         }
         let deployed = sysroot.deploy(&rev, &options, progress, cancel)?;
-        Ok(Applied { pulled, deployed })
+        Ok(Applied {
+            pulled,
+            received,
+            deployed,
+        })
+    }
+
+    /// Brings exactly the release that was found, from the remote that is followed, verified.
+    fn receive(
+        &self,
+        sysroot: &Sysroot,
+        update: &Update,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Option<PullReport>, Error> {
+        let Some((_, remote, reference)) = self.followed(sysroot, &update.current)? else {
+            return Ok(None);
+        };
+        let wanted = Wanted {
+            reference,
+            selector: Selector::Commit(update.commit.to_string()),
+        };
+        let mut options = PullOptions::default();
+        options.from = Some(update.current.commit);
+        let mut session = self.session(sysroot, &remote, &update.current, progress, cancel)?;
+        Ok(Some(session.pull(&[wanted], &options)?))
     }
 
     /// Brings the commit into the machine's repository. What an earlier attempt brought is taken up.

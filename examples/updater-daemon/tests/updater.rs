@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,6 +14,7 @@ use libatomos::progress::{Event, Phase, Progress};
 use libatomos::repo::FsckOptions;
 use libatomos::sysroot::{DeployPreview, Sysroot};
 use libatomos::{Cancel, DeploymentId, ErrorKind, NoProgress, Status};
+use updater_daemon::broker::{Broker, BrokerTransport};
 use updater_daemon::machine::Machine;
 use updater_daemon::{Error, Finding, Update, Updater, Verdict};
 
@@ -291,6 +293,88 @@ fn a_machine_that_is_not_there_is_an_error_with_a_kind() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(quiet(&machine).mark_good(), Err(Error::NotBooted)));
+}
+
+/// A machine that runs 1.0 of the vendor's site and asks the broker for what is new, with 2.0 waiting for it.
+fn machine_with_a_broker() -> (Machine, Broker) {
+    let mut machine = Machine::new().unwrap();
+    machine.publish("1.0").unwrap();
+    machine.publish_site().unwrap();
+    let broker = Broker::start(&machine.socket(), &machine.site()).unwrap();
+    let transport = BrokerTransport::new(&machine.socket(), &Cancel::new());
+    machine.install_from_site(vec![Box::new(transport)]).unwrap();
+    machine.publish("2.0").unwrap();
+    machine.publish_site().unwrap();
+    (machine, broker)
+}
+
+fn over_the_broker(machine: &Machine) -> Updater {
+    let socket = machine.socket();
+    quiet(machine).over(Arc::new(move |_, cancel| {
+        vec![Box::new(BrokerTransport::new(&socket, cancel))]
+    }))
+}
+
+#[test]
+fn an_update_comes_over_a_transport_of_the_programs_own() {
+    let (mut machine, broker) = machine_with_a_broker();
+    let updater = over_the_broker(&machine);
+    let applied = updater.start(found(&updater), Box::new(apply)).wait().unwrap();
+    let received = applied.received.unwrap();
+    assert!(received.missing_blobs >= 300, "{received:?}");
+    assert!(!received.unverified);
+    machine.boot().unwrap();
+    assert_eq!(over_the_broker(&machine).check().unwrap(), Finding::UpToDate);
+    let config = fs::read_to_string(machine.running("etc/service.conf")).unwrap();
+    assert!(config.starts_with("release = 2.0"), "{config}");
+    assert_whole(&machine);
+    // Without the broker nobody knows whether there is something new.
+    drop(broker);
+    match over_the_broker(&machine).check().unwrap_err() {
+        Error::Library(error) => assert_eq!(error.kind(), ErrorKind::Io, "{error}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_transport_brings_is_verified() {
+    let (machine, _broker) = machine_with_a_broker();
+    let before = deployments(&machine);
+    let updater = over_the_broker(&machine);
+    let update = found(&updater);
+    for kind in ["packs", "images", "patches"] {
+        let Ok(files) = fs::read_dir(machine.site().join(kind)) else {
+            continue;
+        };
+        for file in files {
+            let file = file.unwrap().path();
+            let mut bytes = fs::read(&file).unwrap();
+            bytes.iter_mut().for_each(|byte| *byte ^= 1);
+            fs::write(&file, bytes).unwrap();
+        }
+    }
+    match updater.start(update, Box::new(apply)).wait().unwrap_err() {
+        Error::Library(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(deployments(&machine), before);
+    assert_whole(&machine);
+}
+
+#[test]
+fn a_broker_that_says_nothing_is_waited_for_until_somebody_asks_to_stop() {
+    let (machine, broker) = machine_with_a_broker();
+    let updater = over_the_broker(&machine);
+    let update = found(&updater);
+    drop(broker);
+    // It takes connections, and never answers.
+    let silent = UnixListener::bind(machine.socket()).unwrap();
+    let job = updater.start(update, Box::new(apply));
+    let (asked, _) = silent.accept().unwrap();
+    job.cancel();
+    assert!(job.wait().unwrap_err().is_cancelled());
+    drop(asked);
+    assert_whole(&machine);
 }
 
 /// Runs the other tests once more without any of root's rights.
