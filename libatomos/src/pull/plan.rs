@@ -342,11 +342,20 @@ fn assemble(mut files: Files, options: &PlanOptions) -> Plan {
         .iter()
         .map(|request| request.range().end - request.range().start)
         .sum();
-    let share = (total / options.jobs.max(1) as u64).max(SHARE);
-    let requests: Vec<_> = requests
-        .into_iter()
-        .flat_map(|request| split(request, share))
-        .collect();
+    // Every connection is to have something to do, and no more requests than that are made for it: what is there anyhow counts.
+    let enough = options.jobs.max(requests.len());
+    let mut share = (total / options.jobs.max(1) as u64).max(SHARE);
+    let requests = loop {
+        let parts: Vec<PlannedRequest> = requests
+            .iter()
+            .cloned()
+            .flat_map(|request| split(request, share))
+            .collect();
+        if parts.len() <= enough || share > total {
+            break parts;
+        }
+        share = share.saturating_add(share / 8);
+    };
     let bytes = requests
         .iter()
         .map(|request| request.range().end - request.range().start)
@@ -409,4 +418,53 @@ fn split(request: PlannedRequest, share: u64) -> Vec<PlannedRequest> {
         }
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    /// A file of `count` frames of a megabyte each, side by side.
+    fn frames(name: &str, count: u64) -> (Artifact, FileRef, Vec<Piece>) {
+        const LEN: u64 = 1 << 20;
+        let file = FileRef {
+            digest: Digest::of(name.as_bytes()),
+            size: count * LEN,
+        };
+        let pieces = (0..count).map(|at| Piece {
+            range: at * LEN..(at + 1) * LEN,
+            content: Content::Plain(Frame::Blobs(at as u32..at as u32 + 1)),
+        });
+        (Artifact::Pack, file, pieces.collect())
+    }
+
+    #[test]
+    fn what_is_split_for_the_connections_makes_no_more_requests_than_there_are_of_these() {
+        let options = PlanOptions {
+            request_cost: 64 * 1024,
+            max_requests: 64,
+            jobs: 4,
+        };
+        for (large, small) in [(50, 7), (57, 1), (200, 3), (16, 16), (9, 0), (3, 2)] {
+            let files = [frames("large", large), frames("small", small)];
+            let files: Files = (0..).zip(files).map(|(at, file)| ((0, at), file)).collect();
+            let plan = assemble(files, &options);
+            assert!(
+                plan.requests.len() <= 4,
+                "{large} and {small}: {}",
+                plan.requests.len()
+            );
+            assert_eq!(plan.bytes, (large + small) << 20);
+            let most = plan
+                .requests
+                .iter()
+                .map(|request| request.pieces.len() as u64)
+                .max();
+            assert!(
+                most <= Some((large + small).div_ceil(2).max(9)),
+                "{large} and {small}: {most:?}"
+            );
+        }
+    }
 }
