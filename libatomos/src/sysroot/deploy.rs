@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use super::build::{Furnished, LaidOut};
 use super::decide::{Decision, USR_ETC};
 use super::read_back::ReadBackReport;
+use super::staged::Terms;
 use super::{DeploymentId, DeploymentState, Origin, State, Sysroot, SysrootError, SysrootLock, layout};
 
 /// A change of kernel arguments.
@@ -175,8 +176,12 @@ impl Sysroot {
             Some(from) => Some(self.preview_merge(&decision, from, progress, cancel)?),
             None => None,
         };
-        state.put_first(self.placeholder(&decision));
-        let removed = self.retire(&mut state, &decision.id, options.keep, progress)?;
+        let removed = self.succeed(
+            &mut state,
+            self.placeholder(&decision),
+            &Terms::new(options),
+            progress,
+        )?;
         Ok(DeployPreview {
             deployment: decision.id,
             version: decision.commit.version,
@@ -224,12 +229,12 @@ impl Sysroot {
             Err(error) => return Err(self.abandon(&lock, &state, error)),
         };
         let previous = state.deployments.first().map(|deployment| deployment.id.clone());
-        state.put_first(DeploymentState {
+        let deployment = DeploymentState {
             title: built.laid_out.title,
             bootcsum: built.laid_out.bootcsum.to_string(),
             ..self.placeholder(&decision)
-        });
-        let removed = self.retire(&mut state, &decision.id, options.keep, progress)?;
+        };
+        let removed = self.succeed(&mut state, deployment, &Terms::new(options), progress)?;
         // Or shutdown would put it in the place of this one.
         self.discard_staged(&lock)?;
         if let Err(error) = self.switch_to(&lock, &state, progress) {
@@ -253,6 +258,20 @@ impl Sysroot {
             discarded,
             removed,
         })
+    }
+
+    /// Makes a new deployment the default in `state`, and lets go of what retention lets go of: whatever happens to a new
+    /// default happens here, whether it is finished at once or at shutdown. Returns what was let go of.
+    pub(super) fn succeed(
+        &self,
+        state: &mut State,
+        deployment: DeploymentState,
+        terms: &Terms,
+        progress: &dyn Progress,
+    ) -> Result<Vec<DeploymentId>, SysrootError> {
+        let id = deployment.id.clone();
+        state.put_first(deployment);
+        self.retire(state, &id, terms.keep, progress)
     }
 
     /// Removes what a failed deploy made. The failure is what the caller is told; what cannot be removed now is

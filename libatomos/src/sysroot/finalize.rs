@@ -129,8 +129,7 @@ impl Sysroot {
         let furnished = self.furnish(id, merge_from.as_ref(), &root, &deployments, progress, cancel)?;
         self.complete(id, &deployments)?;
         let previous = state.deployments.first().map(|deployment| deployment.id.clone());
-        state.put_first(staged.deployment.clone());
-        let removed = self.retire(&mut state, id, staged.keep, progress)?;
+        let removed = self.succeed(&mut state, staged.deployment.clone(), &staged.terms, progress)?;
         self.switch_to(lock, &state, progress)?;
         crate::failpoint::hit("finish.switched")?;
         LastError::clear(&self.atomos)?;

@@ -18,7 +18,7 @@ use crate::cancel::Cancel;
 use crate::progress::{Event, Progress};
 
 use super::decide::Decision;
-use super::staged::Staged;
+use super::staged::{Staged, Terms};
 use super::{
     DeployOptions, DeployReport, DeploymentState, Finish, State, Sysroot, SysrootError, SysrootLock,
 };
@@ -32,7 +32,7 @@ impl Staged {
     pub(super) fn adopt(&mut self, decision: &Decision, options: &DeployOptions) {
         self.deployment.kargs = decision.kargs.to_string();
         self.no_merge = options.no_merge;
-        self.keep = options.keep;
+        self.terms = Terms::new(options);
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::Dir;
 
-use super::{DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock};
+use super::{DeployOptions, DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock};
 
 /// The record's name in `/atomos`.
 pub(super) const STAGED: &str = "staged.json";
@@ -26,6 +26,21 @@ const MAX_FILE: usize = 1024 * 1024;
 /// down once more does not end.
 pub(super) const MAX_TRIES: u32 = 3;
 
+/// On which terms a new deployment becomes the default, at once or at shutdown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Terms {
+    /// How many deployments are kept then; what the policy says, where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<usize>,
+}
+
+impl Terms {
+    pub fn new(options: &DeployOptions) -> Self {
+        Self { keep: options.keep }
+    }
+}
+
 /// A staged deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -36,9 +51,9 @@ pub(super) struct Staged {
     /// `/etc` is made of the defaults alone.
     #[serde(default)]
     pub no_merge: bool,
-    /// How many deployments are kept then; what the policy says, where it is absent.
+    /// On which terms it becomes the default.
     #[serde(default)]
-    pub keep: Option<usize>,
+    pub terms: Terms,
     /// The boot that it was staged in, as the kernel names it.
     #[serde(default)]
     pub boot_id: Option<String>,
@@ -56,7 +71,7 @@ impl Staged {
             version: VERSION,
             deployment,
             no_merge: false,
-            keep: None,
+            terms: Terms::default(),
             boot_id: None,
             etc_conflicts: 0,
             tries: 0,
