@@ -1,13 +1,15 @@
 //! What is wrong with a tree, said before anybody boots it.
 //!
 //! A check looks at names, kinds, modes and sizes, so a committed tree is linted from its dirtrees and a directory from
-//! one listing. The one content that is looked at is the initramfs's, which does not say in its name whether it is
-//! compressed; where there are dirtrees alone, nothing is said of it. Three severities: with an *error* the tree cannot be deployed or will
+//! one listing. The contents that are looked at are the initramfs's, which does not say in its name whether it is
+//! compressed, and what `atomos-prepare-root` and systemd are told; where there are dirtrees alone, nothing is said of them.
+//! Three severities: with an *error* the tree cannot be deployed or will
 //! not start; a *warning* is something that few people want; an *info* is worth knowing. `Err` means that the tree
 //! could not be looked at; what is bad about it is in the report.
 //!
 //! The names of findings are stable: programs match them, and never the text.
 
+mod prepare_root;
 mod rules;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
@@ -26,6 +28,9 @@ use crate::repo::{RepoError, TreeSource};
 use crate::unpack::UpdateCost;
 
 use view::View;
+
+/// What systemd's own settings are called, and the directory that holds more of them begins with.
+const SYSTEM_CONF: &str = "/systemd/system.conf";
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -107,6 +112,12 @@ checks! {
     /// The kernel has to find the root file system by itself.
     NoInitramfs "no-initramfs" Warning
         "the kernel has no initramfs.img: it must find and mount the root file system alone";
+    /// `atomos-prepare-root` would stop, or pass over what was meant.
+    PrepareRootConf "prepare-root-conf" Error
+        "a line that atomos-prepare-root does not understand, or no file: it passes the line over, or does not boot";
+    /// A watchdog that bites a healthy machine.
+    WatchdogNotFed "watchdog-not-fed" Error
+        "the watchdog is started, and systemd does not take it over: set RuntimeWatchdogSec= in system.conf.d";
     /// Content that a mount hides.
     VarNotEmpty "var-not-empty" Warning
         "/var is not empty: the machine's own is mounted over it; new machines take /usr/share/factory/var";

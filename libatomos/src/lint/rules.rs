@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::view::{Kind, Node, View};
-use super::{Check, LintFinding, LintReport};
+use super::{Check, LintFinding, LintReport, prepare_root};
 use crate::commit::USR_MERGED;
 use crate::os_var::FACTORY_VAR;
 use crate::unpack::{Compressed, UpdateCost};
@@ -28,14 +28,14 @@ const MACHINE_SECRETS: [&str; 4] = [
 /// Where, and what it costs.
 type Found = (Vec<String>, Option<UpdateCost>);
 
-struct Findings(BTreeMap<Check, Found>);
+pub(super) struct Findings(BTreeMap<Check, Found>);
 
 impl Findings {
     fn add(&mut self, check: Check) {
         self.0.entry(check).or_default();
     }
 
-    fn at(&mut self, check: Check, path: impl AsRef<[u8]>) {
+    pub(super) fn at(&mut self, check: Check, path: impl AsRef<[u8]>) {
         let path = String::from_utf8_lossy(path.as_ref()).into_owned();
         self.0.entry(check).or_default().0.push(path);
     }
@@ -58,6 +58,7 @@ pub(super) fn run(view: &View) -> LintReport {
     shape(view, &mut found);
     etc(view, &mut found);
     kernel(view, &mut found);
+    prepare_root::check(view, &mut found);
     var(view, &mut found);
     every_entry(view, &mut found);
     let mut findings: Vec<LintFinding> = found

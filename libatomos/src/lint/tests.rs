@@ -216,6 +216,69 @@ fn a_compressed_initramfs_is_found_in_a_directory_and_in_a_repository() {
     }
 }
 
+/// Lints a tree with `conf` as its `prepare-root.conf`, as a directory and as a repository has it.
+fn with_conf(conf: &str, changes: &[&str], system_conf: &str) -> Vec<String> {
+    let base = tempfile::tempdir().unwrap();
+    let root = base.path().join("root");
+    make(&root, &GOOD);
+    make(
+        &root,
+        &[
+            "usr/lib/atomos/prepare-root.conf",
+            "usr/etc/systemd/system.conf.d/x.conf",
+        ],
+    );
+    fs::write(root.join("usr/lib/atomos/prepare-root.conf"), conf).unwrap();
+    fs::write(root.join("usr/etc/systemd/system.conf.d/x.conf"), system_conf).unwrap();
+    make(&root, changes);
+    let repo = Repo::init(&base.path().join("repo"), RepoMode::BareUser).unwrap();
+    let source = || Dir::open_ambient(&root).unwrap();
+    let options = CommitOptions::default();
+    let stored = commit(&repo, source(), &options, &NoProgress, &Cancel::new()).unwrap();
+    let report = lint_directory(source(), &Cancel::new()).unwrap();
+    assert_eq!(report, lint_tree(&repo, &stored.root, &Cancel::new()).unwrap());
+    let show = |finding: &LintFinding| format!("{} {}", finding.name, finding.paths.join(" "));
+    report.findings.iter().map(show).collect()
+}
+
+#[test]
+fn settings_of_prepare_root_that_it_would_not_understand_are_errors() {
+    let path = "usr/lib/atomos/prepare-root.conf";
+    assert!(with_conf("etc = transient # yes\n", &[], "").is_empty());
+    assert_eq!(
+        with_conf("etc = transient\ncomposefs = requird\n\nx = y\n", &[], ""),
+        [format!("prepare-root-conf {path}:2 {path}:4")]
+    );
+    let whole = [format!("prepare-root-conf {path}")];
+    assert_eq!(with_conf(&"#".repeat(65537), &[], ""), whole);
+    let link = [&format!("!{path}")[..], &format!("{path} -> /etc/x")];
+    assert_eq!(with_conf("", &link, ""), whole);
+}
+
+#[test]
+fn a_watchdog_that_nobody_takes_over_is_an_error() {
+    let systemd = ["usr/lib/systemd/systemd"];
+    let finding = ["watchdog-not-fed usr/lib/atomos/prepare-root.conf"];
+    for (conf, system_conf, found) in [
+        ("watchdog = 60", "", true),
+        ("watchdog = 60", "#RuntimeWatchdogSec=20s", true),
+        ("watchdog = 60", "RuntimeWatchdogSec=off", true),
+        ("watchdog = 60", "[Manager]\nRuntimeWatchdogSec=20s\n", false),
+        ("watchdog = 60\nwatchdog = off", "", false),
+    ] {
+        let expected = if found { &finding[..] } else { &[] };
+        assert_eq!(
+            with_conf(conf, &systemd, system_conf),
+            expected,
+            "{conf} {system_conf}"
+        );
+    }
+    assert!(
+        with_conf("watchdog = 60", &[], "").is_empty(),
+        "another init may feed it"
+    );
+}
+
 #[test]
 fn device_nodes_are_found() {
     let base = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! The little that checks look at, whatever the tree comes from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::Read;
 
 use crate::cancel::Cancel;
 use crate::commit::{CommitError, SourceKind, SourceTree};
@@ -10,6 +11,8 @@ use crate::format;
 use crate::fs::FsError;
 use crate::repo::{RepoError, TreeSource, check_depth};
 use crate::unpack::{INITRAMFS, MODULES, initramfs};
+
+use super::{SYSTEM_CONF, prepare_root};
 
 /// What an entry is.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +37,12 @@ pub(super) struct View {
     nodes: Vec<Node>,
     /// Initramfs files of which some bytes are compressed, and how many.
     pub(super) initramfs: Vec<(String, u64)>,
+    /// Small files that are read, by path.
+    pub(super) texts: BTreeMap<String, Vec<u8>>,
 }
+
+/// Bytes that are read of a small file.
+const MAX_TEXT: u64 = 64 * 1024;
 
 /// Entries that are looked at. A few dirtrees that name each other's children many times over unfold into any number
 /// of paths; the largest of real systems has two million.
@@ -52,6 +60,7 @@ impl View {
                 kind: Kind::Dir { children: Vec::new() },
             }],
             initramfs: Vec::new(),
+            texts: BTreeMap::new(),
         }
     }
 
@@ -95,10 +104,12 @@ impl View {
                 }
             }
         }
-        view.measure_initramfs(|path| match tree.find(path) {
+        let open = |path: &str| match tree.find(path) {
             Some(node) => tree.open_content(node),
             None => Ok(None),
-        })?;
+        };
+        view.measure_initramfs(open)?;
+        view.read_texts(open)?;
         Ok(view)
     }
 
@@ -130,7 +141,8 @@ impl View {
                     format::Node::Char { .. } | format::Node::Block { .. } => Kind::Device,
                     format::Node::Fifo => Kind::Fifo,
                 };
-                let is_initramfs = INITRAMFS.iter().any(|name| name.as_bytes() == entry.name);
+                let is_read = entry.name.ends_with(b".conf")
+                    || INITRAMFS.iter().any(|name| name.as_bytes() == entry.name);
                 let index = view.push(
                     to,
                     Node {
@@ -141,7 +153,7 @@ impl View {
                 );
                 match entry.node {
                     format::Node::Dir { tree } => stack.push((tree, index, depth + 1)),
-                    format::Node::File { blob, .. } if is_initramfs => {
+                    format::Node::File { blob, .. } if is_read => {
                         blobs.insert(index, blob);
                     }
                     _ => {}
@@ -151,12 +163,15 @@ impl View {
         let found: HashMap<String, BlobId> = view
             .find_initramfs()
             .into_iter()
+            .chain(view.find_texts())
             .filter_map(|path| Some((path.clone(), *blobs.get(&view.file(&path)?)?)))
             .collect();
-        view.measure_initramfs(|path| match found.get(path) {
+        let open = |path: &str| match found.get(path) {
             Some(blob) => trees.open_blob_optional(blob),
             None => Ok(None),
-        })?;
+        };
+        view.measure_initramfs(open)?;
+        view.read_texts(open)?;
         Ok(view)
     }
 
@@ -170,6 +185,36 @@ impl View {
             .flat_map(|version| INITRAMFS.map(|name| format!("{MODULES}/{version}/{name}")))
             .filter(|path| self.file(path).is_some())
             .collect()
+    }
+
+    /// Returns the paths of the small files that are read.
+    fn find_texts(&self) -> Vec<String> {
+        let mut paths = vec![prepare_root::PATH.to_owned()];
+        for base in ["etc", "usr/etc", "usr/lib"] {
+            let path = format!("{base}{SYSTEM_CONF}");
+            let more = self.dir(&format!("{path}.d"));
+            let names = more.map_or(&[][..], |dir| self.children(dir)).iter();
+            let names = names.filter_map(|child| std::str::from_utf8(&self.node(*child).name).ok());
+            paths.extend(names.map(|name| format!("{path}.d/{name}")));
+            paths.push(path);
+        }
+        paths.retain(|path| self.file(path).is_some());
+        paths
+    }
+
+    fn read_texts<E: From<FsError>>(
+        &mut self,
+        open: impl Fn(&str) -> Result<Option<File>, E>,
+    ) -> Result<(), E> {
+        for path in self.find_texts() {
+            let Some(file) = open(&path)? else { continue };
+            let mut bytes = Vec::new();
+            file.take(MAX_TEXT + 1)
+                .read_to_end(&mut bytes)
+                .map_err(|error| FsError::new("read", &path, error))?;
+            self.texts.insert(path, bytes);
+        }
+        Ok(())
     }
 
     fn measure_initramfs<E: From<FsError>>(

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! /boot/grub/grub.cfg         the configuration of bootloader-hooks/grub, written once
-//! /boot/grub/grubenv          an empty environment block, which GRUB can write to and not make
 //! /boot/grub/atomos.enabled   asks for a menu; `atomos.cfg` follows with the deployment
 //! ```
 //!
@@ -25,9 +24,6 @@ const GRUB_CFG: &[u8] = include_bytes!("../../../../bootloader-hooks/grub/grub.c
 
 /// Bytes in somebody's `grub.cfg`.
 const MAX_CFG: usize = 16 * 1024 * 1024;
-
-/// Bytes of an environment block: GRUB writes it in place, and never makes it longer.
-const GRUBENV_LEN: usize = 1024;
 
 /// What it is called until another system's is replaced.
 const REPLACED: &str = "grub.cfg.before-atomos";
@@ -105,17 +101,10 @@ fn efi_target(architecture: &str) -> &'static str {
 /// Asks for a menu. Before the deployment, so that it gets one.
 pub(super) fn prepare(plan: &InstallPlan, root: &Dir) -> Result<Vec<PathBuf>, SysrootError> {
     let dir = root.ensure_dir("boot", 0o755)?.ensure_dir(DIRECTORY, 0o755)?;
-    let path = |name: &str| Path::new("boot").join(DIRECTORY).join(name);
     let mut written = Vec::new();
-    if !dir.exists("grubenv")? {
-        let mut block = b"# GRUB Environment Block\n".to_vec();
-        block.resize(GRUBENV_LEN, b'#');
-        dir.write_atomic("grubenv", &block, 0o600)?;
-        written.push(path("grubenv"));
-    }
     if !dir.exists("atomos.enabled")? {
         dir.write_atomic("atomos.enabled", b"", 0o644)?;
-        written.push(path("atomos.enabled"));
+        written.push(Path::new("boot").join(DIRECTORY).join("atomos.enabled"));
     }
     debug_assert_eq!(plan.loader, super::Loader::Grub);
     dir.sync_fs()?;
