@@ -13,6 +13,19 @@ pub(crate) struct LoopMount {
 impl LoopMount {
     /// Makes an ext4 of `size` bytes and mounts it; where that cannot be done, says why and returns `None`.
     pub(crate) fn ext4(size: u64) -> Option<Self> {
+        Self::make(&["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^resize_inode"], size)
+    }
+
+    /// Makes the smallest file system of this kind that its `mkfs` makes, and mounts it.
+    pub(crate) fn smallest(kind: &str) -> Option<Self> {
+        match kind {
+            "xfs" => Self::make(&["mkfs.xfs", "-q"], 300 << 20),
+            "btrfs" => Self::make(&["mkfs.btrfs", "-q"], 128 << 20),
+            _ => Self::ext4(8 << 20),
+        }
+    }
+
+    fn make(mkfs: &[&str], size: u64) -> Option<Self> {
         let loop_mount = Self::unmounted()?;
         let image = loop_mount.image();
         let file = std::fs::OpenOptions::new()
@@ -21,8 +34,7 @@ impl LoopMount {
             .open(&image)
             .unwrap();
         file.set_len(size).unwrap();
-        let mkfs = ["-q", "-F", "-m", "0", "-O", "^resize_inode"];
-        let made = run(Command::new("mkfs.ext4").args(mkfs).arg(image)) && loop_mount.mount("loop");
+        let made = run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(image)) && loop_mount.mount("loop");
         made.then_some(loop_mount)
     }
 
@@ -50,13 +62,14 @@ impl LoopMount {
             println!("skipped: only root can mount an image");
             return None;
         }
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = scratch();
         let path = scratch.path().join("mount");
         std::fs::DirBuilder::new().create(&path).unwrap();
         Some(Self { scratch, path })
     }
 
-    fn image(&self) -> PathBuf {
+    /// Returns the file that the file system is in.
+    pub(crate) fn image(&self) -> PathBuf {
         self.scratch.path().join("image")
     }
 
@@ -80,6 +93,15 @@ impl Drop for LoopMount {
             println!("cannot unmount {}: {error}", self.path.display());
         }
     }
+}
+
+/// In memory where there is room for a few images: what is tested on them is synced all the time.
+fn scratch() -> tempfile::TempDir {
+    const ROOM: u64 = 1 << 30;
+    let memory = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(memory).is_ok_and(|stat| stat.f_bavail * stat.f_frsize > ROOM);
+    let in_memory = room.then(|| tempfile::tempdir_in(memory).ok()).flatten();
+    in_memory.unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 fn run(command: &mut Command) -> bool {

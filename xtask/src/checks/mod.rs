@@ -3,9 +3,11 @@
 //! A contributor and the continuous integration run the same steps. They stop at the first that fails; the last lines
 //! say how long each took, and what was left out and why.
 
+mod initramfs;
 mod kernel;
 mod licences;
 pub(crate) mod packages;
+mod shell;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -51,12 +53,14 @@ pub fn run_all() -> Result<()> {
             ],
         )))
     })?;
+    steps.step("shell scripts", || shell::check(&root))?;
     steps.step("licences", || passed(licences::check(&root)))?;
     steps.step("deny", || deny(&root))?;
     steps.step("tests", || {
         passed(run(&mut cargo(&root, &["test", "--workspace", "--locked"])))
     })?;
     steps.step("modules of a real kernel", || kernel::check(&root))?;
+    steps.step("initramfs of two generators", || initramfs::check(&root))?;
     steps.step("documentation", || {
         let mut command = cargo(&root, &["doc", "--workspace", "--no-deps", "--locked"]);
         passed(run(command.env("RUSTDOCFLAGS", "-D warnings")))

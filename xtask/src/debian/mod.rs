@@ -29,6 +29,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub use archive::{Archive, Availability, find_archive};
+pub use jail::namespaced;
 pub use kernel::download_kernel;
 pub use unpacked::{Package, Packages, ensure_packages, unpack};
 

@@ -3,6 +3,7 @@
 
 mod damage;
 mod interruption;
+mod loader_view;
 mod own_file_system;
 mod switch;
 

@@ -10,7 +10,7 @@ fn small_boot(size: u64) -> Option<(LoopMount, Machine)> {
     Some((mount, machine))
 }
 
-fn machine_on(mount: &LoopMount) -> Machine {
+pub(super) fn machine_on(mount: &LoopMount) -> Machine {
     let machine = Machine::new(BootFsKind::Posix);
     let boot = machine.scratch.path().join("boot");
     fs::remove_dir(&boot).unwrap();
