@@ -35,6 +35,7 @@ use serde::Serialize;
 
 use crate::fs::Dir;
 use crate::names::{RefName, StaterootName};
+use crate::repo::RepoError;
 
 use super::{DeployReport, Sysroot, SysrootError, SysrootOptions};
 
@@ -233,6 +234,8 @@ fn check_vacant(root: &Dir, options: &InstallOptions) -> Result<bool, SysrootErr
     let sysroot = match Sysroot::open(root.path(), &options.sysroot) {
         Ok(sysroot) => Some(sysroot),
         Err(SysrootError::NotASysroot { .. }) => None,
+        // Its making was interrupted; what is there is continued, or refused, when it is made again.
+        Err(SysrootError::Repo(RepoError::NotARepository { .. })) => None,
         Err(error) => return Err(error),
     };
     if let Some(sysroot) = &sysroot

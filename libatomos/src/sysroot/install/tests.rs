@@ -270,6 +270,14 @@ fn what_is_there_already_is_left_alone_unless_that_was_said() {
 }
 
 #[test]
+fn a_repository_that_is_half_made_is_gone_on_with() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.target().join("atomos/repo/objects")).unwrap();
+    bench.install(&in_a_directory(Loader::None)).unwrap();
+    bench.assert_installed();
+}
+
+#[test]
 fn a_target_is_a_mounted_file_system() {
     let bench = Bench::new();
     let options = InstallOptions::default();
