@@ -18,6 +18,8 @@ Exit codes:
   10  two changes exclude each other
   11  this program, kernel or file system cannot do it
   12  permission denied, or the file system is read-only
+  20  health checks failed, and a reboot helps: this version is tried again, or the one before is taken
+  21  health checks failed, and a reboot would not help
   77  there was nothing to do (where asked for with --unchanged-exit-77)
  130  interrupted";
 
@@ -35,6 +37,11 @@ pub enum Outcome {
     Damaged,
     /// What was looked at is not acceptable; the findings are printed.
     Unacceptable,
+    /// Health checks failed.
+    Unhealthy {
+        /// Whether a reboot would help.
+        reboot_helps: bool,
+    },
 }
 
 impl Outcome {
@@ -45,6 +52,8 @@ impl Outcome {
             Self::NothingToDo => 77,
             Self::Damaged => of_kind(ErrorKind::Corrupt),
             Self::Unacceptable => of_kind(ErrorKind::Invalid),
+            Self::Unhealthy { reboot_helps: true } => 20,
+            Self::Unhealthy { reboot_helps: false } => 21,
         }
     }
 }

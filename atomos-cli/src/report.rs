@@ -8,6 +8,7 @@ use libatomos::checkout::CheckoutError;
 use libatomos::commit::{CommitError, OsTreeError};
 use libatomos::error::ErrorKind;
 use libatomos::fs::{FsError, LockError};
+use libatomos::health::HealthError;
 use libatomos::names::InvalidName;
 use libatomos::publish::PublishError;
 use libatomos::pull::PullError;
@@ -174,6 +175,12 @@ impl From<io::Error> for CliError {
 impl From<InvalidName> for CliError {
     fn from(error: InvalidName) -> Self {
         Self::new(ErrorKind::Invalid, error, None)
+    }
+}
+
+impl From<HealthError> for CliError {
+    fn from(error: HealthError) -> Self {
+        Self::new(error.kind(), error, None)
     }
 }
 

@@ -150,6 +150,8 @@ impl Options {
                 Ok(seconds @ 1..=WATCHDOG_MAX) => self.watchdog = Some(seconds),
                 _ => return bad("watchdog", "off, or a number of seconds up to 86400"),
             },
+            // For the running system: which of a deployment's two entries was booted.
+            ("entry", _) => {}
             (key, _) => return Err(Fault::UnknownKey(key.to_owned())),
         }
         Ok(())

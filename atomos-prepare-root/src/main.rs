@@ -19,6 +19,7 @@ mod log;
 mod mounts;
 mod sysroot;
 mod transient;
+mod trial;
 mod watchdog;
 
 use std::fs::File;
@@ -220,6 +221,8 @@ fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
     };
     let options = Options::gather(stateroot.read_conf(&name)?.as_deref(), &cmdline::settings(line))?;
     check_image(options.composefs, stateroot.has_image(&name), &name)?;
+    mounts::make_writable(physical);
+    stateroot.note_trial(&name);
     let (device, inode) = sysroot::identity(&stateroot.open_deployment(&name)?)?;
     Ok(Booted {
         deployment_path: stateroot.deployment_path(&name),

@@ -189,7 +189,7 @@ fn remount_read_only(path: &str) -> Result<()> {
 /// Makes the physical root writable, as `/etc` and `/var` need it: loaders pass `ro` by habit. The file system
 /// check, if there is one, was before us. A file system that refuses, after an error perhaps, is still worth
 /// booting: a person can log in and look.
-fn make_writable(physical: &str) {
+pub(crate) fn make_writable(physical: &str) {
     let remounted = kept_flags(physical)
         .and_then(|flags| mount_remount(physical, flags, "").doing(|| format!("making {physical} writable")));
     if let Err(error) = remounted {

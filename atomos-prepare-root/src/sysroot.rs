@@ -50,6 +50,11 @@ impl Stateroot {
         Ok(Stateroot { deployments, path })
     }
 
+    /// Leaves word that this boot found the deployment, where that is on trial. The physical root must be writable.
+    pub(crate) fn note_trial(&self, name: &DeploymentName) {
+        crate::trial::note(&self.deployments, name);
+    }
+
     /// Where the stateroot's `/var` lies, below the physical root.
     pub(crate) fn var_path(&self) -> String {
         format!("{}/var", self.path)

@@ -110,6 +110,41 @@ ls -d /run/atomos/root 2>&1 || true
 }
 
 #[test]
+fn a_boot_of_a_deployment_on_trial_leaves_its_id_and_no_other_does() {
+    let Some((out, err)) = succeeds(
+        r#"
+finished $A; finished $B
+: > $S/deploy/$A.trial
+ln -s /run/test/elsewhere $S/deploy/$B.trial; : > /run/test/elsewhere
+cmdline "ro atomos=os/$A atomos.entry=7"
+boot
+cat $R/sysroot/atomos/deploy/os/deploy/$A.trial /proc/sys/kernel/random/boot_id
+echo "other: $(cat /run/test/elsewhere)"
+"#,
+    ) else {
+        return;
+    };
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 3, "{out}");
+    assert_eq!(lines[0], lines[1], "the id of this boot");
+    assert_eq!(lines[2], "other: ");
+    assert!(!err.contains("entry"), "it is the running system's: {err}");
+    // A link, and a file that is too large, are left alone; the boot goes on.
+    let Some((out, _)) = succeeds(
+        r#"
+finished $A
+ln -s /run/test/elsewhere $S/deploy/$A.trial; : > /run/test/elsewhere
+cmdline "ro atomos=os/$A"
+boot
+echo "other: $(cat /run/test/elsewhere)"; cat $R/etc/name
+"#,
+    ) else {
+        return;
+    };
+    assert_eq!(out, format!("other: \n{A}\n"));
+}
+
+#[test]
 fn a_boot_of_its_own_file_system_is_left_to_fstab() {
     let Some((out, _)) = succeeds(
         r#"finished $A; : > $R/boot/something; cmdline "atomos=os/$A"; boot

@@ -83,6 +83,7 @@ pub mod etc_merge;
 pub mod failpoint;
 pub mod format;
 pub mod fs;
+pub mod health;
 pub mod lint;
 pub mod names;
 pub mod os_var;
@@ -151,6 +152,9 @@ pub enum Error {
     /// A site's bytes did not come.
     #[error(transparent)]
     Transport(#[from] transport::TransportError),
+    /// Health checks could not be run.
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] repo::RepoError),
@@ -175,6 +179,7 @@ impl Error {
         match self {
             Self::Sysroot(error) => error.kind(),
             Self::Boot(error) => error.kind(),
+            Self::Health(error) => error.kind(),
             Self::EtcMerge(error) => error.kind(),
             Self::Commit(error) => error.kind(),
             Self::Checkout(error) => error.kind(),

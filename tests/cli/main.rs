@@ -10,6 +10,7 @@ mod common;
 mod completions;
 mod credentials;
 mod diff;
+mod extlinux;
 mod fsck;
 mod globals;
 mod history;

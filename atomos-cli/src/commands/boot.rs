@@ -1,10 +1,10 @@
-//! `atomos boot status` and `atomos boot recover`
+//! `atomos boot`: its verbs, and `status` and `recover` themselves
 
 use clap::{Args, Subcommand};
-use libatomos::boot::{EntryFinding, LoaderForecast};
+use libatomos::boot::{EntryFinding, ExtlinuxDefault, LoaderForecast};
 use serde::Serialize;
 
-use super::RunResult;
+use super::{RunResult, boot_trial};
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
@@ -20,11 +20,18 @@ pub struct BootArgs {
 enum BootVerb {
     Status(StatusArgs),
     Recover(RecoverArgs),
+    Check(boot_trial::CheckArgs),
+    MarkGood(boot_trial::MarkGoodArgs),
+    MarkBad(boot_trial::MarkBadArgs),
+    Forget(boot_trial::ForgetArgs),
+    Record(boot_trial::RecordArgs),
+    Extlinux(ExtlinuxArgs),
 }
 
 /// Show the boot entries, and whether each can be booted
 ///
 /// Reads every entry of ours and compares every kernel file with its digest. → marks the one that the loader should take.
+/// An entry on trial says how many tries it has left.
 /// Exits with 6 when an entry cannot be booted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -39,6 +46,8 @@ struct EntryModel<'a> {
     deployment: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     finding: Option<EntryFinding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tries_left: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -58,11 +67,31 @@ Example:
   atomos boot recover")]
 struct RecoverArgs {}
 
+/// Print the entries as U-Boot reads them, in extlinux.conf
+///
+/// Changes nothing: bootloader-hooks/extlinux puts it where U-Boot looks. Prints nothing where there are no entries.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos boot extlinux > /boot/extlinux/extlinux.conf.new
+  atomos boot extlinux --alternative      for altbootcmd: the default is what to boot when the newest has failed")]
+struct ExtlinuxArgs {
+    /// Make the one to go back to the default
+    #[arg(long)]
+    alternative: bool,
+}
+
 /// Runs the verb.
 pub fn run(context: &Context, args: &BootArgs) -> RunResult {
     match &args.verb {
         BootVerb::Status(StatusArgs {}) => status(context),
         BootVerb::Recover(RecoverArgs {}) => recover(context),
+        BootVerb::Check(args) => boot_trial::check(context, args),
+        BootVerb::MarkGood(args) => boot_trial::mark_good(context, args),
+        BootVerb::MarkBad(args) => boot_trial::mark_bad(context, args),
+        BootVerb::Forget(args) => boot_trial::forget(context, args),
+        BootVerb::Record(args) => boot_trial::record(context, args),
+        BootVerb::Extlinux(args) => extlinux(context, args),
     }
 }
 
@@ -78,6 +107,7 @@ fn status(context: &Context) -> RunResult {
                 entry.name.stateroot, entry.name.commit, entry.name.serial
             ),
             finding: entry.finding,
+            tries_left: status.tries_left.get(&entry.name.n).copied(),
         })
         .collect();
     let bad = entries.iter().any(|entry| entry.finding.is_some());
@@ -100,7 +130,12 @@ fn status(context: &Context) -> RunResult {
             let state = entry
                 .finding
                 .map_or_else(|| "whole".to_owned(), |finding| finding.to_string());
-            writeln!(out, "{mark} {}  {state}", text::escape_text(entry.file))?;
+            let tries = match entry.tries_left {
+                None => String::new(),
+                Some(0) => ", bad: no tries are left".to_owned(),
+                Some(left) => format!(", on trial: {} left", text::count(left.into(), "try", "tries")),
+            };
+            writeln!(out, "{mark} {}  {state}{tries}", text::escape_text(entry.file))?;
         }
         Ok(())
     })?;
@@ -111,6 +146,16 @@ fn status(context: &Context) -> RunResult {
             .warning(format_args!("{} makes the loader take {takes}", pin.source));
     }
     Ok(if bad { Outcome::Damaged } else { Outcome::Done })
+}
+
+fn extlinux(context: &Context, args: &ExtlinuxArgs) -> RunResult {
+    let default = match args.alternative {
+        true => ExtlinuxDefault::Alternative,
+        false => ExtlinuxDefault::Newest,
+    };
+    let text = context.open_sysroot()?.extlinux_conf(default)?;
+    context.ui().result(|out| out.write_all(text.as_bytes()))?;
+    Ok(Outcome::Done)
 }
 
 fn recover(context: &Context) -> RunResult {

@@ -69,6 +69,11 @@ pub struct DeployFlags {
     /// Do not read what is new back from the disk
     #[arg(long)]
     no_read_back: bool,
+
+    /// How often the boot loader tries the new version before it goes back [default: 3]; 0 for as often as it likes. Where the tree has
+    /// no /usr/lib/atomos/health.d, nothing is counted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    tries: Option<u8>,
 }
 
 impl DeployFlags {
@@ -85,6 +90,7 @@ impl DeployFlags {
         if self.no_read_back {
             options.read_back = ReadBack::Never;
         }
+        options.tries = self.tries.map(u32::from);
         options
     }
 }

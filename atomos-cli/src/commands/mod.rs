@@ -4,6 +4,7 @@
 //! calls once, and renders the result.
 
 mod boot;
+mod boot_trial;
 mod bundle;
 mod cat;
 mod checkout;

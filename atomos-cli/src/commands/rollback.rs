@@ -36,6 +36,13 @@ pub fn run(context: &Context, args: &RollbackArgs) -> RunResult {
     if context.json() {
         ui.result(|out| json::write(out, &report))?;
     }
+    for other in &report.ran_since {
+        ui.warning(format_args!(
+            "{} has run since {} did, and may have written to /var, which both share and which does not go back",
+            other.short(),
+            report.default.short()
+        ));
+    }
     if let Some(id) = &report.discarded {
         ui.status(format_args!("Gave up {}, which was staged", id.short()));
     }

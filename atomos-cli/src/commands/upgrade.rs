@@ -7,7 +7,7 @@ use super::RunResult;
 use super::deploy::DeployFlags;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::{deployment, json};
+use crate::output::{deployment, json, text};
 use crate::quantity;
 use crate::reboot::RebootFlag;
 
@@ -21,6 +21,8 @@ use crate::reboot::RebootFlag;
 ///
 /// --check costs one request, which brings nothing where nothing is new. When the remote cannot be asked, that is an error: it is never
 /// taken for "nothing new".
+///
+/// A version that ran out of tries on this machine is not installed again: --allow-rejected, `atomos boot forget` or `atomos deploy` do that.
 #[derive(Debug, Args)]
 #[command(visible_alias = "update")]
 #[command(after_help = "\
@@ -58,6 +60,10 @@ pub struct UpgradeArgs {
     #[arg(long)]
     allow_downgrade: bool,
 
+    /// Install a version that failed here before
+    #[arg(long)]
+    allow_rejected: bool,
+
     /// Exit with 77 when there is nothing newer
     #[arg(long = "unchanged-exit-77")]
     unchanged_exit_77: bool,
@@ -74,6 +80,7 @@ pub fn run(context: &Context, args: &UpgradeArgs) -> RunResult {
     options.check = args.check;
     options.download_only = args.download_only;
     options.cache_only = args.cache_only;
+    options.allow_rejected = args.allow_rejected;
     options.session = context.session_options();
     options.session.limit_rate = args.limit_rate;
     options.session.allow_downgrade = args.allow_downgrade;
@@ -143,6 +150,29 @@ pub fn run_with(
         UpgradeOutcome::Deployed(report) => {
             deployment::narrate(context, report);
             reboot.act(context, true)?;
+        }
+        UpgradeOutcome::Rejected {
+            commit,
+            version,
+            reference,
+            failed,
+        } => {
+            ui.warning(format_args!(
+                "{reference} is {} ({}), which failed here after {} and is not installed again",
+                text::escape_text(deployment::version_or(version, "a version")),
+                commit.short(),
+                text::count(failed.attempts.len() as u64, "try", "tries"),
+            ));
+            ui.labelled(
+                crate::ui::Label::Hint,
+                format_args!(
+                    "--allow-rejected installs it; `atomos boot forget {}` forgets that it failed",
+                    commit.short()
+                ),
+            );
+            if unchanged_exit_77 {
+                return Ok(Outcome::NothingToDo);
+            }
         }
         _ => {}
     }

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use libatomos::sysroot::{DeployPreview, DeployReport, DeploymentStatus, Role, Status};
+use libatomos::sysroot::{Assessment, DeployPreview, DeployReport, DeploymentStatus, Role, Status};
 
-use super::{json, text};
+use super::{json, text, trial};
 use crate::context::Context;
 use crate::report::CliError;
 
@@ -154,8 +154,15 @@ pub fn write_status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
             writeln!(out)?;
         }
         write_deployment(out, deployment)?;
+        let trial = status
+            .trials
+            .iter()
+            .find(|trial| trial.deployment == deployment.id);
+        for attempt in trial.iter().flat_map(|trial| &trial.attempts) {
+            trial::write_attempt(out, attempt)?;
+        }
     }
-    Ok(())
+    trial::write_boots(out, status)
 }
 
 fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::Result<()> {
@@ -166,6 +173,14 @@ fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::R
     }
     if deployment.pinned {
         roles.push("pinned".to_owned());
+    }
+    match (deployment.assessment, deployment.tries_left) {
+        (Assessment::OnTrial, left) => roles.push(match left {
+            Some(left) => format!("on trial, {} left", text::count(left.into(), "try", "tries")),
+            None => "on trial".to_owned(),
+        }),
+        (Assessment::Bad, _) => roles.push("bad".to_owned()),
+        _ => {}
     }
     let name = version_or(&deployment.version, &deployment.title);
     writeln!(

@@ -1,5 +1,6 @@
 //! `/boot`: what is in it, and what its file system can promise.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use crate::names::StaterootName;
 use super::BootError;
 use super::bls::{BlsEntry, BlsError, MAX_ENTRY};
 use super::bootcsum::{BootCsum, kernel_dir_name};
+use super::grub_env::read_env;
+use super::menu::SCRIPTS;
 use super::name::EntryName;
 
 /// Where kernels are, below `/boot`.
@@ -203,6 +206,32 @@ impl BootDir {
 }
 
 impl BootDir {
+    /// Returns how many tries each of our entries has left, by its number, for those that have a counter: what the file
+    /// name says, or what GRUB has counted, whichever is lower.
+    pub fn tries_left(&self) -> Result<BTreeMap<u64, u32>, BootError> {
+        self.tries_left_of(&self.list_entries()?)
+    }
+
+    pub(super) fn tries_left_of(&self, found: &[FoundEntry]) -> Result<BTreeMap<u64, u32>, BootError> {
+        let mut by_grub = Vec::new();
+        for script in SCRIPTS {
+            if let Some(dir) = self.dir.open_dir_optional(script.dir)? {
+                by_grub.extend(read_env(&dir)?);
+            }
+        }
+        let mut left = BTreeMap::new();
+        for name in found.iter().filter_map(|found| found.name.as_ref()) {
+            let Some(tries) = name.tries else {
+                continue;
+            };
+            let counted = by_grub.iter().filter_map(|env| env.left(name.n)).min();
+            let lowest = counted.map_or(tries.left, |counted| counted.min(tries.left));
+            let entry = left.entry(name.n).or_insert(lowest);
+            *entry = lowest.min(*entry);
+        }
+        Ok(left)
+    }
+
     /// Returns the highest number that an entry of this form has, ours or that of another sysroot on the same boot
     /// partition; 0 where there is none. A new entry takes a higher one, so that it is first for every loader.
     pub fn highest_number(&self) -> Result<u64, BootError> {

@@ -23,6 +23,8 @@
 //! | [`order`] | how loaders sort them |
 //! | `bootcsum`, `install` | the kernel of a tree, and putting it into `/boot` |
 //! | `switch`, `menu`, `flush` | the visible step, for each kind of file system and loader |
+//! | `extlinux` | what U-Boot reads |
+//! | `count`, `grub_env` | how GRUB counts boots |
 //! | `reconcile`, `space` | plan and order of all steps; whether there is room |
 //! | `verify`, `status` | looking: is it whole, and what will be booted |
 //!
@@ -30,8 +32,11 @@
 
 mod boot_dir;
 mod bootcsum;
+mod count;
 mod error;
+mod extlinux;
 mod flush;
+mod grub_env;
 mod install;
 mod menu;
 mod reconcile;
@@ -51,7 +56,9 @@ pub mod order;
 pub use boot_dir::{BootDir, BootFsKind, BootOptions, FoundEntry};
 pub use bootcsum::{BootCsum, InvalidBootCsum, KernelFile, KernelFiles};
 pub use error::BootError;
+pub use extlinux::{ExtlinuxDefault, extlinux_conf};
 pub use flush::FlushMethod;
+pub use grub_env::{GrubEnv, grub_can_write};
 pub use install::{InstallOutcome, install_kernel};
 pub use kargs::{KargsError, KernelArgs};
 pub use menu::wants_menu;

@@ -10,6 +10,8 @@
 //! 5. entries that are no longer wanted; `syncfs`;
 //! 6. kernel files that no entry names, and what an interrupted run left; `syncfs`.
 //!
+//! GRUB's counts are made room for before 3 and dropped after 5 (`super::grub_env`).
+//!
 //! A deployment, an upgrade, a rollback, a change of kernel arguments, an undeploy, marking a boot as good and
 //! `boot recover` are all this one operation with another list.
 
@@ -25,7 +27,7 @@ use super::boot_dir::{FoundEntry, TEMPORARY_PREFIX};
 use super::bootcsum::{BootCsum, KernelFiles, kernel_dir_name, parse_kernel_dir_name};
 use super::flush::{FlushMethod, flush};
 use super::install::{install_kernel, is_whole, remove_kernel};
-use super::menu::{StagedMenu, outdated_menu, stage_menu};
+use super::menu::{SCRIPTS, StagedMenu, drop_old_counts, menu_outdated, stage_menu};
 use super::switch::{DesiredEntry, StagedEntry, boots_the_same};
 use super::{BootDir, BootError};
 
@@ -111,6 +113,7 @@ pub fn plan_reconcile(
         });
     }
 
+    let left = boot.tries_left_of(&found)?;
     let mut plan = ReconcilePlan::default();
     let mut kept = BTreeSet::new();
     let mut checked = BTreeSet::new();
@@ -121,8 +124,7 @@ pub fn plan_reconcile(
             _ => false,
         };
         let file_name = match present {
-            // The loader's count stays, until the deployment is known to be good.
-            Some(present) if desired.tries.is_some() || present.tries().is_none() => {
+            Some(present) if keeps_its_name(desired, present, left.get(&desired.n).copied()) => {
                 present.file_name.clone()
             }
             _ => desired.file_name()?.to_string(),
@@ -151,10 +153,20 @@ pub fn plan_reconcile(
         .filter(|found| found.name.is_some() && !kept.contains(&found.file_name))
         .map(|found| found.file_name.clone())
         .collect();
-    plan.menu_outdated = outdated_menu(boot, &found, &plan.remove_entries)?.is_some();
+    plan.menu_outdated = menu_outdated(boot, &found, &plan.remove_entries)?;
     plan.remove_kernels = unused_kernels(boot, &desired, &found, &options.keep_kernels)?;
     plan.remove_leftovers = leftovers(boot)?;
     Ok(plan)
+}
+
+/// The loader's count stays, until the deployment is known to be good: it is lowered here where nobody else has, and
+/// never raised. Who has taken a counter off has said that the entry is good, and is overruled only by its being bad.
+fn keeps_its_name(desired: &DesiredEntry, present: &FoundEntry, left: Option<u32>) -> bool {
+    match (desired.tries, present.tries()) {
+        (Some(wanted), Some(named)) => left.unwrap_or(named.left) <= wanted,
+        (Some(wanted), None) => wanted > 0,
+        (None, named) => named.is_none(),
+    }
 }
 
 /// Of several names of one entry (a rename that a power cut left half done): one that boots, then one without a counter,
@@ -271,9 +283,12 @@ fn leftovers(boot: &BootDir) -> Result<Vec<PathBuf>, BootError> {
             .and_then(|name| name.strip_suffix(".new"))
             .is_some_and(|name| name.parse::<super::name::EntryName>().is_ok())
     })?;
-    look(boot.dir().open_dir_optional("grub")?, "grub", &|name| {
-        name == ".atomos.cfg.new"
-    })?;
+    for script in SCRIPTS {
+        let temporary = |name: &str| format!(".{name}.new");
+        look(boot.dir().open_dir_optional(script.dir)?, script.dir, &|name| {
+            name == temporary(script.file) || name == temporary(super::grub_env::ENV)
+        })?;
+    }
     Ok(paths)
 }
 
@@ -327,17 +342,17 @@ impl ReconcilePlan {
         for entry in &staged {
             entry.show()?;
         }
-        menu.as_ref().map_or(Ok(()), |menu| menu.show(boot))?;
+        menu.iter().try_for_each(StagedMenu::show)?;
         let flushed = flush(boot)?;
         failpoint::hit("boot.reconcile.switched")?;
 
         for entry in &staged {
             entry.forget()?;
         }
-        menu.as_ref().map_or(Ok(()), StagedMenu::forget)?;
+        menu.iter().try_for_each(StagedMenu::forget)?;
         self.remove_obsolete(boot)?;
         Ok(ReconcileOutcome {
-            menu_written: menu.is_some(),
+            menu_written: !menu.is_empty(),
             flushed,
         })
     }
@@ -352,6 +367,7 @@ impl ReconcilePlan {
             // No entry may come back after a power cut to find its kernel gone.
             flush(boot)?;
             failpoint::hit("boot.reconcile.entries-synced")?;
+            drop_old_counts(boot)?;
         }
         for name in &self.remove_kernels {
             remove_kernel(boot, name)?;

@@ -132,7 +132,8 @@ pub fn forecast(boot: &BootDir, efivars: Option<&Dir>) -> Result<LoaderForecast,
     let mut entries: Vec<FoundEntry> = boot.list_entries()?;
     entries.retain(|found| found.entry.as_ref().is_ok_and(|entry| entry.is_bootable()));
     entries.sort_by(by_systemd_boot);
-    let is_bad = |name: &EntryName| name.tries.is_some_and(|tries| tries.left == 0);
+    let left = boot.tries_left_of(&entries)?;
+    let is_bad = |name: &EntryName| name.tries.is_some() && left.get(&name.n) == Some(&0);
     let ours = entries
         .iter()
         .filter_map(|found| Some((found.name.as_ref()?, &found.file_name)))
@@ -146,9 +147,12 @@ pub fn forecast(boot: &BootDir, efivars: Option<&Dir>) -> Result<LoaderForecast,
             Loader::GrubBlscfg => &|a, b| grub_blscfg(&a.file_name, &b.file_name),
             Loader::Grub => &|a, b| grub(&a.file_name, &b.file_name),
         };
-        let listed = entries
-            .iter()
-            .filter(|found| loader != Loader::GrubMenu || found.name.is_some());
+        // Our menu has our entries alone, and passes over one that GRUB has counted down itself.
+        let is_out = |found: &FoundEntry| found.name.as_ref().is_none_or(is_bad);
+        let counts = loader == Loader::GrubMenu && entries.iter().any(|found| !is_out(found));
+        let listed = entries.iter().filter(|found| {
+            loader != Loader::GrubMenu || (found.name.is_some() && !(counts && is_out(found)))
+        });
         if let Some(found) = listed.min_by(order) {
             first.push(FirstEntry {
                 loader,

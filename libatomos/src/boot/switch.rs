@@ -165,10 +165,10 @@ pub fn write_entry(boot: &BootDir, desired: &DesiredEntry) -> Result<(), BootErr
     flush(boot)?;
     failpoint::hit("boot.entry.kernels-synced")?;
     staged.show()?;
-    menu.as_ref().map_or(Ok(()), |menu| menu.show(boot))?;
+    menu.iter().try_for_each(StagedMenu::show)?;
     flush(boot)?;
     staged.forget()?;
-    menu.as_ref().map_or(Ok(()), StagedMenu::forget)
+    menu.iter().try_for_each(StagedMenu::forget)
 }
 
 /// Returns whether two entries boot the same in the same place of the order. A person may have edited a title.

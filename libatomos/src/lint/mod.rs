@@ -155,6 +155,12 @@ checks! {
     /// Patches of compressed files save nothing.
     CompressedInitramfs "compressed-initramfs" Warning
         "a compressed initramfs: each update sends it whole; docs/os-tree.md says how it is built uncompressed";
+    /// A machine that hangs stays so.
+    NoWatchdog "no-watchdog" Warning
+        "nothing names a watchdog (no *watchdog* in system.conf.d): a version that hangs is not left by itself; bootloader-hooks/systemd has the file";
+    /// Nobody says that a boot was good.
+    NoHealthChecks "no-health-checks" Info
+        "there is no /usr/lib/atomos/health.d: boots of this version are not counted, and nothing goes back by itself";
     /// Kernel modules for nothing.
     UnusedModules "unused-modules" Info "modules of a kernel that the tree does not have";
     /// Bits that give rights.

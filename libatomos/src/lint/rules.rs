@@ -60,6 +60,7 @@ pub(super) fn run(view: &View) -> LintReport {
     kernel(view, &mut found);
     prepare_root::check(view, &mut found);
     var(view, &mut found);
+    boots(view, &mut found);
     every_entry(view, &mut found);
     let mut findings: Vec<LintFinding> = found
         .0
@@ -163,6 +164,25 @@ fn kernel(view: &View, found: &mut Findings) {
     }
     for version in others.iter().filter(|version| view.has_entries(version)) {
         found.at(Check::UnusedModules, version);
+    }
+}
+
+/// What a machine needs to leave a version that fails. Kernel arguments, `panic=` among them, are no part of a tree: `deploy`
+/// and `status` say it of those.
+fn boots(view: &View, found: &mut Findings) {
+    if view.dir("usr/lib/atomos/health.d").is_none() {
+        found.add(Check::NoHealthChecks);
+    }
+    let mentions = |dir: &str| {
+        let children = view.dir(dir).map_or(&[][..], |dir| view.children(dir));
+        let names = children.iter().map(|child| &view.node(*child).name);
+        names
+            .into_iter()
+            .any(|name| name.windows(8).any(|part| part == b"watchdog"))
+    };
+    let places = ["usr/lib/systemd/system.conf.d", "usr/etc/systemd/system.conf.d"];
+    if !places.iter().any(|dir| mentions(dir)) {
+        found.add(Check::NoWatchdog);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::progress::NoProgress;
 use crate::repo::{Repo, RepoMode};
 
 /// A tree that nothing is wrong with.
-const GOOD: [&str; 21] = [
+const GOOD: [&str; 23] = [
     "bin -> usr/bin",
     "sbin -> usr/sbin",
     "boot/",
@@ -25,6 +25,8 @@ const GOOD: [&str; 21] = [
     "tmp/",
     "var/",
     "usr/bin/sh",
+    "usr/lib/atomos/health.d/",
+    "usr/lib/systemd/system.conf.d/10-atomos-watchdog.conf",
     "usr/etc/passwd",
     "usr/etc/machine-id -> /run/machine-id",
     "usr/lib/init",
@@ -104,6 +106,18 @@ fn each_fault_is_found_and_nothing_else() {
             &["several-kernels"],
         ),
         (&["usr/lib/modules/5/a.ko"], &["unused-modules"]),
+        (&["!usr/lib/atomos"], &["no-health-checks"]),
+        (
+            &[
+                "!usr/lib/systemd/system.conf.d/10-atomos-watchdog.conf",
+                "usr/lib/systemd/system.conf.d/10-x.conf",
+            ],
+            &["no-watchdog"],
+        ),
+        (
+            &["!usr/lib/systemd", "usr/etc/systemd/system.conf.d/watchdog.conf"],
+            &[],
+        ),
         (&["!usr/lib/modules/6.1/initramfs.img"], &["no-initramfs"]),
         (&["etc/x"], &["etc-and-usr-etc"]),
         (&["etc/"], &[]),

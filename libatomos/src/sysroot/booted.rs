@@ -3,14 +3,18 @@
 //! The kernel argument says what was asked for; the running root says what was had. So a deployment is booted when the
 //! device and inode of `/` are those of its directory; where `/` is an image over it, `/run/atomos/booted` names the
 //! backing directory's.
+//!
+//! One deployment has two entries while its kernel arguments are on trial. The new one says so itself: it has
+//! `atomos.entry=<N>` among its arguments, which the kernel passes over.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::boot::KernelArgs;
 use crate::fs::Dir;
 
-use super::SysrootError;
+use super::{DeploymentId, SysrootError};
 
 /// Where the initramfs leaves word of what it mounted.
 pub const BOOTED: &str = "run/atomos/booted";
@@ -31,11 +35,23 @@ pub struct BootedRecord {
     pub inode: u64,
 }
 
-/// Device and inode of what is running as `/`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an entry on trial beside another of its deployment says of itself.
+pub(super) const ENTRY_KARG: &str = "atomos.entry";
+
+/// Bytes of the kernel's own files that are read.
+const MAX_PROC: usize = 64 * 1024;
+
+/// What is running as `/`: its device and inode, and of which boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RunningRoot {
     directory: (u64, u64),
     backing: Option<(u64, u64)>,
+    /// Names the boot, as the journal does; none where the kernel does not say.
+    pub(super) boot_id: Option<String>,
+    /// Which entry was booted, where it said so.
+    pub(super) entry: Option<u64>,
+    /// Which deployment the loader's entry named, which may be another than was booted.
+    pub(super) requested: Option<DeploymentId>,
 }
 
 impl RunningRoot {
@@ -47,9 +63,19 @@ impl RunningRoot {
         let backing = record
             .and_then(|bytes| serde_json::from_slice::<BootedRecord>(&bytes).ok())
             .map(|record| (record.device, record.inode));
+        let boot_id = root.read_optional("proc/sys/kernel/random/boot_id", MAX_PROC);
+        let cmdline = root.read_optional("proc/cmdline", MAX_PROC).ok().flatten();
+        let arguments: KernelArgs = cmdline
+            .and_then(|line| String::from_utf8_lossy(&line).trim().parse().ok())
+            .unwrap_or_default();
+        let number = |text: std::borrow::Cow<'_, str>| text.parse().ok();
+        let named = |text: std::borrow::Cow<'_, str>| text.parse().ok();
         Ok(Self {
             directory: (stat.dev, stat.ino),
             backing,
+            boot_id: boot_id.ok().flatten().and_then(|bytes| parse_boot_id(&bytes)),
+            entry: arguments.get(ENTRY_KARG).and_then(number),
+            requested: arguments.get("atomos").and_then(named),
         })
     }
 
@@ -58,4 +84,12 @@ impl RunningRoot {
         let identity = (stat.dev, stat.ino);
         Ok(identity == self.directory || Some(identity) == self.backing)
     }
+}
+
+/// Returns the 32 digits of a boot's id, as the kernel or `atomos-prepare-root` wrote it.
+pub(super) fn parse_boot_id(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    let hexadecimal = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (hexadecimal && text.len() <= 36).then(|| digits.to_ascii_lowercase())
 }

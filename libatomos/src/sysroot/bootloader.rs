@@ -1,12 +1,13 @@
 //! Between the truth and `/boot`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::boot::name::EntryName;
 use crate::boot::{
-    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, KernelCheck, KernelFiles,
-    LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel, check_space, forecast,
-    kernel_space, plan_reconcile, verify_entries,
+    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, ExtlinuxDefault, KernelArgs,
+    KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel,
+    check_space, extlinux_conf, forecast, kernel_space, plan_reconcile, verify_entries,
 };
 use crate::digest::BlobId;
 use crate::format::{Commit, Node};
@@ -15,6 +16,7 @@ use crate::names::StaterootName;
 use crate::progress::Progress;
 use crate::repo::Located;
 
+use super::booted::ENTRY_KARG;
 use super::cleanup::leads_to;
 use super::decide::Decision;
 use super::{DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock, layout};
@@ -73,6 +75,11 @@ impl Sysroot {
         }))
     }
 
+    /// Returns how many tries the loader has left for each entry that has a counter, by its number.
+    pub(super) fn tries_left(&self) -> Result<BTreeMap<u64, u32>, SysrootError> {
+        Ok(self.boot_dir()?.tries_left()?)
+    }
+
     /// Returns the names of the entries in `/boot`, those that nothing boots from among them.
     pub(super) fn offered_by_boot(&self) -> Result<Vec<EntryName>, SysrootError> {
         let found = self.boot_dir()?.list_entries()?;
@@ -83,15 +90,29 @@ impl Sysroot {
     }
 
     fn desired(&self, state: &State) -> Result<Vec<DesiredEntry>, SysrootError> {
-        state
-            .deployments
-            .iter()
-            .map(|deployment| self.desired_entry(deployment))
-            .collect()
+        let mut desired = Vec::new();
+        for deployment in &state.deployments {
+            desired.push(self.desired_entry(deployment)?);
+            if let Some(fallback) = &deployment.fallback {
+                desired.push(self.desired_entry(&DeploymentState {
+                    entry: fallback.entry,
+                    kargs: fallback.kargs.clone(),
+                    tries: None,
+                    fallback: None,
+                    ..deployment.clone()
+                })?);
+            }
+        }
+        Ok(desired)
     }
 
     fn desired_entry(&self, deployment: &DeploymentState) -> Result<DesiredEntry, SysrootError> {
         let id = &deployment.id;
+        let mut kargs: KernelArgs = deployment.kargs.parse()?;
+        if deployment.fallback.is_some() {
+            // Its deployment has two entries, so it says which one it is.
+            kargs.append(&format!("{ENTRY_KARG}={}", deployment.entry))?;
+        }
         Ok(DesiredEntry {
             n: deployment.entry,
             stateroot: id.stateroot.clone(),
@@ -99,9 +120,9 @@ impl Sysroot {
             serial: id.serial,
             title: deployment.title.clone(),
             version: Some(deployment.version.clone()).filter(|version| !version.is_empty()),
-            kargs: deployment.kargs.parse()?,
+            kargs,
             bootcsum: self.parse_bootcsum(deployment)?,
-            tries: None,
+            tries: deployment.tries,
         })
     }
 
@@ -261,12 +282,18 @@ impl Sysroot {
         Ok(entries.chain(kernels).chain(leftovers).collect())
     }
 
+    /// Returns what a U-Boot that reads `extlinux.conf` is to find.
+    pub fn extlinux_conf(&self, default: ExtlinuxDefault) -> Result<String, SysrootError> {
+        Ok(extlinux_conf(&self.boot_dir()?, default)?)
+    }
+
     /// Returns what the loader will find, and whether it can boot it: every kernel is read and compared.
     pub fn boot_status(&self) -> Result<BootStatus, SysrootError> {
         let boot = self.boot_dir()?;
         Ok(BootStatus {
             forecast: forecast(&boot, self.efivars()?.as_ref())?,
             entries: verify_entries(&boot)?,
+            tries_left: boot.tries_left()?,
         })
     }
 
@@ -321,4 +348,6 @@ pub struct BootStatus {
     pub forecast: LoaderForecast,
     /// Our entries, and what is wrong with each.
     pub entries: Vec<EntryReport>,
+    /// How many tries those on trial have left, by the entry's number.
+    pub tries_left: BTreeMap<u64, u32>,
 }

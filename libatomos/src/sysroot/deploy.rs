@@ -69,7 +69,13 @@ pub struct DeployOptions {
     pub finish: Finish,
     /// Whether what is new is read back from the disk and compared.
     pub read_back: ReadBack,
+    /// How often the loader may try the new deployment before it is given up, where its tree has health checks and there is
+    /// something to go back to; 0 for as often as it likes, [`DEFAULT_TRIES`] where nothing is given.
+    pub tries: Option<u32>,
 }
+
+/// How often a new deployment is tried where nobody says otherwise.
+pub const DEFAULT_TRIES: u32 = 3;
 
 /// When a deployment takes the place of the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -207,6 +213,7 @@ impl Sysroot {
         self.remove_orphans(&lock, &state)?;
         let staged = self.usable_staged(&state)?;
         let decision = self.decide(rev, &state, staged.as_ref(), options)?;
+        self.warn_of_rejection(&decision.id.commit, progress);
         if self.stages(options.finish)? {
             return self.stage(&lock, &state, staged, &decision, options, progress, cancel);
         }
@@ -228,7 +235,7 @@ impl Sysroot {
             Ok(built) => built,
             Err(error) => return Err(self.abandon(&lock, &state, error)),
         };
-        let previous = state.deployments.first().map(|deployment| deployment.id.clone());
+        let previous = state.default_deployment().map(|deployment| deployment.id.clone());
         let deployment = DeploymentState {
             title: built.laid_out.title,
             bootcsum: built.laid_out.bootcsum.to_string(),
@@ -271,7 +278,9 @@ impl Sysroot {
     ) -> Result<Vec<DeploymentId>, SysrootError> {
         let id = deployment.id.clone();
         state.put_first(deployment);
-        self.retire(state, &id, terms.keep, progress)
+        let removed = self.retire(state, &id, terms.keep, progress)?;
+        self.begin_trial(state, &id, terms.tries, progress)?;
+        Ok(removed)
     }
 
     /// Removes what a failed deploy made. The failure is what the caller is told; what cannot be removed now is
@@ -293,6 +302,9 @@ impl Sysroot {
             title: String::new(),
             version: decision.commit.version.clone(),
             pinned: false,
+            good: false,
+            tries: None,
+            fallback: None,
         }
     }
 

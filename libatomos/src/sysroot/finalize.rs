@@ -128,7 +128,7 @@ impl Sysroot {
         };
         let furnished = self.furnish(id, merge_from.as_ref(), &root, &deployments, progress, cancel)?;
         self.complete(id, &deployments)?;
-        let previous = state.deployments.first().map(|deployment| deployment.id.clone());
+        let previous = state.default_deployment().map(|deployment| deployment.id.clone());
         let removed = self.succeed(&mut state, staged.deployment.clone(), &staged.terms, progress)?;
         self.switch_to(lock, &state, progress)?;
         crate::failpoint::hit("finish.switched")?;

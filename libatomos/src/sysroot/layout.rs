@@ -35,6 +35,16 @@ pub(super) fn marker(id: &DeploymentId) -> String {
     format!("{}.complete", id.dir_name())
 }
 
+/// What `atomos-prepare-root` writes to in each boot of a deployment on trial, beside it.
+pub(super) fn trial(id: &DeploymentId) -> String {
+    format!("{}.trial", id.dir_name())
+}
+
+/// Says beside a deployment that it ran out of tries: `atomos-prepare-root` does not choose it by itself.
+pub(super) fn bad(id: &DeploymentId) -> String {
+    format!("{}.bad", id.dir_name())
+}
+
 /// The conflicts that the merge of `/etc` left, beside the deployment.
 pub(super) fn conflicts(id: &DeploymentId) -> String {
     format!("{}.conflicts.json", id.dir_name())

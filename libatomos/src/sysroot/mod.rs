@@ -5,10 +5,12 @@
 //! /atomos/deployments.json                                     the truth: order, kernel arguments, pins
 //! /atomos/staged.json                                          what shutdown is to finish
 //! /atomos/last-error.json                                      why it could not
+//! /atomos/boots.json                                           what became of boots
 //! /atomos/deploy/<stateroot>/var                               shared by the stateroot's deployments
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>/         a deployment's root
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.origin   what it follows
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.conflicts.json   what its merge of /etc could not decide
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.trial    while it is on trial: its boots, by atomos-prepare-root
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.complete the marker, written last
 //! /boot                                                        derived; see [`crate::boot`]
 //! ```
@@ -16,8 +18,10 @@
 //! Every operation that changes something holds the sysroot's lock, builds where nothing boots from, makes it durable,
 //! replaces the truth, and lets `/boot` follow. `docs/architecture.md` has the picture.
 
+mod assess;
 mod booted;
 mod bootloader;
+mod boots;
 mod build;
 mod cleanup;
 mod decide;
@@ -39,6 +43,7 @@ mod stage;
 mod staged;
 mod state;
 mod status;
+mod trial;
 mod upgrade;
 mod usr_overlay;
 mod version;
@@ -50,10 +55,12 @@ use crate::fs::{Dir, FileKind, FileLock, LockMode, LockNotice};
 use crate::names::StaterootName;
 use crate::repo::{DEFAULT_LOCK_TIMEOUT, Repo};
 
+pub use assess::{BootVerdict, RecordReport};
 pub use booted::{BOOTED, BootedRecord};
 pub use bootloader::BootStatus;
+pub use boots::{BootAttempt, BootLog, FailedCheck, FailedTrial, LastFailure, Stage, Trial};
 pub use cleanup::{CleanupOptions, CleanupReport};
-pub use deploy::{DeployOptions, DeployPreview, DeployReport, Finish, KargsChange, ReadBack};
+pub use deploy::{DEFAULT_TRIES, DeployOptions, DeployPreview, DeployReport, Finish, KargsChange, ReadBack};
 pub use error::SysrootError;
 pub use etc::EtcStatus;
 pub use finalize::{FinalizeOptions, FinalizeOutcome};
@@ -63,8 +70,8 @@ pub use read_back::ReadBackReport;
 pub use reorder::{KargsReport, SwitchReport, UndeployReport};
 pub use stage::FINALIZER;
 pub use staged::LastError;
-pub use state::{DeploymentState, State};
-pub use status::{DeploymentStatus, Role, Status};
+pub use state::{DeploymentState, FallbackEntry, State};
+pub use status::{Assessment, DeploymentStatus, Role, Status};
 pub use upgrade::{UpgradeOptions, UpgradeOutcome};
 
 /// How to open a sysroot.

@@ -9,7 +9,9 @@ use crate::progress::Progress;
 
 use super::select::Selected;
 use super::staged::Staged;
-use super::{DeploymentId, DeploymentState, KargsChange, State, Sysroot, SysrootError, SysrootLock};
+use super::{
+    DEFAULT_TRIES, DeploymentId, DeploymentState, KargsChange, State, Sysroot, SysrootError, SysrootLock,
+};
 
 /// What is the default after a change, and what was before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,6 +21,10 @@ pub struct SwitchReport {
     pub default: DeploymentId,
     /// The default before.
     pub previous: DeploymentId,
+    /// Deployments of other versions that have run since the default last did, the last to run last. They shared `/var` and
+    /// may have written to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ran_since: Vec<DeploymentId>,
     /// What was staged and was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discarded: Option<DeploymentId>,
@@ -57,13 +63,17 @@ impl State {
     /// newest deployment below the default, of the same stateroot where there is one.
     #[must_use]
     pub fn rollback_target(&self, booted: Option<&DeploymentId>) -> Option<&DeploymentState> {
-        let default = self.deployments.first()?;
+        let default = self.default_deployment()?;
         if let Some(booted) = booted
             && default.id != *booted
         {
-            return self.get(booted);
+            return self.get(booted).filter(|booted| !booted.is_bad());
         }
-        let below = || self.deployments[1..].iter();
+        // Nobody goes back to what is bad without saying so.
+        let below = || {
+            let others = self.deployments.iter().filter(|other| other.id != default.id);
+            others.filter(|other| !other.is_bad())
+        };
         below()
             .find(|other| other.id.stateroot == default.id.stateroot)
             .or_else(|| below().next())
@@ -81,8 +91,7 @@ impl Sysroot {
         let booted = self.booted()?;
         let staged = self.usable_staged(&state)?;
         let default = state
-            .deployments
-            .first()
+            .default_deployment()
             .ok_or(SysrootError::NothingToRollBackTo)?;
         let target = match to {
             Some(selector) => state
@@ -103,6 +112,7 @@ impl Sysroot {
             default: target.id.clone(),
             changed: target.id != previous,
             discarded: staged.map(|staged| staged.deployment.id),
+            ran_since: self.ran_since(&target, booted.as_ref().and_then(|id| state.get(id))),
             previous,
         };
         if report.changed {
@@ -110,7 +120,9 @@ impl Sysroot {
         }
         self.discard_staged(&lock)?;
         if report.changed {
-            state.put_first(target);
+            let id = target.id.clone();
+            state.choose_again(target, DEFAULT_TRIES);
+            self.mark_trial(&state, &id)?;
             self.switch_to(&lock, &state, progress)?;
         }
         if report.discarded.is_some() {
@@ -192,6 +204,13 @@ impl Sysroot {
         if state.deployments.len() == 1 {
             return Err(in_use("the only deployment, and nothing would boot without it"));
         }
+        let others_are_bad = state
+            .deployments
+            .iter()
+            .all(|other| other.id == target.id || other.is_bad());
+        if others_are_bad && !target.is_bad() {
+            return Err(in_use("the only deployment that is not bad"));
+        }
         // A record that an interrupted run left of it would name what is not there any more.
         if Staged::load(&self.atomos)
             .is_ok_and(|record| record.is_some_and(|record| record.deployment.id == target.id))
@@ -270,7 +289,7 @@ impl Sysroot {
                     staged.save(&self.atomos)?;
                 }
             }
-            Selected::Deployment(mut target) => {
+            Selected::Deployment(target) => {
                 report.kargs = change(&target.kargs)?;
                 let text = report.kargs.to_string();
                 report.changed = text != target.kargs;
@@ -279,8 +298,10 @@ impl Sysroot {
                     let staged = self.usable_staged(&state)?;
                     report.discarded = staged.map(|staged| staged.deployment.id);
                     self.discard_staged(&lock)?;
-                    target.kargs = text;
-                    state.put_first(target);
+                    let id = target.id.clone();
+                    let tries = self.tries_for(&id, None)?;
+                    state.change_kargs(target, text, tries);
+                    self.mark_trial(&state, &id)?;
                     self.switch_to(&lock, &state, progress)?;
                     if report.discarded.is_some() {
                         self.remove_orphans(&lock, &state)?;

@@ -56,18 +56,15 @@ impl Policy {
     }
 }
 
-/// Returns the newest deployment that is known to work, other than `new`: going back to it is what a machine does when all
-/// else fails. What is running has come up.
+/// Returns the newest deployment of the stateroot that is known to be good, other than `new`: going back to it is what a
+/// machine does when all else fails. Where none is, what is running has come up.
 fn newest_known_good(
     state: &State,
     new: &DeploymentId,
     booted: Option<&DeploymentId>,
 ) -> Option<DeploymentId> {
-    let mut others = state.deployments.iter().filter(|other| other.id != *new);
-    let is_good = |id: &DeploymentId| booted == Some(id);
-    others
-        .find(|other| is_good(&other.id))
-        .map(|other| other.id.clone())
+    let good = state.last_good(&new.stateroot, new).map(|other| &other.id);
+    good.or(booted.filter(|booted| **booted != *new)).cloned()
 }
 
 impl Sysroot {

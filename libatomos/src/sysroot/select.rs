@@ -50,7 +50,7 @@ impl State {
         };
         match selector {
             "booted" => return deployment(booted.and_then(|id| self.get(id))),
-            "default" => return deployment(self.deployments.first()),
+            "default" => return deployment(self.default_deployment()),
             "staged" => return staged.cloned().map(Selected::Staged).ok_or_else(not_found),
             _ => {}
         }

@@ -125,7 +125,7 @@ impl Sysroot {
             deployment: id.clone(),
             staged: true,
             version: decision.commit.version.clone(),
-            previous: state.deployments.first().map(|deployment| deployment.id.clone()),
+            previous: state.default_deployment().map(|deployment| deployment.id.clone()),
             merge_from: decision.merge_from.clone(),
             etc,
             checkout: Some(laid_out.checkout),

@@ -33,11 +33,17 @@ pub(super) struct Terms {
     /// How many deployments are kept then; what the policy says, where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<usize>,
+    /// How often the boot loader is to try it; as always, where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u32>,
 }
 
 impl Terms {
     pub fn new(options: &DeployOptions) -> Self {
-        Self { keep: options.keep }
+        Self {
+            keep: options.keep,
+            tries: options.tries,
+        }
     }
 }
 

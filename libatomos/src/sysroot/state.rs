@@ -41,6 +41,28 @@ pub struct DeploymentState {
     /// Kept by every clean-up.
     #[serde(default)]
     pub pinned: bool,
+    /// Whether it is known to be good: its checks passed, with these kernel arguments.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub good: bool,
+    /// How often the loader may still try it, as far as is known; 0 where it is bad, none where it is not on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u32>,
+    /// Its entry with the arguments before, while these are on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<FallbackEntry>,
+}
+
+/// A deployment's entry with other kernel arguments, which stays until the new ones are known to be good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FallbackEntry {
+    /// The number of the entry.
+    pub entry: u64,
+    /// Its kernel arguments, without `atomos=`.
+    pub kargs: String,
+    /// Whether the deployment is known to be good with them.
+    #[serde(default)]
+    pub good: bool,
 }
 
 /// The truth.
@@ -84,10 +106,12 @@ impl State {
         }
         let (mut ids, mut entries) = (HashSet::new(), HashSet::new());
         for deployment in &state.deployments {
-            if !ids.insert(&deployment.id) || !entries.insert(deployment.entry) {
+            let fallback = deployment.fallback.as_ref().map(|fallback| fallback.entry);
+            let twice = !entries.insert(deployment.entry) || fallback.is_some_and(|n| !entries.insert(n));
+            if !ids.insert(&deployment.id) || twice {
                 return Err(damaged(format!("{} stands twice", deployment.id)));
             }
-            if deployment.entry >= state.next_entry {
+            if deployment.entry >= state.next_entry || fallback.is_some_and(|n| n >= deployment.entry) {
                 return Err(damaged("an entry's number is not below the next one".to_owned()));
             }
         }
@@ -118,12 +142,24 @@ impl State {
         self.deployments.insert(0, deployment);
     }
 
-    /// Returns the first deployment of the stateroot: of these, what would run next.
+    /// Returns what the next boot takes: the first deployment that is not bad.
+    #[must_use]
+    pub fn default_deployment(&self) -> Option<&DeploymentState> {
+        let sound = self.deployments.iter().find(|deployment| !deployment.is_bad());
+        sound.or_else(|| self.deployments.first())
+    }
+
+    /// Returns the first deployment of the stateroot that is not bad: of these, what would run next.
     #[must_use]
     pub fn newest(&self, stateroot: &StaterootName) -> Option<&DeploymentState> {
-        self.deployments
-            .iter()
-            .find(|deployment| deployment.id.stateroot == *stateroot)
+        let of_it = || {
+            self.deployments
+                .iter()
+                .filter(|deployment| deployment.id.stateroot == *stateroot)
+        };
+        of_it()
+            .find(|deployment| !deployment.is_bad())
+            .or_else(|| of_it().next())
     }
 
     /// Returns the deployment called `id`.

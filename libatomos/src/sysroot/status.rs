@@ -7,10 +7,13 @@ use serde::Serialize;
 use crate::digest::CommitId;
 use crate::etc_merge::Conflicts;
 
+use super::assess::no_panic;
 use super::origin::Origin;
 use super::stage::FINALIZER;
 use super::staged::{LastError, Staged};
-use super::{DeploymentId, DeploymentState, Sysroot, SysrootError, layout};
+use super::{
+    BootLog, DeploymentId, DeploymentState, FailedTrial, LastFailure, Sysroot, SysrootError, Trial, layout,
+};
 
 /// What a deployment is at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,6 +42,21 @@ impl fmt::Display for Role {
             Self::Other => "other",
         })
     }
+}
+
+/// What is known of whether a deployment boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Assessment {
+    /// Nothing: nobody has said that it is good, and nobody counts.
+    Unproven,
+    /// Its tries are counted.
+    OnTrial,
+    /// Its checks passed.
+    Good,
+    /// It ran out of tries.
+    Bad,
 }
 
 /// One deployment.
@@ -80,6 +98,11 @@ pub struct DeploymentStatus {
     pub entry: Option<u64>,
     /// Kept by every clean-up.
     pub pinned: bool,
+    /// What is known of whether it boots.
+    pub assessment: Assessment,
+    /// While it is on trial, how many more tries the boot loader makes; 0 in its last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries_left: Option<u32>,
     /// Conflicts of the merge of `/etc` that nobody has resolved; of what is staged, those that a trial found.
     pub etc_conflicts: u64,
     /// Whether it is whole: its directory and its marker are there. What is staged is not.
@@ -104,6 +127,21 @@ pub struct Status {
     pub last_error: Option<LastError>,
     /// Whether `/usr` can be written to until the next boot (`usr-overlay`).
     pub usr_overlay: bool,
+    /// What the machine went back from, where what runs is what it went back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back_from: Option<DeploymentId>,
+    /// Versions that failed here, which `upgrade` does not install again, the newest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<FailedTrial>,
+    /// All that failed here, and how: rejected versions, and kernel arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<FailedTrial>,
+    /// What is on trial, and how its tries went so far.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trials: Vec<Trial>,
+    /// Checks that failed in the last boot of a deployment that is not on trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
     /// What a person should know: an entry missing in `/boot`, a loader that is set to something else.
     pub warnings: Vec<String>,
 }
@@ -124,6 +162,16 @@ impl Sysroot {
         let rollback = state
             .rollback_target(booted.as_ref())
             .map(|deployment| deployment.id.clone());
+        let default = state.default_deployment().map(|deployment| deployment.id.clone());
+        // Anybody may ask for the status; not everybody may read /boot.
+        let counts = self.tries_left().unwrap_or_default();
+        let (log, damage) = match self.boot_log() {
+            Ok(log) => (log, None),
+            Err(error) => (
+                BootLog::default(),
+                Some(format!("what became of boots is not known: {error}")),
+            ),
+        };
         let mut deployments = Vec::new();
         if let Some(staged) = &staged {
             let mut status = self.deployment_status(&staged.deployment, Role::Staged)?;
@@ -132,17 +180,20 @@ impl Sysroot {
             deployments.push(status);
             warnings.extend(self.staged_warning(staged)?);
         }
-        for (position, deployment) in state.deployments.iter().enumerate() {
+        for deployment in &state.deployments {
             let id = &deployment.id;
-            let role = match position {
+            let role = match () {
                 _ if booted.as_ref() == Some(id) => Role::Booted,
-                0 => Role::Pending,
+                _ if default.as_ref() == Some(id) => Role::Pending,
                 _ if rollback.as_ref() == Some(id) => Role::Rollback,
                 _ => Role::Other,
             };
             let mut status = self.deployment_status(deployment, role)?;
             status.index = deployments.len();
-            status.default = position == 0;
+            status.default = default.as_ref() == Some(id);
+            if deployment.is_on_trial() {
+                status.tries_left = counts.get(&deployment.entry).copied().or(deployment.tries);
+            }
             if !status.complete {
                 warnings.push(format!(
                     "{id} is not whole: its directory or its marker is missing"
@@ -150,8 +201,29 @@ impl Sysroot {
             }
             deployments.push(status);
         }
+        for deployment in state.deployments.iter().filter(|found| found.is_on_trial()) {
+            if let Some(text) = no_panic(deployment)? {
+                warnings.push(format!("{}: {text}", deployment.id));
+            }
+        }
+        warnings.extend(damage);
+        let went_back = |failed: &&FailedTrial| booted.is_some() && failed.went_back_to == booted;
         Ok(Status {
             deployments,
+            rolled_back_from: log
+                .failed
+                .last()
+                .filter(went_back)
+                .map(|failed| failed.deployment.clone()),
+            rejected: log
+                .failed
+                .iter()
+                .filter(|failed| failed.kargs.is_none())
+                .cloned()
+                .collect(),
+            failures: log.failed,
+            trials: log.trials,
+            last_failure: log.last_failure,
             booted,
             staged: staged.map(|staged| staged.deployment.id),
             last_error: LastError::load(&self.atomos),
@@ -188,6 +260,8 @@ impl Sysroot {
             bootcsum: deployment.bootcsum.clone(),
             entry: Some(deployment.entry),
             pinned: deployment.pinned,
+            assessment: assessment(deployment),
+            tries_left: None,
             etc_conflicts: conflicts,
             complete: dir.exists(layout::marker(id))? && dir.exists(id.dir_name())?,
         })
@@ -219,5 +293,14 @@ impl Sysroot {
             None
         };
         Ok(warning)
+    }
+}
+
+fn assessment(deployment: &DeploymentState) -> Assessment {
+    match deployment {
+        _ if deployment.is_bad() => Assessment::Bad,
+        _ if deployment.is_on_trial() => Assessment::OnTrial,
+        _ if deployment.good => Assessment::Good,
+        _ => Assessment::Unproven,
     }
 }

@@ -19,6 +19,7 @@ use super::{
 };
 
 mod staging;
+mod trial;
 
 struct Machine {
     scratch: tempfile::TempDir,
@@ -27,7 +28,10 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let machine = Self {
-            scratch: tempfile::tempdir().unwrap(),
+            // In memory where that can be: these tests sync a file system some thousand times.
+            scratch: tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .unwrap(),
         };
         let mode = if rustix::process::geteuid().is_root() {
             RepoMode::Bare

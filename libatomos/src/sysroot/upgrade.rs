@@ -12,7 +12,9 @@ use crate::pull::{PullOptions, Selector, Session, SessionOptions, Wanted};
 use crate::remote::RemoteName;
 use crate::repo::{LocalPullOptions, Repo};
 
-use super::{DeployOptions, DeployReport, DeploymentId, Finish, Origin, Sysroot, SysrootError};
+use super::{
+    BootLog, DeployOptions, DeployReport, DeploymentId, FailedTrial, Finish, Origin, Sysroot, SysrootError,
+};
 
 /// How to upgrade.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +36,8 @@ pub struct UpgradeOptions {
     pub session: SessionOptions,
     /// Stop before the first blob if more bytes than this are to come.
     pub max_bytes: Option<u64>,
+    /// Install a version that failed here before.
+    pub allow_rejected: bool,
     /// What the deployment is made with; stateroot and origin are filled in.
     pub deploy: DeployOptions,
 }
@@ -58,6 +62,17 @@ pub enum UpgradeOutcome {
         version: String,
         /// The ref.
         reference: RefName,
+    },
+    /// There is something newer, and it failed here before: it is not installed.
+    Rejected {
+        /// What the ref names.
+        commit: CommitId,
+        /// Its version.
+        version: String,
+        /// The ref.
+        reference: RefName,
+        /// How it failed.
+        failed: Box<FailedTrial>,
     },
     /// It is here, and only that was asked for.
     Downloaded {
@@ -93,7 +108,7 @@ impl Sysroot {
         let current = match (&staged, stateroot) {
             (Some(staged), _) => Some(staged),
             (None, Some(name)) => state.newest(name),
-            (None, None) => state.deployments.first(),
+            (None, None) => state.default_deployment(),
         };
         let current = current
             .ok_or_else(|| SysrootError::DeploymentNotFound {
@@ -113,7 +128,24 @@ impl Sysroot {
         let Some(reference) = origin.reference.clone() else {
             return Err(SysrootError::NoOrigin { id: current });
         };
+        let log = self.boot_log()?;
+        if !options.allow_rejected && !options.check && !log.failed.is_empty() {
+            // A look costs one request. What would not be installed is not downloaded.
+            let look = UpgradeOptions {
+                check: true,
+                ..options.clone()
+            };
+            let seen = self.fetch(&reference, &origin, &current, &look, progress, cancel)?;
+            if let Some(rejected) = rejected(&log, &seen, &reference, &current) {
+                return Ok(rejected);
+            }
+        }
         let commit = self.fetch(&reference, &origin, &current, options, progress, cancel)?;
+        if !options.allow_rejected
+            && let Some(rejected) = rejected(&log, &commit, &reference, &current)
+        {
+            return Ok(rejected);
+        }
         // What is staged already is finished where that is asked for.
         let is_current = current.commit == commit.0 && followed.follows_as(&origin);
         let finishes =
@@ -218,4 +250,20 @@ impl Sysroot {
         let pulled = report.refs.first().expect("one ref was asked for");
         Ok((pulled.commit, pulled.version.clone()))
     }
+}
+
+/// Returns what to say of a commit that failed here and is not what would run next.
+fn rejected(
+    log: &BootLog,
+    (commit, version): &(CommitId, String),
+    reference: &RefName,
+    current: &DeploymentId,
+) -> Option<UpgradeOutcome> {
+    let failed = log.rejection(commit).filter(|_| current.commit != *commit)?;
+    Some(UpgradeOutcome::Rejected {
+        commit: *commit,
+        version: version.clone(),
+        reference: reference.clone(),
+        failed: Box::new(failed.clone()),
+    })
 }

@@ -39,7 +39,7 @@ impl Sysroot {
             Err(error @ (RepoError::RevNotFound { .. } | RepoError::RefNotFound { .. })) => error,
             Err(error) => return Err(error.into()),
         };
-        let current = match (staged, self.booted()?, state.deployments.first()) {
+        let current = match (staged, self.booted()?, state.default_deployment()) {
             (Some(staged), _, _) => Some(staged.deployment.id.clone()),
             (None, Some(booted), _) => Some(booted),
             (None, None, first) => first.map(|deployment| deployment.id.clone()),

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // A test arranges by path what the library then sees by descriptor.
 
 mod damage;
+mod grub;
 mod interruption;
 mod loader_view;
 mod own_file_system;
