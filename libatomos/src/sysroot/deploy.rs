@@ -182,12 +182,9 @@ impl Sysroot {
             Some(from) => Some(self.preview_merge(&decision, from, progress, cancel)?),
             None => None,
         };
-        let removed = self.succeed(
-            &mut state,
-            self.placeholder(&decision),
-            &Terms::new(options),
-            progress,
-        )?;
+        // Without the trial, which leaves a mark beside the deployment.
+        state.put_first(self.placeholder(&decision));
+        let removed = self.retire(&mut state, &decision.id, options.keep, progress)?;
         Ok(DeployPreview {
             deployment: decision.id,
             version: decision.commit.version,

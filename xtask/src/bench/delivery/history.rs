@@ -36,7 +36,7 @@ pub struct History {
     pub behind: Vec<(usize, Pulled)>,
     /// Nothing new.
     pub nothing: Pulled,
-    /// Times of publishing a release.
+    /// Times of publishing a release, the first and the last left out, without an image.
     pub publish: Series,
     /// Bytes of the whole site, and of its packs.
     pub site_bytes: (u64, u64),
@@ -75,8 +75,12 @@ pub fn measure(
         std::fs::write(&stamp, format!("{number}\n"))
             .with_context(|| format!("cannot write {}", stamp.display()))?;
         commits.push(ring.commit("repo", &tree, &number.to_string())?);
-        let elapsed = time(&mut ring.publish_to("repo", "site", &[]))?;
-        publish.push(elapsed);
+        // Of images a site keeps the newest one alone; the others would be made to be thrown away.
+        let image: &[&str] = if number + 1 < releases { &["--no-image"] } else { &[] };
+        let elapsed = time(&mut ring.publish_to("repo", "site", image))?;
+        if number > 0 && number + 1 < releases {
+            publish.push(elapsed);
+        }
         if number % 10 == 0 {
             eprintln!("  release {number}: {:.2} s", elapsed.as_secs_f64());
         }

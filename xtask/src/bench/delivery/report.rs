@@ -330,7 +330,7 @@ impl Delivery {
         writeln!(
             text,
             "\n### Many releases\n\nTree B, in which one package after another goes to its newer version, the kernel near the end. \
-             Profile fast. Requests and MB by what the client has.\n\n\
+             Profile fast; an image of the newest release alone. Requests and MB by what the client has.\n\n\
              | releases | nothing | the one before | five back | five back, patches made for it | the newest | \
              publish: s | site: MB | packs: MB | files | record, release, manifest: kB |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
