@@ -24,7 +24,7 @@ impl Sysroot {
     /// # Errors
     /// When no deployment is running, or the kernel has no overlayfs.
     pub fn overlay_usr(&self) -> Result<bool, SysrootError> {
-        let _lock = self.lock()?;
+        // Without the lock, which lies in `/sysroot`, where this process cannot write: nothing there is changed.
         if self.booted()?.is_none() {
             return Err(SysrootError::NotBooted {
                 action: "make /usr writable",
