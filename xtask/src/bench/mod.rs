@@ -8,6 +8,7 @@ mod contest;
 mod delivery;
 mod measure;
 mod report;
+mod shutdown;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,8 @@ const AGE: usize = 1000;
 enum Part {
     /// Commit, checkout, fsck
     Store,
+    /// What a staged update leaves for shutdown
+    Shutdown,
     /// Publish and pull, tree A
     DeliveryA,
     /// Publish and pull, tree B
@@ -193,7 +196,7 @@ fn measure_all(
         bail!("{} is not UTF-8", work.display());
     }
     let mut results = Results::default();
-    if args.has(Part::Store) || args.has(Part::DeliveryA) {
+    if args.has(Part::Store) || args.has(Part::DeliveryA) || args.has(Part::Shutdown) {
         eprintln!("copying the trees");
         let ring = Ring::prepare(work, atomos, trees)?;
         if args.has(Part::Store) {
@@ -201,6 +204,11 @@ fn measure_all(
             for contestant in Contestant::ALL {
                 ring.remove(contestant)?;
             }
+        }
+        if args.has(Part::Shutdown) {
+            eprintln!("shutdown");
+            let measured = shutdown::measure(work, atomos, ring.trees(), args.runs.min(3))?;
+            results.shutdown = Some(measured);
         }
         if args.has(Part::DeliveryA) {
             let size = trees.size_v2;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::contest::{Contestant, Work};
 use super::delivery::Delivery;
 use super::measure::Series;
+use super::shutdown::{self, Shutdown};
 use crate::debian::Trees;
 use crate::facts::Additions;
 use crate::process::capture;
@@ -26,6 +27,8 @@ pub struct Results {
     pub memory: BTreeMap<(Work, Contestant), u64>,
     /// What the second version must add, and what it added.
     pub additions: Option<(Additions, Additions)>,
+    /// What is left for shutdown.
+    pub shutdown: Option<Shutdown>,
     /// Publishing and pulling.
     pub delivery: Delivery,
 }
@@ -43,6 +46,31 @@ pub struct Circumstances<'a> {
     pub directory: &'a Path,
     /// The load average before the first run: how much else was going on.
     pub load: String,
+}
+
+fn shutdown_table(text: &mut String, shutdown: &Shutdown) -> Result<()> {
+    writeln!(
+        text,
+        "## An update of a running machine\n\nSeconds: median (fastest to slowest). The second version is in the repository; a hundred \
+         files of `/etc` are changed between staging and shutdown. At most {:.0} for the end.\n",
+        shutdown::TARGET
+    )?;
+    writeln!(text, "| work | atomos |\n| --- | --- |")?;
+    for (work, series) in [
+        ("staging, nothing read back", &shutdown.stage_unread),
+        ("staging, what is new read back from the disk", &shutdown.stage),
+        ("finishing at shutdown", &shutdown.finish),
+    ] {
+        writeln!(
+            text,
+            "| {work} | {:.2} ({:.2} to {:.2}) |",
+            series.median(),
+            series.min(),
+            series.max()
+        )?;
+    }
+    writeln!(text)?;
+    Ok(())
 }
 
 impl Results {
@@ -80,6 +108,14 @@ impl Results {
         {
             missed.push("the second version did not add exactly what changed".to_owned());
         }
+        if let Some(finish) = self.shutdown.as_ref().map(|shutdown| shutdown.finish.median())
+            && finish > shutdown::TARGET
+        {
+            missed.push(format!(
+                "finishing a staged update: {finish:.2} s, at most {:.0} wanted",
+                shutdown::TARGET
+            ));
+        }
         missed.extend(self.delivery.missed());
         missed
     }
@@ -95,6 +131,9 @@ impl Results {
             self.time_table(&mut text)?;
             self.memory_table(&mut text)?;
             self.count_paragraph(&mut text)?;
+        }
+        if let Some(shutdown) = &self.shutdown {
+            shutdown_table(&mut text, shutdown)?;
         }
         self.delivery.render(&mut text)?;
         Ok(text)
