@@ -14,7 +14,7 @@
 //! hardware  what a machine consists of; firmware what runs first; patience how long to wait
 //! disk      an image: a loader, /boot and root, on one of several file systems
 //! store     versions: their trees, a repository with their commits, and the published site
-//! tree      a Debian tree made fit for the test, in an overlay above the one it was made from
+//! tree      a Debian tree made fit for the test, in an overlay above the one it was made from; units its units
 //! ```
 //!
 //! All mounts are made in a mount namespace that [`enter_namespace`] enters by running this program again, so
@@ -37,6 +37,7 @@ mod store;
 mod stories;
 mod text;
 mod tree;
+mod units;
 mod versions;
 
 use std::os::unix::process::CommandExt;

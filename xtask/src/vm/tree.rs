@@ -4,26 +4,25 @@
 //! The tree it comes from stays as it is: the changes are in the upper layer of an overlay. A version that differs little from another
 //! is one more layer above that.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::programs::Programs;
+use super::units;
 use super::versions::{Initramfs, Version};
 use crate::process::{Logged, run};
 
 const AGENT: &str = include_str!("guest/agent");
 const AGENT_UNIT: &str = include_str!("guest/atomos-vm-test.service");
-const MASKED_UNITS: &str = include_str!("guest/masked-units.txt");
 
 /// What is copied from `bootloader-hooks`, and where to in the tree.
-const HOOKS: [(&str, &str); 4] = [
+const HOOKS: [(&str, &str); 3] = [
     ("initramfs-tools/hooks", "usr/share/initramfs-tools/hooks"),
     ("initramfs-tools/scripts", "usr/share/initramfs-tools/scripts"),
     ("dracut/50atomos", "usr/lib/dracut/modules.d/50atomos"),
-    ("systemd", "usr/lib/systemd/system"),
 ];
 
 /// The modules that the machine's disk needs. The whole set would be 60 MB to read through an emulated BIOS.
@@ -111,9 +110,7 @@ impl TestTree {
                 .arg(hooks().join(from))
                 .arg(tree.join(to)))?;
         }
-        // Not a unit.
-        std::fs::remove_file(tree.join("usr/lib/systemd/system/README.md"))
-            .context("cannot remove a README")?;
+        units::install_hooks(&hooks().join("systemd"), tree)?;
         copy_program(&programs.atomos, &tree.join("usr/bin/atomos"))?;
         copy_program(
             &programs.prepare_root,
@@ -131,7 +128,7 @@ impl TestTree {
         for (path, content, mode) in own {
             write(&tree.join(path), content, mode)?;
         }
-        configure_units(tree)?;
+        units::configure(tree)?;
         test_tree.add_version(version)?;
         test_tree.make_initramfs(work, version)?;
         Ok(test_tree)
@@ -197,36 +194,6 @@ impl TestTree {
     }
 }
 
-/// What `systemctl` would do inside the tree.
-fn configure_units(tree: &Path) -> Result<()> {
-    let units = tree.join("etc/systemd/system");
-    let generators = tree.join("etc/systemd/system-generators");
-    std::fs::create_dir_all(&generators).with_context(|| format!("cannot make {}", generators.display()))?;
-    let link = |target: &str, path: PathBuf| {
-        if path.symlink_metadata().is_ok() {
-            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        }
-        symlink(target, &path).with_context(|| format!("cannot link {}", path.display()))
-    };
-    let names = MASKED_UNITS
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .flat_map(str::split_whitespace);
-    for name in names {
-        link("/dev/null", units.join(name))?;
-    }
-    // It would look for a vsock, and load three drivers to find none.
-    link("/dev/null", generators.join("systemd-ssh-generator"))?;
-    link(
-        "/usr/lib/systemd/system/multi-user.target",
-        units.join("default.target"),
-    )?;
-    link(
-        "/usr/lib/systemd/system/atomos-vm-test.service",
-        units.join("multi-user.target.wants/atomos-vm-test.service"),
-    )
-}
-
 fn copy_program(from: &Path, to: &Path) -> Result<()> {
     make_parent(to)?;
     std::fs::copy(from, to).with_context(|| format!("cannot copy {} into the tree", from.display()))?;
@@ -261,14 +228,14 @@ pub fn ingredients() -> Result<String> {
     let mut text = [
         AGENT,
         AGENT_UNIT,
-        MASKED_UNITS,
+        units::ingredients(),
         INITRAMFS_MODULES,
         INITRAMFS_CONF,
         MAKE_INITRAMFS,
         MAKE_DRACUT_INITRAMFS,
     ]
     .join("\0");
-    for (from, to) in HOOKS {
+    for (from, to) in HOOKS.into_iter().chain([("systemd", "systemd")]) {
         for (path, content) in files_below(&hooks().join(from))? {
             text.push_str(&format!("\0{to}/{path}\0{content}"));
         }
