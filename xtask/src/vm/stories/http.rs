@@ -12,6 +12,18 @@ use crate::vm::versions::{V1, V2};
 /// What the remote is called on the machine.
 pub const REMOTE: &str = "origin";
 
+/// A person goes on working between the upgrade and the reboot.
+const EDIT_AFTER_STAGING: &str = "set -e
+echo late >/etc/atomos-vm-test/after-staging
+echo edited-again >>/etc/atomos-vm-test/edited
+echo edited >>/etc/atomos-vm-test/edited
+";
+
+const EDIT_AFTER_STAGING_IS_KEPT: &str = "set -e
+test \"$(cat /etc/atomos-vm-test/after-staging)\" = late
+grep -q edited-again /etc/atomos-vm-test/edited
+";
+
 /// Plays it.
 ///
 /// # Errors
@@ -46,7 +58,13 @@ pub fn upgrade_and_go_back(stage: &mut Stage<'_>) -> Result<Machine> {
     ));
     check_version(&mut machine, &V1, &v1).context("an upgrade changed the running system")?;
     check_mounts(&mut machine, kind).context("an upgrade left something writable")?;
-    check_origin(&status(&mut machine)?["deployments"][0], &v2)?;
+    let staged = status(&mut machine)?;
+    ensure!(
+        staged["deployments"][0]["role"] == "staged" && staged["deployments"][1]["booted"] == true,
+        "v2 is not staged: {staged}"
+    );
+    check_origin(&staged["deployments"][0], &v2)?;
+    machine.ask(EDIT_AFTER_STAGING)?;
 
     stage.say("booting v2");
     machine.reboot()?;
@@ -57,7 +75,15 @@ pub fn upgrade_and_go_back(stage: &mut Stage<'_>) -> Result<Machine> {
     machine
         .ask(EDITS_ARE_KEPT)
         .context("an edit did not survive the upgrade")?;
-    check_origin(booted_deployment(&status(&mut machine)?)?, &v2)?;
+    machine
+        .ask(EDIT_AFTER_STAGING_IS_KEPT)
+        .context("an edit made after staging was lost")?;
+    let status = status(&mut machine)?;
+    check_origin(booted_deployment(&status)?, &v2)?;
+    ensure!(
+        status["staged"].is_null() && status["last-error"].is_null(),
+        "shutdown did not finish what was staged: {status}"
+    );
     ensure!(
         machine.ask("dpkg-query -W")? != packages_v1,
         "dpkg lists the same packages in both versions"
