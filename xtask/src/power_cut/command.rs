@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use rustix::mount::MountFlags;
 
 use super::atomos::Atomos;
 use super::log::Event;
@@ -70,6 +71,8 @@ pub struct CutArgs {
 pub fn power_cut(args: &CutArgs) -> Result<()> {
     check_requirements()?;
     crate::vm::enter_namespace()?;
+    // What a machine that runs leaves there must be nobody else's.
+    rustix::mount::mount("run", "/run", "tmpfs", MountFlags::empty(), None).context("cannot mount /run")?;
     let place = tempfile::Builder::new()
         .prefix("atomos-power-cut-")
         .tempdir_in("/dev/shm")
@@ -104,12 +107,14 @@ fn check_requirements() -> Result<()> {
 }
 
 fn machines() -> Vec<Machine> {
-    let machine = |root, boot| Machine { root, boot };
+    let machine = |root, boot, runs| Machine { root, boot, runs };
     vec![
-        machine(Kind::Ext4, Some(Kind::Ext4)),
-        machine(Kind::Xfs, Some(Kind::Xfs)),
-        machine(Kind::Btrfs, Some(Kind::Ext4)),
-        machine(Kind::Ext4, None),
+        machine(Kind::Ext4, Some(Kind::Ext4), false),
+        machine(Kind::Xfs, Some(Kind::Xfs), false),
+        machine(Kind::Btrfs, Some(Kind::Ext4), false),
+        machine(Kind::Ext4, None, false),
+        machine(Kind::Ext4, Some(Kind::Ext4), true),
+        machine(Kind::Xfs, Some(Kind::Xfs), true),
     ]
 }
 
@@ -137,14 +142,24 @@ impl Run<'_> {
     fn cut(&self) -> Result<()> {
         let (machines, stores) = (self.wanted(machines()), self.wanted(stores()));
         let share = self.args.points.div_ceil((machines.len() + stores.len()).max(1));
-        // A phase that few scenarios have must have enough in them.
-        let machine = EACH_PHASE.div_ceil(machines.len().max(1));
+        // A phase that two scenarios have must have enough in them.
+        let each = if self.args.only.is_some() {
+            2
+        } else {
+            EACH_PHASE / 2
+        };
         let mut lines = Vec::new();
         for scenario in &machines {
-            lines.push(self.cut_one(scenario, share, machine)?);
+            // Two scenarios run what they update: what only they do must be cut often enough in them.
+            let each = if scenario.runs {
+                EACH_PHASE / 2
+            } else {
+                EACH_PHASE / 4
+            };
+            lines.push(self.cut_one(scenario, share, each)?);
         }
         for scenario in &stores {
-            lines.push(self.cut_one(scenario, share, machine)?);
+            lines.push(self.cut_one(scenario, share, EACH_PHASE / 4)?);
         }
         let text = report::cuts(&lines, self.args.seed);
         println!("{text}");
@@ -196,6 +211,7 @@ impl Run<'_> {
             workers: self.args.workers,
             enough: 20,
             keep: Some(&keep),
+            steps: Some(self.steps),
         };
         let outcome = trial::run(&trial, scenario, &recording, &planned)?;
         for failure in &outcome.failures {

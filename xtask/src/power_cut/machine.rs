@@ -18,6 +18,9 @@ const OS: &str = "os";
 /// What the machine follows.
 const REF: &str = "os/stable";
 
+/// Where a machine that runs keeps what lasts as long as it does. `/run` is the test's own.
+const RUN: &str = "/run/atomos";
+
 /// Which file systems the machine has.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -25,12 +28,15 @@ pub struct Machine {
     pub root: Kind,
     /// That of `/boot`; `None` where it is a directory of the root.
     pub boot: Option<Kind>,
+    /// It runs what it updates, so that the update is staged, and finished when it shuts down.
+    pub runs: bool,
 }
 
 /// The state of a machine.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     truth: String,
+    staged: Option<String>,
     refs: String,
     entries: BTreeMap<String, String>,
     kernels: BTreeMap<String, Hash>,
@@ -57,6 +63,24 @@ impl Snapshot {
 
 fn deployments_dir(root: &Path) -> PathBuf {
     root.join("atomos/deploy").join(OS).join("deploy")
+}
+
+/// Lets `atomos` believe that the deployment runs, and that shutdown finishes what is staged.
+fn run_deployment(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = directory.metadata()?;
+    let name = directory.file_name().context("a deployment has a name")?;
+    let booted = serde_json::json!({
+        "stateroot": OS,
+        "deployment": name.to_string_lossy(),
+        "path": directory,
+        "device": metadata.dev(),
+        "inode": metadata.ino(),
+    });
+    std::fs::create_dir_all(RUN).with_context(|| format!("cannot make {RUN}"))?;
+    std::fs::write(Path::new(RUN).join("booted"), booted.to_string())?;
+    std::fs::write(Path::new(RUN).join("finalize-at-shutdown"), "")?;
+    Ok(())
 }
 
 /// Lists names, of a directory that may be missing.
@@ -114,6 +138,7 @@ fn look(root: &Path) -> Result<Snapshot> {
         );
     }
     Ok(Snapshot {
+        staged: staged_id(&root.join("atomos/staged.json"))?,
         truth: read(&root.join("atomos/deployments.json"))?,
         refs: read(&root.join("atomos/repo/refs"))?,
         entries,
@@ -126,9 +151,10 @@ impl Scenario for Machine {
     type Snapshot = Snapshot;
 
     fn name(&self) -> String {
+        let what = if self.runs { "running machine" } else { "machine" };
         match self.boot {
-            Some(boot) => format!("machine, {} with /boot on {}", self.root.name(), boot.name()),
-            None => format!("machine, {} with /boot in it", self.root.name()),
+            Some(boot) => format!("{what}, {} with /boot on {}", self.root.name(), boot.name()),
+            None => format!("{what}, {} with /boot in it", self.root.name()),
         }
     }
 
@@ -182,7 +208,19 @@ impl Scenario for Machine {
         let state = look(root)?;
         let (_, default) = state.default_entry().context("nothing was deployed")?;
         let id = deployment_of(default)?;
-        super::tree::edit_etc(&deployments_dir(root).join(id).join("etc"))
+        let running = deployments_dir(root).join(id);
+        super::tree::edit_etc(&running.join("etc"))?;
+        if self.runs {
+            run_deployment(&running)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&self) -> Result<()> {
+        if self.runs {
+            std::fs::remove_dir_all(RUN).with_context(|| format!("cannot remove {RUN}"))?;
+        }
+        Ok(())
     }
 
     fn steps(&self, place: &Path) -> Vec<Step> {
@@ -191,8 +229,18 @@ impl Scenario for Machine {
             "--sysroot {{root}} commit --quiet --ref {REF} --os --version 3 {}",
             tree.display()
         );
+        let commit = Step::one("commit", &commit);
+        if self.runs {
+            return vec![
+                commit,
+                Step::one("stage", "--sysroot {root} upgrade --quiet"),
+                Step::one("finalize", "--sysroot {root} finalize --quiet --shutdown"),
+                Step::one("rollback", "--sysroot {root} rollback --quiet"),
+                Step::one("undeploy", "--sysroot {root} undeploy 1"),
+            ];
+        }
         vec![
-            Step::one("commit", &commit),
+            commit,
             Step::one("upgrade", "--sysroot {root} upgrade --quiet"),
             Step::one("rollback", "--sysroot {root} rollback --quiet"),
             Step::one("kargs", "--sysroot {root} kargs --append quiet"),
@@ -224,6 +272,11 @@ impl Scenario for Machine {
             allowed.iter().any(|state| state.refs == now.refs),
             "the refs are neither old nor new: {}",
             now.refs
+        );
+        ensure!(
+            allowed.iter().any(|state| state.staged == now.staged),
+            "what is staged is neither old nor new: {:?}",
+            now.staged
         );
         known.check_boot(&now, allowed)?;
         // What `/boot` offers first is never ahead of the truth.
@@ -277,14 +330,16 @@ impl Machine {
         if point.step == 0 {
             repeat(atomos, &steps[0], point.root).context("the commit cannot be repeated")?;
         }
-        repeat(atomos, &steps[1], point.root).context("the next upgrade fails")?;
+        let next = Step::one("upgrade", "--sysroot {root} upgrade --quiet");
+        repeat(atomos, &next, point.root).context("the next upgrade fails")?;
         let updated = look(point.root)?;
         let (name, default) = updated.default_entry().context("nothing would boot")?;
         let id = deployment_of(default)?;
         let found = updated.deployments.get(&id).context("the default has no tree")?;
-        // Step 1 is the upgrade: what it made is what every later one makes.
-        let (_, expected) = snapshots[2].default_entry().context("the upgrade made nothing")?;
-        let expected = &snapshots[2].deployments[&deployment_of(expected)?];
+        // What the update made is what every later one makes.
+        let made = &snapshots[if self.runs { 3 } else { 2 }];
+        let (_, expected) = made.default_entry().context("the upgrade made nothing")?;
+        let expected = &made.deployments[&deployment_of(expected)?];
         ensure!(
             found == expected,
             "after the next upgrade, {name} leads to another tree or another /etc than without the cut: \
@@ -426,6 +481,19 @@ fn deployment_of(entry: &str) -> Result<String> {
         .split_once('/')
         .context("an entry names no deployment")?;
     Ok(id.to_owned())
+}
+
+/// Returns the deployment that is staged.
+fn staged_id(path: &Path) -> Result<Option<String>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let value: serde_json::Value =
+        serde_json::from_str(&read(path)?).context("staged.json cannot be understood")?;
+    let id = value["deployment"]["id"]
+        .as_str()
+        .context("staged.json names no deployment")?;
+    Ok(Some(id.to_owned()))
 }
 
 /// Returns the directories of the deployments that the truth names.

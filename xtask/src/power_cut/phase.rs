@@ -21,6 +21,8 @@ pub enum Phase {
     Switch,
     /// What is old goes.
     Removal,
+    /// An update is staged, to be finished at shutdown.
+    Staging,
     /// A staged update is finished.
     Finalize,
     /// A boot is marked good.
@@ -31,7 +33,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Objects,
         Self::Refs,
         Self::Tree,
@@ -40,6 +42,7 @@ impl Phase {
         Self::Kernel,
         Self::Switch,
         Self::Removal,
+        Self::Staging,
         Self::Finalize,
         Self::MarkGood,
         Self::After,
@@ -57,6 +60,7 @@ impl Phase {
             Self::Kernel => "kernel copy",
             Self::Switch => "switch",
             Self::Removal => "removal",
+            Self::Staging => "staging",
             Self::Finalize => "finalize",
             Self::MarkGood => "mark good",
             Self::After => "after a command",
@@ -66,6 +70,16 @@ impl Phase {
     /// Returns the phase of what comes right after the first `at` events.
     #[must_use]
     pub fn at(log: &Log, at: usize) -> Self {
+        match log.last_mark(at, Some) {
+            Some(mark) if mark.starts_with("end ") => return Self::After,
+            _ => {}
+        }
+        // These are counted as a whole.
+        match log.last_mark(at, |mark| mark.strip_prefix("begin ")) {
+            Some("finalize") => return Self::Finalize,
+            Some("mark good") => return Self::MarkGood,
+            _ => {}
+        }
         let mut switched = false;
         for mark in log.events[..at].iter().rev().filter_map(|event| match event {
             super::log::Event::Mark(text) => Some(text.as_str()),
@@ -73,9 +87,6 @@ impl Phase {
         }) {
             if let Some(step) = mark.strip_prefix("begin ") {
                 return Self::of_step(step);
-            }
-            if mark.starts_with("end ") {
-                return Self::After;
             }
             let Some(point) = mark.strip_prefix("point ") else {
                 continue;
@@ -85,6 +96,7 @@ impl Phase {
                 "refs.write" | "refs.sync" => Self::Refs,
                 "deploy.rooted" => Self::Tree,
                 "deploy.checked-out" | "deploy.etc" | "deploy.synced" => Self::Etc,
+                point if point.starts_with("stage") => Self::Staging,
                 "deploy.complete" | "sysroot.state.write" | "sysroot.state.written" => Self::Truth,
                 "sysroot.state.durable" => Self::Kernel,
                 "boot.reconcile.switched" => Self::Removal,
@@ -113,7 +125,7 @@ impl Phase {
 
     fn of_step(step: &str) -> Self {
         match step {
-            "upgrade" => Self::Tree,
+            "upgrade" | "stage" => Self::Tree,
             "rollback" | "kargs" => Self::Truth,
             "undeploy" | "cleanup" | "prune" => Self::Removal,
             _ => Self::Objects,

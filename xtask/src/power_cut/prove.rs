@@ -95,6 +95,7 @@ pub fn try_fault<S: Scenario>(
         workers: 2,
         enough: 1,
         keep: None,
+        steps: None,
     };
     let outcome = trial::run(&trial, scenario, &recording, &planned)?;
     std::fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;

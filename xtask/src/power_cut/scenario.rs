@@ -113,6 +113,14 @@ pub trait Scenario: Sync {
     /// If it cannot be made.
     fn prepare(&self, atomos: &Atomos, root: &Path, place: &Path) -> Result<()>;
 
+    /// Makes an end of what [`Scenario::prepare`] made outside of the disks, before anything is cut.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    fn leave(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Returns what is recorded.
     fn steps(&self, place: &Path) -> Vec<Step>;
 
@@ -244,6 +252,7 @@ pub fn record<S: Scenario>(
     }
     let log = recorder.take_log();
     mounts.unmount()?;
+    scenario.leave()?;
     Ok(Recording {
         log,
         base,

@@ -14,6 +14,7 @@ use super::image::Disks;
 use super::phase::Phase;
 use super::random::Random;
 use super::scenario::{Mounts, Plan, Point, Recording, Scenario};
+use crate::vm::steps::Steps;
 
 /// Cuts that are found in one stretch between two flushes, unless more are needed.
 const EACH: usize = 12;
@@ -101,7 +102,9 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
             wanted *= 4;
         }
         // What was found beyond need is left out, evenly.
-        let most = choice.each_phase.max(choice.points);
+        let most = choice
+            .each_phase
+            .max(choice.points.div_ceil(by_phase.len()) + EACH);
         if let Some(cuts) = found.get_mut(&phase)
             && cuts.len() > most
         {
@@ -129,6 +132,8 @@ pub struct Trial<'a> {
     pub enough: usize,
     /// Where the disks of failures are kept.
     pub keep: Option<&'a Path>,
+    /// Whom to tell how far it is.
+    pub steps: Option<&'a Steps>,
 }
 
 /// What was tried.
@@ -188,6 +193,15 @@ pub fn run<S: Scenario>(
             let result = worker.look(&planned.cut);
             let mut outcome = lock(&outcome);
             *outcome.tried.entry(planned.phase).or_default() += 1;
+            if let Some(steps) = trial.steps
+                && outcome.total().is_multiple_of(50)
+            {
+                steps.say(&format!(
+                    "{} cuts, {} failures",
+                    outcome.total(),
+                    outcome.failures.len()
+                ));
+            }
             if let Err(error) = result {
                 if let Some(keep) = trial.keep {
                     worker.disks.make(&recording.log, &planned.cut)?;
