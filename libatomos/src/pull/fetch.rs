@@ -256,8 +256,10 @@ fn cost(piece: &Piece, receiver: &Receiver<'_>) -> u64 {
         Content::Window { .. } => crate::patch::WINDOW + crate::patch::BASE_WINDOW,
         Content::Group(members) => {
             let streams: u64 = members.iter().map(|member| member.stream_len).sum();
+            // What is not in this tree is not made.
             let largest = members
                 .iter()
+                .filter(|member| member.use_it)
                 .map(|member| receiver.blobs.size(member.blob))
                 .max();
             streams + 2 * largest.unwrap_or(0)
