@@ -240,7 +240,9 @@ fn a_version_that_failed_is_not_installed_again_unless_that_is_asked_for() {
     let two = machine.upgrade_to("2");
     machine.sysroot().mark_bad("default", 5, &NoProgress).unwrap();
     let booted = machine.booted_into(&one);
-    booted.rollback(None, &NoProgress).unwrap();
+    // What is bad is no default, so there is nothing to go back from, nor to.
+    let error = booted.rollback(None, &NoProgress).unwrap_err();
+    assert!(matches!(error, SysrootError::NothingToRollBackTo), "{error}");
     let upgrade = |options: &UpgradeOptions| booted.upgrade(options, &NoProgress, &Cancel::new()).unwrap();
     let outcome = upgrade(&UpgradeOptions::default());
     let UpgradeOutcome::Rejected { commit, failed, .. } = outcome else {
@@ -265,7 +267,6 @@ fn a_version_that_failed_is_not_installed_again_unless_that_is_asked_for() {
     assert!(again.deployment.serial > 0);
     assert!(!machine.root_of(&again).with_extension("1.bad").exists());
     machine.sysroot().mark_bad("default", 6, &NoProgress).unwrap();
-    booted.rollback(None, &NoProgress).unwrap();
     let prefix = two.deployment.commit.to_string()[..8].to_owned();
     assert_eq!(
         booted.forget_failed(Some(&prefix)).unwrap(),
@@ -589,7 +590,7 @@ fn every_interruption_of_a_verdict_boots_and_is_finished_by_the_next_boot() {
             .finish_checks(&failed("x"), true, 1, &NoProgress)
             .map(drop)
     };
-    let bad: Change = |sysroot| sysroot.mark_bad("default", 1, &NoProgress).map(drop);
+    let bad: Change = |sysroot| sysroot.mark_bad("booted", 1, &NoProgress).map(drop);
     let mut stops = 0;
     for (what, spent, kargs, change) in [
         ("a boot on trial", 0, false, record),
