@@ -4,8 +4,10 @@
 //! could be lowered and saved first: one that cannot be counted could be tried forever, and a machine that nobody can
 //! reach would never come back from it. Only where nothing else is left is it taken all the same.
 //!
-//! Which entry is taken: the first that is not out of tries, in the menu's order. The ones after it are GRUB's
-//! `fallback`, for a kernel that cannot even be loaded. Where all are out of tries, the oldest.
+//! Which entry is taken: the first that is not out of tries, in the menu's order; where all are, the oldest. An entry on trial
+//! that must not be taken, or whose kernel cannot be loaded, loads the kernel of the first that is not counted instead, by
+//! its own commands: GRUB's `fallback` knows entries by their position alone (2.06), which what a person adds to the menu
+//! changes, and a menu that waits for a key is a machine that is lost.
 
 use std::fmt::Write;
 
@@ -86,10 +88,10 @@ pub(super) fn load(entries: &[Counted]) -> String {
 pub(super) fn choose(entries: &[Counted]) -> String {
     let mut text = String::new();
     put!(text, "if [ \"${{default}}\" = 0 -o -z \"${{default}}\" ]; then");
-    put!(text, "\tset default=\n\tset fallback=");
+    put!(text, "\tset default=");
     for entry in entries.iter().rev() {
         let id = quote(&entry.id);
-        let take = format!("set fallback=\"${{default}} ${{fallback}}\"; set default={id}");
+        let take = format!("set default={id}");
         match entry.counting {
             Counting::Free => put!(text, "\t{take}"),
             Counting::Left(_) => put!(
@@ -108,32 +110,56 @@ pub(super) fn choose(entries: &[Counted]) -> String {
     text
 }
 
-/// Returns what stands in the entry before and after what loads its kernel.
-pub(super) fn count_in_entry(entry: &Counted, all: &[Counted]) -> (String, String) {
+/// Returns the commands of an entry: counted, where it is, with `commands` to load its kernel, or else `instead`, those of
+/// the first entry that is not counted, where there is one.
+pub(super) fn commands_of(entry: &Counted, commands: &[String], instead: Option<&[String]>) -> String {
+    let mut text = String::new();
     if !matches!(entry.counting, Counting::Left(_)) {
-        return (String::new(), String::new());
+        for command in commands {
+            put!(text, "\t{command}");
+        }
+        return text;
     }
     let n = entry.n;
-    let mut before = String::new();
-    let mut after = String::new();
-    put!(before, "\tset atomos_counted=1");
-    put!(before, "\tif [ -n \"${{atomos_next_{n}}}\" ]; then");
-    put!(before, "\t\tset {LEFT}{n}=\"${{atomos_next_{n}}}\"");
+    put!(text, "\tset atomos_loaded=0");
+    put!(text, "\tset atomos_counted=1");
+    put!(text, "\tif [ -n \"${{atomos_next_{n}}}\" ]; then");
+    put!(text, "\t\tset {LEFT}{n}=\"${{atomos_next_{n}}}\"");
     put!(
-        before,
+        text,
         "\t\tif save_env --file \"${{prefix}}/{ENV}\" {LEFT}{n}; then set atomos_counted=1; else set atomos_counted=0; fi"
     );
-    put!(before, "\tfi");
-    if all.iter().any(|other| other.counting == Counting::Free) {
-        put!(before, "\tif [ \"${{atomos_counted}}\" = 1 ]; then");
-        put!(after, "\telse");
-        put!(
-            after,
-            "\t\techo 'This version is on trial, and GRUB cannot save how often it was tried.'"
-        );
-        put!(after, "\tfi");
+    put!(text, "\tfi");
+    let Some(instead) = instead else {
+        // Nothing is better than this.
+        for command in commands {
+            put!(text, "\t{command}");
+        }
+        return text;
+    };
+    put!(text, "\tif [ \"${{atomos_counted}}\" = 1 ]; then");
+    for (depth, command) in commands.iter().enumerate() {
+        put!(text, "{}if", "\t".repeat(depth + 2));
+        put!(text, "\t{command}");
+        put!(text, "{}then", "\t".repeat(depth + 2));
     }
-    (before, after)
+    put!(text, "{}set atomos_loaded=1", "\t".repeat(commands.len() + 2));
+    for depth in (0..commands.len()).rev() {
+        put!(text, "{}fi", "\t".repeat(depth + 2));
+    }
+    put!(text, "\telse");
+    put!(
+        text,
+        "\t\techo 'This version is on trial, and GRUB cannot save how often it was tried.'"
+    );
+    put!(text, "\tfi");
+    put!(text, "\tif [ \"${{atomos_loaded}}\" = 0 ]; then");
+    put!(text, "\t\techo 'The version before is taken instead.'");
+    for command in instead {
+        put!(text, "\t\t{command}");
+    }
+    put!(text, "\tfi");
+    text
 }
 
 /// Counts the entry that was chosen, where its own commands are not ours.

@@ -10,14 +10,13 @@
 //! no character a meaning but the quote itself. [`super::count`] writes the part of it that counts.
 
 use std::cmp::Ordering;
-use std::fmt::Write;
 
 use crate::failpoint;
 use crate::fs::Dir;
 
 use super::bls::BlsEntry;
 use super::boot_dir::FoundEntry;
-use super::count::{Counted, Counting, choose, count_in_entry, count_now, load};
+use super::count::{Counted, Counting, choose, commands_of, count_now, load};
 use super::grub_env::{ensure_env, grub_can_write, prune_env, read_env};
 use super::name::EntryName;
 use super::order::{SortFields, systemd_boot};
@@ -217,13 +216,16 @@ fn render(
         text.push_str(&load(&counted));
     }
     if script.has_entries {
-        for ((_, name, entry), counted_entry) in entries.iter().zip(&counted) {
-            text.push_str(&menu_entry(
-                boot,
-                name,
-                entry,
-                &count_in_entry(counted_entry, &counted),
-            ));
+        let commands: Vec<Vec<String>> = entries
+            .iter()
+            .map(|(_, _, entry)| load_commands(boot, entry))
+            .collect();
+        let free = counted.iter().position(|entry| entry.counting == Counting::Free);
+        let instead = free.map(|position| commands[position].as_slice());
+        for ((listed, counted), commands) in entries.iter().zip(&counted).zip(&commands) {
+            let (_, name, entry) = listed;
+            let body = commands_of(counted, commands, instead);
+            text.push_str(&menu_entry(name, entry, &body));
         }
     }
     if matters {
@@ -251,23 +253,21 @@ pub(super) fn sort_fields<'a>(found: &'a FoundEntry, entry: &'a BlsEntry) -> Sor
     }
 }
 
-/// `around` stands before and after what loads the kernel.
-fn menu_entry(boot: &BootDir, name: &EntryName, entry: &BlsEntry, around: &(String, String)) -> String {
-    let mut text = String::new();
+fn menu_entry(name: &EntryName, entry: &BlsEntry, body: &str) -> String {
     let title = entry.title().unwrap_or_default();
     // A leading dash would make the title an option.
     let title = format!("{}{title}", if title.starts_with('-') { " " } else { "" });
+    format!(
+        "menuentry {} --id {} {{\n{body}}}\n",
+        quote(&title),
+        quote(&name.key())
+    )
+}
+
+/// Returns the commands that load the entry's kernel and what belongs to it.
+fn load_commands(boot: &BootDir, entry: &BlsEntry) -> Vec<String> {
     let path = |path: &str| format!("\"${{atomos_boot}}\"{}", quote(boot.strip_prefix(path)));
-    let line = |text: &mut String, command: &str, arguments: &[String]| {
-        writeln!(text, "{command} {}", arguments.join(" ")).expect("a string takes what is written to it");
-    };
-    line(
-        &mut text,
-        "menuentry",
-        &[quote(&title), "--id".into(), quote(&name.key()), "{".into()],
-    );
-    text.push_str(&around.0);
-    let mut linux = vec![path(entry.linux().unwrap_or_default())];
+    let mut linux = vec!["linux".to_owned(), path(entry.linux().unwrap_or_default())];
     // GRUB quotes an argument with spaces again, so it gets it without the kernel's quotes.
     let options = entry.options().parse::<super::kargs::KernelArgs>();
     linux.extend(
@@ -276,17 +276,15 @@ fn menu_entry(boot: &BootDir, name: &EntryName, entry: &BlsEntry, around: &(Stri
             .iter()
             .map(|arg| quote(&arg.replace('"', ""))),
     );
-    line(&mut text, "\tlinux", &linux);
+    let mut commands = vec![linux.join(" ")];
     let initrds: Vec<_> = entry.initrds().map(path).collect();
     if !initrds.is_empty() {
-        line(&mut text, "\tinitrd", &initrds);
+        commands.push(format!("initrd {}", initrds.join(" ")));
     }
     if let Some(devicetree) = entry.get("devicetree") {
-        line(&mut text, "\tdevicetree", &[path(devicetree)]);
+        commands.push(format!("devicetree {}", path(devicetree)));
     }
-    text.push_str(&around.1);
-    text.push_str("}\n");
-    text
+    commands
 }
 
 /// Quotes for GRUB's script language.

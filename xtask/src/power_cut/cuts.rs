@@ -331,6 +331,10 @@ mod tests {
                 .len()
         };
         assert_eq!(cuts(0), 1, "nothing was written");
-        assert_eq!(cuts(8), 2, "one disk has flushed, the other has a write that may be lost");
+        assert_eq!(
+            cuts(8),
+            2,
+            "one disk has flushed, the other has a write that may be lost"
+        );
     }
 }

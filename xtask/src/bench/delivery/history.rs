@@ -76,7 +76,11 @@ pub fn measure(
             .with_context(|| format!("cannot write {}", stamp.display()))?;
         commits.push(ring.commit("repo", &tree, &number.to_string())?);
         // Of images a site keeps the newest one alone; the others would be made to be thrown away.
-        let image: &[&str] = if number + 1 < releases { &["--no-image"] } else { &[] };
+        let image: &[&str] = if number + 1 < releases {
+            &["--no-image"]
+        } else {
+            &[]
+        };
         let elapsed = time(&mut ring.publish_to("repo", "site", image))?;
         if number > 0 && number + 1 < releases {
             publish.push(elapsed);
