@@ -18,6 +18,9 @@ const OS: &str = "os";
 /// What the machine follows.
 const REF: &str = "os/stable";
 
+/// The step in which a boot is marked good.
+const MARK_GOOD: &str = "mark good";
+
 /// Where a machine that runs keeps what lasts as long as it does. `/run` is the test's own.
 const RUN: &str = "/run/atomos";
 
@@ -205,10 +208,7 @@ impl Scenario for Machine {
             };
             run(&deploy)?;
         }
-        let state = look(root)?;
-        let (_, default) = state.default_entry().context("nothing was deployed")?;
-        let id = deployment_of(default)?;
-        let running = deployments_dir(root).join(id);
+        let running = deployments_dir(root).join(default_id(&look(root)?)?);
         super::tree::edit_etc(&running.join("etc"))?;
         if self.runs {
             run_deployment(&running)?;
@@ -235,8 +235,9 @@ impl Scenario for Machine {
                 commit,
                 Step::one("stage", "--sysroot {root} upgrade --quiet"),
                 Step::one("finalize", "--sysroot {root} finalize --quiet --shutdown"),
+                Step::one(MARK_GOOD, "--sysroot {root} boot mark-good --quiet"),
                 Step::one("rollback", "--sysroot {root} rollback --quiet"),
-                Step::one("undeploy", "--sysroot {root} undeploy 1"),
+                Step::one("cleanup", "--sysroot {root} cleanup --quiet"),
             ];
         }
         vec![
@@ -247,6 +248,14 @@ impl Scenario for Machine {
             Step::one("undeploy", "--sysroot {root} undeploy 1"),
             Step::one("cleanup", "--sysroot {root} cleanup --quiet"),
         ]
+    }
+
+    fn before(&self, step: &Step, root: &Path) -> Result<()> {
+        if self.runs && step.name == MARK_GOOD {
+            // It has booted what was finished.
+            run_deployment(&deployments_dir(root).join(default_id(&look(root)?)?))?;
+        }
+        Ok(())
     }
 
     fn look(&self, root: &Path) -> Result<Snapshot> {
@@ -481,6 +490,12 @@ fn deployment_of(entry: &str) -> Result<String> {
         .split_once('/')
         .context("an entry names no deployment")?;
     Ok(id.to_owned())
+}
+
+/// Returns the directory of the deployment that the next boot takes.
+fn default_id(state: &Snapshot) -> Result<String> {
+    let (_, default) = state.default_entry().context("nothing was deployed")?;
+    deployment_of(default)
 }
 
 /// Returns the deployment that is staged.

@@ -124,6 +124,14 @@ pub trait Scenario: Sync {
     /// Returns what is recorded.
     fn steps(&self, place: &Path) -> Vec<Step>;
 
+    /// What happens to the machine right before the step, and writes nothing to the disks: a reboot.
+    ///
+    /// # Errors
+    /// If it cannot happen.
+    fn before(&self, _step: &Step, _root: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Looks at the state between two steps.
     ///
     /// # Errors
@@ -245,6 +253,7 @@ pub fn record<S: Scenario>(
     let base = copy_base(&recorder, &plans, &targets, &memory)?;
     let steps = scenario.steps(place);
     for step in &steps {
+        scenario.before(step, &root)?;
         recorder.mark(&format!("begin {}", step.name));
         run_step(atomos, step, &root, watcher.socket())?;
         recorder.mark(&format!("end {}", step.name));
