@@ -29,6 +29,12 @@ const HOOKS: [(&str, &str); 3] = [
 const INITRAMFS_MODULES: &str = "virtio_pci\nvirtio_blk\next4\nxfs\nbtrfs\ni6300esb\n";
 const INITRAMFS_CONF: &str = "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n";
 
+/// Every version has a check that passes.
+const HEALTH_CHECK: &str = "#!/bin/sh\nexec test -e /run/atomos/booted\n";
+/// A machine that gets a tenth of a processor is slow, and well.
+const LONG_DEADLINE: &str = "[Timer]\nOnBootSec=\nOnBootSec=6h\n";
+const SLOW_WATCHDOG: &str = "[Manager]\nRuntimeWatchdogSec=10min\nRebootWatchdogSec=1h\n";
+
 /// Makes the initramfs. `$1` is the tree.
 const MAKE_INITRAMFS: &str = r#"
 mount -t proc proc "$1/proc"
@@ -116,7 +122,18 @@ impl TestTree {
             &programs.prepare_root,
             &tree.join("usr/lib/atomos/atomos-prepare-root"),
         )?;
-        let own: [TestFile<'_>; 7] = [
+        let own: [TestFile<'_>; 10] = [
+            ("usr/lib/atomos/health.d/10-vm-test", HEALTH_CHECK, 0o755),
+            (
+                "usr/lib/systemd/system/atomos-boot-deadline.timer.d/90-vm-test.conf",
+                LONG_DEADLINE,
+                0o644,
+            ),
+            (
+                "usr/lib/systemd/system.conf.d/90-vm-test.conf",
+                SLOW_WATCHDOG,
+                0o644,
+            ),
             ("usr/lib/atomos-vm-test/agent", AGENT, 0o755),
             ("usr/lib/systemd/system/atomos-vm-test.service", AGENT_UNIT, 0o644),
             ("etc/initramfs-tools/conf.d/atomos-vm-test", INITRAMFS_CONF, 0o644),
@@ -231,6 +248,9 @@ pub fn ingredients() -> Result<String> {
         units::ingredients(),
         INITRAMFS_MODULES,
         INITRAMFS_CONF,
+        HEALTH_CHECK,
+        LONG_DEADLINE,
+        SLOW_WATCHDOG,
         MAKE_INITRAMFS,
         MAKE_DRACUT_INITRAMFS,
     ]

@@ -120,7 +120,7 @@ fn expect_no_space(machine: &mut Machine, command: &str, place: &str) -> Result<
 /// Takes the cable out while a download runs, and puts it back once that has failed. The next one takes up what came.
 fn lose_network(stage: &Stage<'_>, machine: &mut Machine) -> Result<()> {
     let reference = stage.site_ref();
-    let whole = bytes_to_come(machine, &reference)?;
+    let whole = planned_bytes(machine, &reference, "--dry-run")?;
     let start = received(machine)?;
     machine.ask(&BEGIN_PULL.replace("REF", &reference))?;
     while received(machine)? < start + whole / 3 {
@@ -136,19 +136,20 @@ fn lose_network(stage: &Stage<'_>, machine: &mut Machine) -> Result<()> {
         !answer.starts_with('0') && answer.contains("error: "),
         "the network was gone, and yet: {answer}"
     );
-    let rest = bytes_to_come(machine, &reference)?;
+    // Only a pull that takes up what an interrupted one has left knows what that was; a dry run takes up nothing.
+    let rest = planned_bytes(machine, &reference, "")?;
     ensure!(
         rest < whole,
-        "a part of {whole} bytes came, and all of them would be fetched again"
+        "a part of {whole} bytes came, and all of them were fetched again"
     );
-    stage.say(&format!("of {whole} bytes, {rest} are to come"));
+    stage.say(&format!("of {whole} bytes, {rest} were fetched afterwards"));
     Ok(())
 }
 
-/// What a pull would fetch now.
-fn bytes_to_come(machine: &mut Machine, reference: &str) -> Result<u64> {
+/// What a pull fetches, or would.
+fn planned_bytes(machine: &mut Machine, reference: &str, option: &str) -> Result<u64> {
     let report = machine.ask(&format!(
-        "atomos --json --quiet pull {REMOTE} {reference} --dry-run"
+        "atomos --json --quiet pull {REMOTE} {reference} {option}"
     ))?;
     json(&report)?["planned-bytes"]
         .as_u64()
