@@ -26,7 +26,7 @@ pub(crate) fn note(deployments: &OwnedFd, name: &DeploymentName) {
         return;
     };
     let is_ours = fstat(&mark).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && i64::from(stat.st_size) < MAX_MARK
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size < MAX_MARK
     });
     if !is_ours {
         return;

@@ -142,24 +142,18 @@ impl Run<'_> {
     fn cut(&self) -> Result<()> {
         let (machines, stores) = (self.wanted(machines()), self.wanted(stores()));
         let share = self.args.points.div_ceil((machines.len() + stores.len()).max(1));
-        // A phase that two scenarios have must have enough in them.
-        let each = if self.args.only.is_some() {
-            2
-        } else {
-            EACH_PHASE / 2
+        // What only some of the scenarios do must be cut often enough in them; of a single one that is wanted, a look is enough.
+        let each = |part: usize| match self.args.only {
+            Some(_) => 2,
+            None => EACH_PHASE / part,
         };
         let mut lines = Vec::new();
         for scenario in &machines {
-            // Two scenarios run what they update: what only they do must be cut often enough in them.
-            let each = if scenario.runs {
-                EACH_PHASE / 2
-            } else {
-                EACH_PHASE / 4
-            };
+            let each = each(if scenario.runs { 2 } else { 4 });
             lines.push(self.cut_one(scenario, share, each)?);
         }
         for scenario in &stores {
-            lines.push(self.cut_one(scenario, share, EACH_PHASE / 4)?);
+            lines.push(self.cut_one(scenario, share, each(4))?);
         }
         let text = report::cuts(&lines, self.args.seed);
         println!("{text}");

@@ -150,7 +150,7 @@ impl<'a> Finder<'a> {
                 })
                 .collect()
         };
-        let mut first = vec![(stretch.end, Vec::new()), (stretch.end, whole(&at_end))];
+        let mut first = [(stretch.end, Vec::new()), (stretch.end, whole(&at_end))];
         for attempt in 0..wanted * PATIENCE {
             if cuts.len() >= wanted {
                 break;
