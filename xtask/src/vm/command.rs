@@ -21,7 +21,7 @@ pub struct TestArgs {
     /// Only boot, upgrade from the machine's own repository, and roll back
     #[arg(long, conflicts_with = "quick")]
     smoke: bool,
-    /// Only boot, upgrade over HTTP, roll back, and go back automatically from one bad version
+    /// Only boot, upgrade over HTTP, and roll back
     #[arg(long)]
     quick: bool,
     /// Only the test of this name; can be repeated
