@@ -7,6 +7,9 @@ use std::process::Command;
 
 use super::common::{Run, Scratch};
 
+#[path = "machine_trial.rs"]
+mod trial;
+
 /// A sysroot in `machine`, whose trees are committed as the ref `os`.
 struct Machine {
     scratch: Scratch,
