@@ -323,6 +323,11 @@ mod tests {
 
     #[test]
     fn the_document_says_what_the_simulation_gives() {
+        if !workspace::root().join("benches/history.json").exists() {
+            let text = std::fs::read_to_string(document()).unwrap();
+            assert!(text.contains("has not been measured yet"), "the document must say so");
+            return println!("skipped: nothing has been measured yet");
+        }
         let (old, new) = updated().unwrap();
         assert!(old == new, "run `cargo xtask scale`");
     }
