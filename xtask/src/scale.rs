@@ -325,7 +325,10 @@ mod tests {
     fn the_document_says_what_the_simulation_gives() {
         if !workspace::root().join("benches/history.json").exists() {
             let text = std::fs::read_to_string(document()).unwrap();
-            assert!(text.contains("has not been measured yet"), "the document must say so");
+            assert!(
+                text.contains("has not been measured yet"),
+                "the document must say so"
+            );
             return println!("skipped: nothing has been measured yet");
         }
         let (old, new) = updated().unwrap();
