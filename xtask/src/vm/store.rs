@@ -244,6 +244,15 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        // What is removed after a run is removed on one file system. Lazily: trees that are laid over it go with their own drop.
+        let _ = run(Command::new("umount")
+            .args(["--recursive", "--lazy", "--"])
+            .arg(&self.directory));
+    }
+}
+
 fn mount(image: &Path, directory: &Path) -> Result<()> {
     run(Command::new("mount")
         .args(["-t", "ext4", "-o", "loop", "--"])
