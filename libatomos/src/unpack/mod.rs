@@ -5,8 +5,8 @@
 //! initramfs, and an update then sends all of them whole. A site compresses what it sends anyway, so unpacked files
 //! travel in as few bytes, and their changes in far fewer.
 //!
-//! This module knows which files these are ([`Compressed::of_path`]), how to read them without trusting them
-//! ([`Unpacker`]), what names them ([`module_index`]), what of an initramfs is compressed ([`initramfs`]), and what it
+//! This module knows which files these are (`Compressed::of_path`), how to read them without trusting them
+//! (`Unpacker`), what names them ([`module_index`]), what of an initramfs is compressed (`initramfs`), and what it
 //! all costs ([`UpdateCost`]). It reads bytes that it is given, and knows nothing of trees.
 
 pub(crate) mod initramfs;
