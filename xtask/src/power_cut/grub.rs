@@ -22,6 +22,8 @@ pub struct View {
     pub entries: BTreeMap<String, Entry>,
     /// The menu, in its order.
     pub menu: Vec<Entry>,
+    /// What the menu loads instead, where the first choice cannot be counted or loaded.
+    pub instead: Vec<Entry>,
     /// The digest of each file that an entry or the menu names; `None` where it cannot be read.
     pub files: BTreeMap<String, Option<blake3::Hash>>,
 }
@@ -46,15 +48,25 @@ pub fn look(disk: &Path, boot: &str) -> Result<View> {
     }
     let menu = run(disk, &["cat", &format!("(loop0){boot}/grub/atomos.cfg")])?
         .context("GRUB cannot read its menu")?;
-    let menu = parse_menu(&String::from_utf8_lossy(&menu), boot);
+    let (menu, instead) = parse_menu(&String::from_utf8_lossy(&menu), boot);
     let mut files = BTreeMap::new();
-    for path in entries.values().chain(&menu).flat_map(|entry| &entry.files) {
+    for path in entries
+        .values()
+        .chain(&menu)
+        .chain(&instead)
+        .flat_map(|entry| &entry.files)
+    {
         if !files.contains_key(path) {
             let bytes = run(disk, &["cat", &format!("(loop0){path}")])?;
             files.insert(path.clone(), bytes.map(|bytes| blake3::hash(&bytes)));
         }
     }
-    Ok(View { entries, menu, files })
+    Ok(View {
+        entries,
+        menu,
+        instead,
+        files,
+    })
 }
 
 /// Returns what GRUB says, or `None` where it says that it cannot.
@@ -95,20 +107,26 @@ pub fn parse_entry(text: &str) -> Option<Entry> {
     })
 }
 
-/// Reads the menu that atomos writes. `boot` stands for the variable in its paths.
+/// Reads the menu that atomos writes: what each of its entries loads, and what some load instead. `boot` stands for the
+/// variable in its paths.
 #[must_use]
-pub fn parse_menu(text: &str, boot: &str) -> Vec<Entry> {
-    let mut menu = Vec::new();
+pub fn parse_menu(text: &str, boot: &str) -> (Vec<Entry>, Vec<Entry>) {
+    let (mut menu, mut instead) = (Vec::new(), Vec::new());
     for block in text.split("menuentry ").skip(1) {
-        let mut entry = Entry {
-            files: Vec::new(),
-            deployment: String::new(),
-        };
+        let mut choices: Vec<Entry> = Vec::new();
         for line in block.lines() {
             let mut words = line.split_whitespace().map(|word| word.trim_matches('\''));
-            if !matches!(words.next(), Some("linux" | "initrd")) {
-                continue;
+            match words.next() {
+                Some("linux") => choices.push(Entry {
+                    files: Vec::new(),
+                    deployment: String::new(),
+                }),
+                Some("initrd") => {}
+                _ => continue,
             }
+            let Some(entry) = choices.last_mut() else {
+                continue;
+            };
             for word in words {
                 if let Some(path) = word.strip_prefix("\"${atomos_boot}\"'") {
                     entry.files.push(format!("{boot}{path}"));
@@ -117,9 +135,11 @@ pub fn parse_menu(text: &str, boot: &str) -> Vec<Entry> {
                 }
             }
         }
-        menu.push(entry);
+        let mut choices = choices.into_iter();
+        menu.extend(choices.next());
+        instead.extend(choices);
     }
-    menu
+    (menu, instead)
 }
 
 #[cfg(test)]
@@ -133,18 +153,37 @@ mod tests {
              options root=LABEL=root quiet atomos=os/abc.0\n",
         )
         .unwrap();
-        let menu = parse_menu(
+        let (menu, instead) = parse_menu(
             "# header\nmenuentry 'A 1' --id 'atomos-1' {\n\
              \tlinux \"${atomos_boot}\"'/atomos/os-a/vmlinuz' 'root=LABEL=root' 'quiet' 'atomos=os/abc.0'\n\
              \tinitrd \"${atomos_boot}\"'/atomos/os-a/initramfs.img'\n}\n",
             "/boot",
         );
-        assert_eq!(menu, [entry]);
+        assert_eq!((menu, instead.len()), (vec![entry], 0));
     }
 
     #[test]
     fn an_entry_without_a_kernel_is_not_offered() {
         assert_eq!(parse_entry("title A\n#inux /a\noptions atomos=os/abc.0\n"), None);
-        assert!(parse_menu("# nothing\n", "").is_empty());
+        assert_eq!(parse_menu("# nothing\n", ""), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn what_is_loaded_instead_is_no_first_choice() {
+        let (menu, instead) = parse_menu(
+            "menuentry 'B 2' --id 'atomos-2' {\n\t\tif\n\
+             \tlinux \"${atomos_boot}\"'/atomos/os-b/vmlinuz' 'atomos=os/b.0'\n\t\tthen\n\
+             \tinitrd \"${atomos_boot}\"'/atomos/os-b/initramfs.img'\n\t\tfi\n\
+             \t\tlinux \"${atomos_boot}\"'/atomos/os-a/vmlinuz' 'atomos=os/a.0'\n\
+             \t\tinitrd \"${atomos_boot}\"'/atomos/os-a/initramfs.img'\n}\n",
+            "",
+        );
+        let entry = |name: &str| Entry {
+            files: ["vmlinuz", "initramfs.img"]
+                .map(|file| format!("/atomos/os-{name}/{file}"))
+                .into(),
+            deployment: format!("os/{name}.0"),
+        };
+        assert_eq!((menu, instead), (vec![entry("b")], vec![entry("a")]));
     }
 }

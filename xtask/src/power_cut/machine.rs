@@ -340,7 +340,8 @@ impl Machine {
         if point.step == 0 {
             repeat(atomos, &steps[0], point.root).context("the commit cannot be repeated")?;
         }
-        let next = Step::one("upgrade", "--sysroot {root} upgrade --quiet");
+        // What was staged before the cut is finished, too: nobody shuts this machine down.
+        let next = Step::one("upgrade", "--sysroot {root} upgrade --quiet --now");
         repeat(atomos, &next, point.root).context("the next upgrade fails")?;
         let updated = look(point.root)?;
         let (name, default) = updated.default_entry().context("nothing would boot")?;
@@ -440,7 +441,8 @@ impl Known {
             wanted.contains(default),
             "GRUB's default entry is {default:?}, which is neither old nor new"
         );
-        for entry in view.menu.iter().chain(view.entries.values()) {
+        let offered = || view.menu.iter().chain(&view.instead).chain(view.entries.values());
+        for entry in offered() {
             for path in &entry.files {
                 let file = path.trim_start_matches("/boot").trim_start_matches("/atomos/");
                 match view.files.get(path) {
@@ -450,8 +452,7 @@ impl Known {
                 }
             }
         }
-        let entries = view.menu.iter().chain(view.entries.values());
-        Ok(entries
+        Ok(offered()
             .filter_map(|entry| Some(entry.deployment.split_once('/')?.1.to_owned()))
             .collect())
     }

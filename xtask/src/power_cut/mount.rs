@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::process::describe;
+
+/// How often it is tried to unmount what is in use: for a minute, which only a machine that hangs needs.
+const MAX_TRIES: u32 = 3000;
 
 /// The file systems that are tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -130,12 +135,23 @@ impl Mount {
     /// # Errors
     /// If it cannot be unmounted.
     pub fn unmount(self) -> Result<()> {
-        let result = rustix::mount::unmount(&self.target, UnmountFlags::empty());
-        let result = result.with_context(|| format!("cannot unmount {}", self.target.display()));
-        if result.is_ok() {
-            std::mem::forget(self);
+        let mut tries = 0;
+        loop {
+            match rustix::mount::unmount(&self.target, UnmountFlags::empty()) {
+                // A process that another thread is starting has this one's descriptors until it has become its program.
+                Err(Errno::BUSY) if tries < MAX_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Ok(()) => {
+                    std::mem::forget(self);
+                    return Ok(());
+                }
+                other => {
+                    return other.with_context(|| format!("cannot unmount {}", self.target.display()));
+                }
+            }
         }
-        result
     }
 }
 
