@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::compress::Compressor;
@@ -34,13 +35,21 @@ pub(super) fn write_frames(
 ) -> Result<(FileRef, Vec<u64>), PublishError> {
     let mut output = Output::create(writer)?;
     let mut lens = Vec::with_capacity(frames.len());
+    // Most frames are a few kilobytes, and a context's tables some megabytes: one for each thread, not for each frame.
+    let idle = Mutex::new(Vec::new());
     crate::parallel::in_order(
         frames.len(),
         threads,
         threads * AHEAD,
         |index| {
             cancel.check()?;
-            compress_frame(repo, blobs, &frames[index], level)
+            let compressor = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut compressor = compressor.unwrap_or_else(|| Compressor::new(level));
+            let frame = compress_frame(repo, blobs, &frames[index], &mut compressor);
+            idle.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(compressor);
+            frame
         },
         |index, bytes| {
             output.write(&bytes)?;
@@ -100,7 +109,12 @@ impl Output {
     }
 }
 
-fn compress_frame(repo: &Repo, blobs: &BlobList, frame: &Frame, level: i32) -> Result<Vec<u8>, PublishError> {
+fn compress_frame(
+    repo: &Repo,
+    blobs: &BlobList,
+    frame: &Frame,
+    compressor: &mut Compressor,
+) -> Result<Vec<u8>, PublishError> {
     let raw_len = frame.raw_len(blobs) as usize;
     let mut raw = vec![0; raw_len];
     let first = blobs.blobs()[frame.blobs().start as usize].id;
@@ -129,7 +143,7 @@ fn compress_frame(repo: &Repo, blobs: &BlobList, frame: &Frame, level: i32) -> R
             read_exact(repo, &blob.id, &mut raw, bytes.start)?;
         }
     }
-    Compressor::new(level)
+    compressor
         .compress(&raw)
         .map_err(|source| PublishError::Compress {
             blob: *first.digest(),

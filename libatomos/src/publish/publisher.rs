@@ -43,9 +43,9 @@ impl Profile {
     const fn levels(self) -> Levels {
         match self {
             Self::Fast => Levels {
-                first_pack: 5,
+                first_pack: 2,
                 pack: 9,
-                image: 6,
+                image: 5,
                 manifest: 9,
                 patch: 7,
                 bsdiff: false,

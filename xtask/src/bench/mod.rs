@@ -152,10 +152,14 @@ fn measure_elsewhere(args: &BenchArgs, atomos: &Path, trees: &debian::Trees) -> 
 }
 
 fn finish(args: &BenchArgs, results: &Results, circumstances: &Circumstances<'_>) -> Result<()> {
-    let text = results.render(circumstances)?;
+    let path = workspace::root().join("benches/RESULTS.md");
+    let old = match args.print_only {
+        true => String::new(),
+        false => std::fs::read_to_string(&path).unwrap_or_default(),
+    };
+    let text = results.render(circumstances, &old)?;
     println!("{text}");
     if !args.print_only {
-        let path = workspace::root().join("benches/RESULTS.md");
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("written to {}", path.display());
     }

@@ -51,7 +51,7 @@ pub struct Circumstances<'a> {
 fn shutdown_table(text: &mut String, shutdown: &Shutdown) -> Result<()> {
     writeln!(
         text,
-        "## An update of a running machine\n\nSeconds: median (fastest to slowest). The second version is in the repository; a hundred \
+        "Seconds: median (fastest to slowest). The second version is in the repository; a hundred \
          files of `/etc` are changed between staging and shutdown. At most {:.0} for the end.\n",
         shutdown::TARGET
     )?;
@@ -120,23 +120,36 @@ impl Results {
         missed
     }
 
-    /// The document.
+    /// The document: `old` with the parts that were measured in place of those that it has.
     ///
     /// # Errors
     /// If something about the machine cannot be found out.
-    pub fn render(&self, circumstances: &Circumstances<'_>) -> Result<String> {
-        let mut text = String::from("# Results\n\n");
-        self.introduction(&mut text, circumstances)?;
+    pub fn render(&self, circumstances: &Circumstances<'_>, old: &str) -> Result<String> {
+        let mut fresh = BTreeMap::new();
+        let mut put = |name: &'static str, body: String| -> Result<()> {
+            if !body.is_empty() {
+                let mut text = String::new();
+                self.introduction(&mut text, circumstances)?;
+                fresh.insert(name, text + &body);
+            }
+            Ok(())
+        };
+        let mut text = String::new();
         if !self.times.is_empty() {
             self.time_table(&mut text)?;
             self.memory_table(&mut text)?;
             self.count_paragraph(&mut text)?;
         }
+        put("store", text)?;
+        let mut text = String::new();
         if let Some(shutdown) = &self.shutdown {
             shutdown_table(&mut text, shutdown)?;
         }
-        self.delivery.render(&mut text)?;
-        Ok(text)
+        put("shutdown", text)?;
+        for (name, text) in self.delivery.render()? {
+            put(name, text)?;
+        }
+        Ok(merge(old, &fresh))
     }
 
     fn introduction(&self, text: &mut String, circumstances: &Circumstances<'_>) -> Result<()> {
@@ -178,7 +191,7 @@ impl Results {
     fn time_table(&self, text: &mut String) -> Result<()> {
         writeln!(
             text,
-            "## Time\n\nSeconds: median (fastest to slowest). The ratio is of the medians of atomos and ostree.\n"
+            "### Time\n\nSeconds: median (fastest to slowest). The ratio is of the medians of atomos and ostree.\n"
         )?;
         writeln!(
             text,
@@ -216,7 +229,7 @@ impl Results {
     fn memory_table(&self, text: &mut String) -> Result<()> {
         writeln!(
             text,
-            "\n## Memory\n\nThe most anonymous memory seen, in MB, looking every 2 ms, in a run of its own. At most {} for atomos.\n",
+            "\n### Memory\n\nThe most anonymous memory seen, in MB, looking every 2 ms, in a run of its own. At most {} for atomos.\n",
             MEMORY_TARGET / 1_000_000
         )?;
         writeln!(text, "| work | atomos | ostree |\n| --- | --- | --- |")?;
@@ -240,7 +253,7 @@ impl Results {
         };
         writeln!(
             text,
-            "\n## What the second version adds\n\nWalking and hashing both trees without atomos finds {} different contents and {} \
+            "\n### What the second version adds\n\nWalking and hashing both trees without atomos finds {} different contents and {} \
              different directories in the second that the first does not have. The repository grew by {} blobs, {} of which are those, \
              and by {} dirtrees.",
             expected.blobs.len(),
@@ -251,6 +264,37 @@ impl Results {
         )?;
         Ok(())
     }
+}
+
+/// The parts of the document, in its order, and their titles.
+const PARTS: [(&str, &str); 5] = [
+    ("store", "The store"),
+    ("shutdown", "An update of a running machine"),
+    ("delivery-a", "Publishing and pulling an operating system"),
+    ("delivery-b", "Publishing and pulling packages"),
+    ("history", "Sites with many releases"),
+];
+
+/// Puts the fresh parts in the place of those of the old document. Each says when and how it was measured.
+fn merge(old: &str, fresh: &BTreeMap<&'static str, String>) -> String {
+    let mut text = String::from(
+        "# Results\n\nWritten by `cargo xtask bench`, which with `--only` measures one part again. Each part says when and where.\n",
+    );
+    for (name, title) in PARTS {
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"));
+        let kept = || {
+            let (_, rest) = old.split_once(&begin)?;
+            Some(rest.split_once(&end)?.0.to_owned())
+        };
+        let body = match fresh.get(name) {
+            Some(body) => Some(format!("\n## {title}\n\n{}\n\n", body.trim())),
+            None => kept(),
+        };
+        if let Some(body) = body {
+            text += &format!("\n{begin}{body}{end}");
+        }
+    }
+    text
 }
 
 /// Processor, cores, memory, filesystem and kernel; nothing that names the machine.
@@ -337,6 +381,18 @@ mod tests {
         let missed = results.missed();
         assert_eq!(missed.len(), 2, "{missed:?}");
         assert!(missed[0].starts_with("first commit: 0.70"), "{missed:?}");
+    }
+
+    #[test]
+    fn what_was_not_measured_stays() {
+        let fresh = |name, text: &str| [(name, text.to_owned())].into();
+        let first = merge("something else", &fresh("store", "one"));
+        let both = merge(&first, &fresh("history", "two"));
+        assert!(both.contains("\none\n") && both.contains("\ntwo\n"), "{both}");
+        assert_eq!(merge(&both, &BTreeMap::new()), both);
+        let again = merge(&both, &fresh("store", "three"));
+        assert!(!again.contains("\none\n") && again.contains("\ntwo\n"), "{again}");
+        assert!(again.find("three") < again.find("two"), "{again}");
     }
 
     #[test]

@@ -199,6 +199,42 @@ impl Tree {
         }
         Ok(())
     }
+
+    fn memory_table(&self, text: &mut String) -> Result<()> {
+        writeln!(
+            text,
+            "\nPeaks of anonymous memory in MB:\n\n| work | atomos | ostree |\n| --- | --- | --- |"
+        )?;
+        for ((what, contestant), bytes) in &self.memory {
+            if *contestant != Contestant::Atomos {
+                continue;
+            }
+            let ostree = self
+                .memory
+                .get(&(what, Contestant::Ostree))
+                .map_or(String::new(), |bytes| format!("{:.1}", *bytes as f64 / 1e6));
+            writeln!(text, "| {what} | {:.1} | {ostree} |", *bytes as f64 / 1e6)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was promised, and whether it holds.
+fn promises(text: &mut String, checks: impl IntoIterator<Item = Check>) -> Result<()> {
+    writeln!(
+        text,
+        "\n| promised of | measured | at most | |\n| --- | --- | --- | --- |"
+    )?;
+    for check in checks {
+        let verdict = if check.is_met() { "met" } else { "**missed**" };
+        let digits = if check.at_most >= 1.5 { 0 } else { 3 };
+        writeln!(
+            text,
+            "| {} | {:.digits$} | {} | {verdict} |",
+            check.work, check.value, check.at_most
+        )?;
+    }
+    Ok(())
 }
 
 fn title(pull: Pull) -> &'static str {
@@ -263,73 +299,45 @@ impl Delivery {
             .collect()
     }
 
-    /// The part of the document.
+    /// The parts of the document, by their names.
     ///
     /// # Errors
     /// Never, in truth.
-    pub fn render(&self, text: &mut String) -> Result<()> {
-        if self.trees.is_empty() {
-            return Ok(());
-        }
-        writeln!(
-            text,
-            "\n## Publishing and pulling\n\nBoth tools are served by the same nginx, with the configuration in docs/serving.md, on loopback; \
-             for a round trip time a proxy lets every byte arrive later. Requests and bytes, heads included, are what nginx logged \
-             of the pull that was timed; of several runs, those of the one in the middle. ostree's archive is compressed as it is by \
-             default; its static delta has the default parameters. The time to make patches is what `publish` takes longer with them \
-             than with `--no-patches`, both without an image.\n"
-        )?;
-        writeln!(
-            text,
-            "| promised of | measured | at most | |\n| --- | --- | --- | --- |"
-        )?;
-        for check in self.checks() {
-            let verdict = if check.is_met() { "met" } else { "**missed**" };
-            let digits = if check.at_most >= 1.5 { 0 } else { 3 };
-            writeln!(
+    pub fn render(&self) -> Result<Vec<(&'static str, String)>> {
+        let mut parts = Vec::new();
+        for (letter, tree) in &self.trees {
+            let mut text = String::from(
+                "Both tools are served by the same nginx, with the configuration in docs/serving.md, on loopback; \
+                 for a round trip time a proxy lets every byte arrive later. Requests and bytes, heads included, are what nginx logged \
+                 of the pull that was timed; of several runs, those of the one in the middle. ostree's archive is compressed as it is by \
+                 default; its static delta has the default parameters. The time to make patches is what `publish` takes longer with them \
+                 than with `--no-patches`, both without an image.\n",
+            );
+            promises(&mut text, tree.checks(*letter))?;
+            tree.render(*letter, &mut text)?;
+            tree.memory_table(&mut text)?;
+            parts.push((
+                if *letter == 'A' {
+                    "delivery-a"
+                } else {
+                    "delivery-b"
+                },
                 text,
-                "| {} | {:.digits$} | {} | {verdict} |",
-                check.work, check.value, check.at_most
-            )?;
+            ));
         }
-        for (letter, tree) in &self.trees {
-            tree.render(*letter, text)?;
+        if !self.histories.is_empty() {
+            let mut text = String::new();
+            promises(&mut text, self.histories.iter().flat_map(History::checks))?;
+            self.history_table(&mut text)?;
+            parts.push(("history", text));
         }
-        self.memory_table(text)?;
-        self.history_table(text)
-    }
-
-    fn memory_table(&self, text: &mut String) -> Result<()> {
-        writeln!(
-            text,
-            "\n### Memory\n\nPeaks of anonymous memory in MB.\n\n| work | tree | atomos | ostree |\n| --- | --- | --- | --- |"
-        )?;
-        for (letter, tree) in &self.trees {
-            for ((what, contestant), bytes) in &tree.memory {
-                if *contestant != Contestant::Atomos {
-                    continue;
-                }
-                let ostree = tree
-                    .memory
-                    .get(&(what, Contestant::Ostree))
-                    .map_or(String::new(), |bytes| format!("{:.1}", *bytes as f64 / 1e6));
-                writeln!(
-                    text,
-                    "| {what} | {letter} | {:.1} | {ostree} |",
-                    *bytes as f64 / 1e6
-                )?;
-            }
-        }
-        Ok(())
+        Ok(parts)
     }
 
     fn history_table(&self, text: &mut String) -> Result<()> {
-        if self.histories.is_empty() {
-            return Ok(());
-        }
         writeln!(
             text,
-            "\n### Many releases\n\nTree B, in which one package after another goes to its newer version, the kernel near the end. \
+            "\nTree B, in which one package after another goes to its newer version, the kernel near the end. \
              Profile fast; an image of the newest release alone. Requests and MB by what the client has.\n\n\
              | releases | nothing | the one before | five back | five back, patches made for it | the newest | \
              publish: s | site: MB | packs: MB | files | record, release, manifest: kB |\n\
