@@ -486,6 +486,17 @@ fn hint_for_checkout(error: &CheckoutError) -> Option<String> {
         }
         CheckoutError::NoName { .. } => "name a directory that does not exist yet".to_owned(),
         CheckoutError::LinkMode { .. } => "use --link auto, or --link copy".to_owned(),
+        CheckoutError::NotOurs { .. } => {
+            "move these out of the way, or check out to a new directory; nothing was changed".to_owned()
+        }
+        CheckoutError::NotRecorded { path } => format!(
+            "say what it is a checkout of: atomos checkout --update=FROM REV {}",
+            shown(path)
+        ),
+        CheckoutError::Interrupted { .. } => {
+            "repeat that update, or update to what it was before; then this one".to_owned()
+        }
+        CheckoutError::Busy { .. } => "wait until it is done".to_owned(),
         _ => return None,
     })
 }

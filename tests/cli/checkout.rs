@@ -90,3 +90,71 @@ fn an_unknown_revision_makes_nothing() {
     );
     assert!(!scratch.path("out").exists());
 }
+
+#[test]
+fn an_earlier_checkout_is_updated_by_what_differs() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch.atomos(&["checkout", "--user", "os", "out"]).code(0);
+    fs::write(scratch.path("tree/usr/lib/new"), "new").unwrap();
+    fs::remove_file(scratch.path("tree/usr/bin/sh")).unwrap();
+    scratch.commit("second");
+    let run = scratch.atomos(&["checkout", "--update", "os", "out"]).code(0);
+    assert!(run.err.starts_with("Updated os to out: 1 added, "), "{}", run.err);
+    assert_eq!(fs::read(scratch.path("out/usr/lib/new")).unwrap(), b"new");
+    assert!(!scratch.path("out/usr/bin/sh").exists());
+    let run = scratch.atomos(&["checkout", "--update", "os", "out"]).code(0);
+    assert_eq!(run.err, "Updated os to out: nothing had to change\n");
+    let report = scratch
+        .atomos(&["checkout", "--update", "--verify", "--json", "os", "out"])
+        .json();
+    assert_eq!(
+        (report["added"].as_u64(), report["removed"].as_u64()),
+        (Some(0), Some(0))
+    );
+}
+
+#[test]
+fn an_update_says_what_is_in_its_way_and_what_to_do() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch.atomos(&["checkout", "--user", "os", "out"]).code(0);
+    fs::write(scratch.path("tree/usr/lib/new"), "new").unwrap();
+    scratch.commit("second");
+    fs::write(scratch.path("out/usr/lib/new"), "mine").unwrap();
+    let run = scratch.atomos(&["checkout", "--update", "os", "out"]).code(10);
+    assert!(run.err.contains("usr/lib/new"), "{}", run.err);
+    assert!(run.err.contains("nothing was changed"), "{}", run.err);
+    assert_eq!(fs::read(scratch.path("out/usr/lib/new")).unwrap(), b"mine");
+    fs::create_dir(scratch.path("plain")).unwrap();
+    let run = scratch.atomos(&["checkout", "--update", "os", "plain"]);
+    assert!(run.err.contains("--update=FROM"), "{}", run.err);
+}
+
+#[test]
+fn a_tree_is_laid_over_what_is_there() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    fs::create_dir_all(scratch.path("out/usr/lib")).unwrap();
+    fs::write(scratch.path("out/usr/lib/os-release"), "ID=mine\n").unwrap();
+    fs::write(scratch.path("out/mine"), "mine").unwrap();
+    let union = |how: &str| scratch.atomos(&["checkout", "--user", "--union", how, "os", "out"]);
+    let run = union("identical").code(10);
+    assert!(run.err.contains("usr/lib/os-release"), "{}", run.err);
+    assert!(!scratch.path("out/bin").exists());
+    union("add").code(0);
+    assert_eq!(
+        fs::read(scratch.path("out/usr/lib/os-release")).unwrap(),
+        b"ID=mine\n"
+    );
+    assert_eq!(fs::read(scratch.path("out/bin/sh")).unwrap(), b"#!\n");
+    union("replace").code(0);
+    assert_eq!(
+        fs::read(scratch.path("out/usr/lib/os-release")).unwrap(),
+        b"ID=test\n"
+    );
+    assert_eq!(fs::read(scratch.path("out/mine")).unwrap(), b"mine");
+}

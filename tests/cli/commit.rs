@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::net::UnixListener;
 
 use crate::common::{EPOCH, Scratch};
@@ -319,4 +320,39 @@ fn what_to_unpack_is_one_of_two_and_belongs_to_os() {
     scratch
         .atomos(&["commit", "-b", "os", "--os", "--unpack", "kernel", "tree"])
         .code(2);
+}
+
+#[test]
+fn a_tree_that_is_adopted_is_consumed() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let kept = scratch.commit("first");
+    let adopted = scratch
+        .atomos(&[
+            "commit", "--adopt", "-b", "os", "--owner", "0:0", "--mtime", "zero", "tree",
+        ])
+        .ok();
+    assert_eq!(fs::read_dir(scratch.path("tree")).unwrap().count(), 0);
+    let root = |commit: &str| {
+        scratch
+            .atomos(&["rev-parse", &format!("{}^{{tree}}", commit.trim())])
+            .ok()
+    };
+    assert_eq!(root(&kept), root(&adopted));
+    scratch.atomos(&["fsck"]).code(0);
+}
+
+#[test]
+fn a_commit_that_distrusts_the_cache_is_the_same() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    let tree = |options: &[&str]| {
+        let words = [&["commit", "-b", "os", "--mtime", "zero"], options, &["tree"]].concat();
+        let commit = scratch.atomos(&words).ok();
+        scratch
+            .atomos(&["rev-parse", &format!("{}^{{tree}}", commit.trim())])
+            .ok()
+    };
+    assert_eq!(tree(&["--no-cache"]), tree(&[]));
 }

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking and owns the directories that it names"
 )]
 
+mod adopt;
 mod crash;
 mod damage;
 mod locks;

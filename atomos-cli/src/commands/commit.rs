@@ -88,6 +88,22 @@ pub struct CommitArgs {
     #[arg(long, value_name = "UID:GID", value_parser = parse_owner)]
     owner: Option<(u32, u32)>,
 
+    /// Make DIR's files the store's own, and remove what was in DIR
+    ///
+    /// For a tree that was built to be committed and that nobody works in. Where DIR lies on the repository's file system, its files
+    /// are not copied but get a name in the store; those with other names, or that somebody has open for writing, are copied. When
+    /// the commit is durable, DIR is emptied. An interrupted run leaves DIR's files where they are, but do not write to them then: run
+    /// it again, or remove it.
+    #[arg(long)]
+    adopt: bool,
+
+    /// Read every file again
+    ///
+    /// A file whose inode, size and times (mtime and ctime, to the nanosecond) are those that it had when it was last committed to
+    /// this repository is taken to be what it was then, and is not read. This is how to distrust that.
+    #[arg(long)]
+    no_cache: bool,
+
     /// Leave sockets out instead of failing
     #[arg(long)]
     skip_special: bool,
@@ -172,6 +188,8 @@ pub fn run(context: &Context, args: CommitArgs) -> RunResult {
     options.mtime = args.mtime.into();
     options.owner = args.owner;
     options.scan.skip_special = args.skip_special;
+    options.adopt = args.adopt;
+    options.no_cache = args.no_cache;
     options.skip_if_unchanged = args.skip_if_unchanged;
     if args.os {
         let mut os = OsTreeOptions::default();

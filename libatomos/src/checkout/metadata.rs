@@ -50,6 +50,6 @@ pub(super) fn apply_to_name(
 }
 
 /// No bit that gives another's rights.
-const fn user_mode(mode: u32) -> u32 {
+pub(super) const fn user_mode(mode: u32) -> u32 {
     mode & 0o777
 }

@@ -4,6 +4,7 @@
 //! reflinks or copies. A tree is built under a temporary name beside its destination and renamed: a destination that
 //! exists is complete.
 
+mod in_place;
 mod link;
 mod metadata;
 mod tree;
@@ -20,6 +21,7 @@ use crate::fs::{Dir, FileLock, FsError};
 use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError};
 
+pub use in_place::{InPlaceReport, Union, UpdateOptions, union, update};
 pub use tree::CheckoutReport;
 
 /// How files come to their place.
@@ -109,12 +111,56 @@ pub enum CheckoutError {
         /// Inodes that can be made.
         inodes: u64,
     },
+    /// Something was changed, or is in the way, where the checkout would write.
+    #[error(
+        "cannot check out into {}: {count} {}: {}", path.display(),
+        if *count == 1 { "name is in the way, or was changed" } else { "names are in the way, or were changed" },
+        named(first, *count)
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// How many names there are.
+        count: u64,
+        /// The first of them, from the directory.
+        first: Vec<PathBuf>,
+    },
+    /// It is not known what the directory is a checkout of.
+    #[error("cannot update {}: it is not recorded which tree it is a checkout of", path.display())]
+    NotRecorded {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An update to another tree was interrupted.
+    #[error("cannot update {}: an update of it to the tree {to} was interrupted", path.display())]
+    Interrupted {
+        /// The directory.
+        path: PathBuf,
+        /// To what.
+        to: DirTreeId,
+    },
+    /// Another process updates the directory.
+    #[error("cannot update {}: another process does so now", path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] RepoError),
     /// A system call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
+}
+
+/// The first names, and that there are more.
+fn named(first: &[PathBuf], count: u64) -> String {
+    let names: Vec<String> = first.iter().map(|path| path.display().to_string()).collect();
+    let more = match count > first.len() as u64 {
+        true => ", and others",
+        false => "",
+    };
+    names.join(", ") + more
 }
 
 impl From<crate::cancel::Cancelled> for CheckoutError {
@@ -130,7 +176,9 @@ impl CheckoutError {
         use crate::error::ErrorKind;
         match self {
             Self::DestinationExists { .. } => ErrorKind::AlreadyExists,
-            Self::NoName { .. } => ErrorKind::Invalid,
+            Self::NoName { .. } | Self::NotRecorded { .. } => ErrorKind::Invalid,
+            Self::NotOurs { .. } | Self::Interrupted { .. } => ErrorKind::Conflict,
+            Self::Busy { .. } => ErrorKind::Locked,
             Self::LinkMode { .. } => ErrorKind::Unsupported,
             Self::NoRoom { .. } => ErrorKind::NoSpace,
             Self::Repo(error) => error.kind(),
@@ -182,6 +230,9 @@ pub fn checkout(
         error => error,
     })?;
     removed?;
+    if let Some(dir) = parent.open_dir_optional(name).ok().flatten() {
+        in_place::remember(repo, &located, &dir, options);
+    }
     Ok(report)
 }
 

@@ -10,13 +10,15 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::{CommitId, DirTreeId};
 use crate::format::{Commit, Entry, MetadataValue, Node};
-use crate::fs::Dir;
+use crate::fs::{Dir, remove_tree_contents};
 use crate::names::RefName;
-use crate::progress::{Phase, PhaseGuard, Progress, Unit};
+use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{RefUpdate, Repo, TransactionStats};
 
-use super::hash::{Hasher, ParentTrees, Recording, Sink};
+use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink};
 use super::os_tree;
+use super::stat_cache::StatCache;
+use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy, OsTreeOptions, OsTreeReport, ScanOptions, SourceTree};
 
 /// Which commit the new one follows.
@@ -59,6 +61,11 @@ pub struct CommitOptions {
     pub scan: ScanOptions,
     /// Bring the tree into a deployable shape first; as it is where `None`.
     pub os: Option<OsTreeOptions>,
+    /// Make the source's files the store's own instead of copying them, where they lie on its file system; then remove the
+    /// source. For a tree that is thrown away anyhow, and that nobody works in.
+    pub adopt: bool,
+    /// Read every file, also one that has not changed since it was last committed as far as its inode tells.
+    pub no_cache: bool,
     /// Make no commit when the tree is the parent's.
     pub skip_if_unchanged: bool,
     /// Threads to work with; all processors where `None`.
@@ -118,8 +125,23 @@ pub fn commit(
         Some(os) => Some(pool.install(|| os_tree::arrange(&mut tree, os, options.owner, cancel))?),
         None => None,
     };
+    if options.adopt
+        && let Some(mounted) = tree.skipped().first()
+    {
+        return Err(CommitError::MountedInside {
+            root: tree.root.path().to_owned(),
+            mounted: mounted.clone(),
+        });
+    }
     let mut report = commit_tree(&pool, repo, &tree, options, progress, cancel)?;
     report.os = os;
+    if options.adopt {
+        // Only now: until the commit is durable the source is the one place where the files are. Names are left that lead to
+        // the store's own inodes, so they go whatever became of the commit's tree.
+        crate::failpoint::hit("commit.adopted").map_err(crate::repo::RepoError::from)?;
+        let _phase = PhaseGuard::begin(progress, Phase::Sweep, None, Unit::Items);
+        remove_tree_contents(&tree.root)?;
+    }
     Ok(report)
 }
 
@@ -153,10 +175,23 @@ pub(super) fn commit_tree(
         epoch: options.epoch,
         owner: options.owner,
     };
+    let cache = match options.no_cache {
+        true => None,
+        false => Some(StatCache::load(repo, &tree.root)?),
+    };
+    let inodes = match options.no_cache {
+        true => None,
+        false => pool.install(|| StoreInodes::load(repo, tree))?,
+    };
     let hasher = Hasher {
         tree,
         sink: Sink::Store(&transaction),
         recording,
+        hints: Hints {
+            cache: cache.as_ref(),
+            inodes: inodes.as_ref(),
+        },
+        adopt: options.adopt,
         cancel,
     };
     let parents = match &parent_commit {
@@ -198,6 +233,7 @@ pub(super) fn commit_tree(
         && commit.root == root
         && commit.root_metadata == root_metadata
     {
+        save(cache, repo, progress);
         return Ok(report(*id, CommitOutcome::Unchanged, TransactionStats::default()));
     }
     let id = transaction.store_commit(&Commit {
@@ -219,7 +255,16 @@ pub(super) fn commit_tree(
     }
     let _phase = PhaseGuard::begin(progress, Phase::Sync, None, Unit::Items);
     let stats = transaction.commit()?;
+    save(cache, repo, progress);
     Ok(report(id, CommitOutcome::Created, stats))
+}
+
+/// The commit is made; a hint that cannot be written costs time, and nothing else.
+fn save(cache: Option<StatCache>, repo: &Repo, progress: &dyn Progress) {
+    if let Some(Err(error)) = cache.map(|cache| cache.save(repo)) {
+        let text = format!("what was read is not remembered for the next commit: {error}");
+        progress.report(Event::Warning { text: &text });
+    }
 }
 
 fn now() -> i64 {

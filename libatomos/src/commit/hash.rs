@@ -21,6 +21,8 @@ use crate::unpack::{Codec, Unpacker};
 use super::memory::MemoryTrees;
 use super::mtime::{only_time_differs, recompiled_stems, stem_of_source};
 use super::source::{Content, SourceKind, SourceTree};
+use super::stat_cache::StatCache;
+use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy};
 
 /// Where objects go.
@@ -43,7 +45,20 @@ pub(super) struct Hasher<'a> {
     pub(super) tree: &'a SourceTree,
     pub(super) sink: Sink<'a>,
     pub(super) recording: Recording,
+    /// What is known of files without reading them.
+    pub(super) hints: Hints<'a>,
+    /// Makes the source's files the store's own, as far as that is safe.
+    pub(super) adopt: bool,
     pub(super) cancel: &'a Cancel,
+}
+
+/// What may be believed instead of reading a file.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Hints<'a> {
+    /// What files held when they were last read.
+    pub(super) cache: Option<&'a StatCache>,
+    /// The store's own inodes: a checkout has them, too.
+    pub(super) inodes: Option<&'a StoreInodes<'a>>,
 }
 
 /// A file's outcome: its entry without the name.
@@ -206,6 +221,15 @@ impl Hasher<'_> {
             let (metadata, kind) = match content {
                 Content::Bytes(bytes) => self.made_up(bytes, &source.metadata, parent)?,
                 Content::Disk { directory, name } | Content::Unpacked { directory, name, .. } => {
+                    if let Some((metadata, kind)) = self.known(*node, parent)? {
+                        phase.advance(*size);
+                        results.push(FileResult {
+                            node: *node,
+                            metadata,
+                            kind,
+                        });
+                        continue;
+                    }
                     let dir = match &open {
                         Some((opened, dir)) if opened == directory => dir,
                         _ => &open.insert((*directory, self.tree.open_directory(*directory)?)).1,
@@ -225,6 +249,32 @@ impl Hasher<'_> {
             });
         }
         Ok(results)
+    }
+
+    /// Returns what a file holds that has not changed since it was last read, if it is in the store.
+    fn known(&self, node: u32, parent: Option<&Entry>) -> Result<Option<(Metadata, Node)>, CommitError> {
+        let Some(listed) = self.tree.listed(node) else {
+            return Ok(None);
+        };
+        let cached = self.hints.cache.and_then(|cache| cache.get(&listed.stamp));
+        let known = match (cached, self.hints.inodes) {
+            (None, Some(inodes)) if listed.is_linked => inodes.get(&listed.stamp)?,
+            (cached, _) => cached,
+        };
+        let Some(known) = known else {
+            return Ok(None);
+        };
+        let kind = Node::File {
+            size: known.size,
+            blob: known.blob,
+            verity: None,
+        };
+        let metadata = self.record(&self.tree.node(node).metadata, known.xattrs, &kind, parent);
+        let is_kept = match self.sink {
+            Sink::Store(transaction) => transaction.has_blob(&known.blob, known.size, &metadata)?,
+            Sink::Memory(_) => true,
+        };
+        Ok(is_kept.then_some((metadata, kind)))
     }
 
     fn made_up(
@@ -279,13 +329,26 @@ impl Hasher<'_> {
             verity: None,
         };
         let listed = super::source::metadata_of(&before);
-        let metadata = self.record(&listed, read_xattrs(&file, &path)?, &node, parent);
+        let xattrs = read_xattrs(&file, &path)?;
+        let metadata = self.record(&listed, xattrs.clone(), &node, parent);
+        let mut adopted = false;
         if let Sink::Store(transaction) = self.sink {
             match codec {
-                None => transaction.store_hashed(&file, &path, &metadata, &hashed, scratch),
-                Some(codec) => transaction.store_stream(&path, &metadata, &hashed, scratch, || unpack(codec)),
+                None if self.adopt => transaction
+                    .store_adopted(&file, &before, (dir, name), &metadata, &hashed, scratch)
+                    .map(|is_adopted| adopted = is_adopted),
+                None => transaction
+                    .store_hashed(&file, &path, &metadata, &hashed, scratch)
+                    .map(drop),
+                Some(codec) => transaction
+                    .store_stream(&path, &metadata, &hashed, scratch, || unpack(codec))
+                    .map(drop),
             }
             .map_err(|error| in_dir(error, dir))?;
+        }
+        if adopted {
+            // It was looked at before it was taken, and has the recorded metadata now.
+            return Ok((metadata, node));
         }
         let after = stat(&file, &full)?;
         let identity = |stat: &Stat| {
@@ -294,6 +357,11 @@ impl Hasher<'_> {
         };
         if identity(&before) != identity(&after) || (codec.is_none() && hashed.size != after.size) {
             return Err(CommitError::SourceChanged { path: full() });
+        }
+        // Another name for the file changes its `ctime` and nothing that is committed; but then it is not the state that was read.
+        let untouched = (before.ctime, before.ctime_nsec) == (after.ctime, after.ctime_nsec);
+        if let (Some(cache), None, true) = (self.hints.cache, codec, untouched) {
+            cache.put(&file, &after, hashed.blob, &xattrs);
         }
         Ok((metadata, node))
     }
@@ -426,6 +494,8 @@ mod tests {
             tree: &tree,
             sink: Sink::Memory(&trees),
             recording: Recording::default(),
+            hints: Hints::default(),
+            adopt: false,
             cancel: &cancel,
         };
         let phase = PhaseGuard::begin(&NoProgress, Phase::Verify, None, Unit::Bytes);

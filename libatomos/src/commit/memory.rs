@@ -10,7 +10,7 @@ use crate::fs::Dir;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{ObjectKind, RepoError, TreeSource};
 
-use super::hash::{Hasher, ParentTrees, Recording, Sink, lock};
+use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink, lock};
 use super::{CommitError, ScanOptions, SourceTree};
 
 /// Dirtrees held in memory.
@@ -52,6 +52,8 @@ pub fn hash_directory(
             tree: &tree,
             sink: Sink::Memory(&trees),
             recording: Recording::default(),
+            hints: Hints::default(),
+            adopt: false,
             cancel,
         };
         let parents = ParentTrees::new();

@@ -11,6 +11,8 @@ mod memory;
 mod mtime;
 mod os_tree;
 mod source;
+mod stat_cache;
+mod store_inodes;
 
 use std::path::PathBuf;
 
@@ -46,6 +48,14 @@ pub enum CommitError {
     SourceChanged {
         /// The file.
         path: PathBuf,
+    },
+    /// A tree that is to be taken apart has something in it that is not its own.
+    #[error("cannot adopt the files of {}: something is mounted on {}", root.display(), mounted.display())]
+    MountedInside {
+        /// The tree.
+        root: PathBuf,
+        /// Where, from its root.
+        mounted: PathBuf,
     },
     /// The tree is nested deeper than any path that the kernel accepts.
     #[error("{} is nested more than 2048 directories deep", path.display())]
@@ -86,7 +96,7 @@ impl CommitError {
             Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::Unpack { .. } | Self::OsTree(_) => {
                 ErrorKind::Invalid
             }
-            Self::SourceChanged { .. } => ErrorKind::Conflict,
+            Self::SourceChanged { .. } | Self::MountedInside { .. } => ErrorKind::Conflict,
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }

@@ -17,6 +17,7 @@ use crate::fs::{Dir, FileKind, Stat, read_xattrs, read_xattrs_at};
 use crate::unpack::{Codec, Unpacker};
 
 use super::CommitError;
+use super::stat_cache::Stamp;
 
 /// Where a file's bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,13 +93,32 @@ pub struct ScanOptions {
 pub struct SourceTree {
     pub(super) root: Dir,
     nodes: Vec<SourceNode>,
+    /// Of every node that was listed; those that were made up come after them.
+    listed: Vec<Listed>,
     directories: Vec<PathBuf>,
     skipped: Vec<PathBuf>,
 }
 
+/// The inode of a listed node, as it was then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) stamp: Stamp,
+    /// Whether the inode has other names.
+    pub(super) is_linked: bool,
+}
+
+impl Listed {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            stamp: Stamp::of(stat),
+            is_linked: stat.nlink > 1,
+        }
+    }
+}
+
 /// What one directory holds: nodes without children, and which of them are directories.
 struct Listing {
-    nodes: Vec<SourceNode>,
+    nodes: Vec<(SourceNode, Listed)>,
     /// Sockets and mounted directories, by path.
     skipped: Vec<PathBuf>,
 }
@@ -119,6 +139,7 @@ impl SourceTree {
         let mut tree = Self {
             root,
             nodes: vec![root_node],
+            listed: vec![Listed::of(&stat)],
             directories: Vec::new(),
             skipped: Vec::new(),
         };
@@ -143,7 +164,7 @@ impl SourceTree {
             let mut next = Vec::new();
             for ((parent, path), listing) in level.into_iter().zip(listings) {
                 let mut children = Vec::with_capacity(listing.nodes.len());
-                for node in listing.nodes {
+                for (node, listed) in listing.nodes {
                     let index = tree.nodes.len() as u32;
                     if matches!(node.kind, SourceKind::Dir { .. }) {
                         let child = path.join(OsStr::from_bytes(&node.name));
@@ -153,6 +174,7 @@ impl SourceTree {
                     }
                     children.push(index);
                     tree.nodes.push(node);
+                    tree.listed.push(listed);
                 }
                 tree.nodes[parent as usize].kind = SourceKind::Dir { children };
                 tree.skipped.extend(listing.skipped);
@@ -191,6 +213,17 @@ impl SourceTree {
     /// Returns a node, to change it.
     pub fn node_mut(&mut self, index: u32) -> &mut SourceNode {
         &mut self.nodes[index as usize]
+    }
+
+    /// Returns the inode of a file as it was listed; `None` for what is not committed as it lies on disk.
+    pub(super) fn listed(&self, index: u32) -> Option<&Listed> {
+        match &self.node(index).kind {
+            SourceKind::File {
+                content: Content::Disk { .. },
+                ..
+            } => self.listed.get(index as usize),
+            _ => None,
+        }
     }
 
     /// Returns the entries of a directory; none for anything else.
@@ -323,6 +356,12 @@ impl SourceTree {
         }
     }
 
+    /// Returns whether any file has other names, on the device `dev`.
+    pub(super) fn has_links_on(&self, dev: u64) -> Result<bool, CommitError> {
+        // What is mounted in the tree is not listed, so all of it is on one device.
+        Ok(self.root.stat_self()?.dev == dev && self.listed.iter().any(|listed| listed.is_linked))
+    }
+
     pub(super) fn open_directory(&self, directory: u32) -> Result<Dir, CommitError> {
         let path = &self.directories[directory as usize];
         Ok(if path.as_os_str().is_empty() {
@@ -388,11 +427,12 @@ fn list(
                 if is_foreign {
                     // Something is mounted here: /proc in a chroot, or another directory. Its contents are not the tree's.
                     listing.skipped.push(full);
-                    listing.nodes.push(SourceNode {
+                    let node = SourceNode {
                         name: name.as_bytes().into(),
                         metadata,
                         kind: SourceKind::Dir { children: Vec::new() },
-                    });
+                    };
+                    listing.nodes.push((node, Listed::of(&stat)));
                     continue;
                 }
                 SourceKind::Dir { children: Vec::new() }
@@ -418,11 +458,12 @@ fn list(
         if !matches!(kind, SourceKind::File { .. } | SourceKind::Dir { .. }) {
             metadata.xattrs = read_xattrs_at(&dir, name)?;
         }
-        listing.nodes.push(SourceNode {
+        let node = SourceNode {
             name: name.as_bytes().into(),
             metadata,
             kind,
-        });
+        };
+        listing.nodes.push((node, Listed::of(&stat)));
     }
     Ok(listing)
 }

@@ -67,7 +67,8 @@ impl Xattrs {
             .sum()
     }
 
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
+    /// Appends the canonical bytes.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
         for (name, value) in &self.0 {
             check_xattr_name(name, 0)?;
             within(
@@ -83,7 +84,8 @@ impl Xattrs {
         Ok(())
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+    /// Reads canonical bytes.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         let mut cursor = Cursor::new(bytes);
         while cursor.remaining() > 0 {

@@ -29,6 +29,8 @@ pub struct DirEntry {
     pub name: OsString,
     /// The type, as the directory has it; [`FileKind::Unknown`] on file systems that do not record it.
     pub kind: FileKind,
+    /// The inode, as the directory has it: on an overlay, or where something is mounted, `stat` may say another.
+    pub ino: u64,
 }
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -290,6 +292,7 @@ impl Dir {
                 entries.push(DirEntry {
                     name: OsStr::from_bytes(name).to_owned(),
                     kind: entry.file_type().into(),
+                    ino: entry.ino(),
                 });
             }
         }

@@ -13,6 +13,10 @@ use rustix::thread::UnshareFlags;
 const FIFREEZE: libc::c_ulong = 0xc004_5877;
 const FITHAW: libc::c_ulong = 0xc004_5878;
 
+/// `F_SETSIG` of `asm-generic/fcntl.h`, for which libc has no constant everywhere. Where a processor has another number for it,
+/// the kernel refuses this one, and [`nobody_writes`] never holds.
+const F_SETSIG: libc::c_int = 10;
+
 /// How long the watchdog waits for the freezing process. A freeze of a synced file system takes milliseconds.
 const WATCHDOG_MILLISECONDS: libc::c_int = 30_000;
 
@@ -120,6 +124,59 @@ fn watch(dir: RawFd, theirs: RawFd, ours: RawFd) -> ! {
         // Where it is thawed already, this is refused and does nothing.
         libc::ioctl(dir, FITHAW as _, 0);
         libc::_exit(0);
+    }
+}
+
+/// Returns whether nobody has the open file open for writing, and nobody has it mapped so; who begins to do so later changes its
+/// times. `false` where that cannot be told: for another user's file without the right to lease, on a network file system.
+///
+/// The kernel grants a read lease on just such a file. It is given back at once; whoever opens the file for writing in between
+/// waits for that long, and this process gets a signal, for which `SIGURG` is chosen, as its default is to do nothing.
+pub(crate) fn nobody_writes(file: &std::fs::File) -> bool {
+    let fd = file.as_raw_fd();
+    // SAFETY: all three concern this open file alone, and take a number.
+    unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) == 0
+    }
+}
+
+/// A file that is mapped for writing, as another process may have it.
+#[cfg(test)]
+pub(crate) struct SharedMap {
+    at: *mut libc::c_void,
+    len: usize,
+}
+
+#[cfg(test)]
+impl SharedMap {
+    #[allow(clippy::disallowed_methods)]
+    pub(crate) fn of(path: &std::path::Path, len: usize) -> Self {
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
+        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        Self { at, len }
+    }
+
+    pub(crate) fn write(&mut self, offset: usize, byte: u8) {
+        assert!(offset < self.len);
+        // SAFETY: it is within the mapping, which lives as long as this value.
+        unsafe { self.at.cast::<u8>().add(offset).write_volatile(byte) };
+    }
+}
+
+#[cfg(test)]
+impl Drop for SharedMap {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nobody else knows of it.
+        unsafe { libc::munmap(self.at, self.len) };
     }
 }
 

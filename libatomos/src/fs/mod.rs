@@ -23,9 +23,12 @@ pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
 pub use error::FsError;
 pub(crate) use inode::{apply_to_file, set_mode, set_owner_and_mode, set_time, stat_file};
+#[cfg(test)]
+pub(crate) use ioctl::SharedMap;
+pub(crate) use ioctl::nobody_writes;
 pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
-pub(crate) use xattr::disinherit;
+pub(crate) use xattr::{disinherit, has_no_other_xattrs};
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

@@ -74,6 +74,8 @@ pub struct Stat {
     pub mtime_nsec: i64,
     /// Change time, whole seconds.
     pub ctime: i64,
+    /// The nanoseconds of the change time.
+    pub ctime_nsec: i64,
     /// The device that the file is on.
     pub dev: u64,
     /// The inode.
@@ -99,6 +101,7 @@ impl From<rustix::fs::Stat> for Stat {
             mtime: stat.st_mtime as i64,
             mtime_nsec: stat.st_mtime_nsec as i64,
             ctime: stat.st_ctime as i64,
+            ctime_nsec: stat.st_ctime_nsec as i64,
             dev: stat.st_dev as u64,
             ino: stat.st_ino as u64,
             nlink: stat.st_nlink as u64,

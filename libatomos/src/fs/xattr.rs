@@ -31,6 +31,17 @@ pub fn read_xattrs(file: impl AsFd, path: &Path) -> Result<Xattrs, FsError> {
     .map_err(FsError::at("read the extended attributes of", path, ""))
 }
 
+/// Returns whether the open file has no attribute that `known` lacks, one that is not the tree's included.
+pub(crate) fn has_no_other_xattrs(file: impl AsFd, known: &Xattrs) -> bool {
+    let mut names = [0u8; 4096];
+    match rustix::fs::flistxattr(&file, &mut names[..]) {
+        Ok(len) => names[..len]
+            .split(|byte| *byte == 0)
+            .all(|name| name.is_empty() || known.get(name).is_some()),
+        Err(errno) => errno == Errno::OPNOTSUPP,
+    }
+}
+
 /// Returns the extended attributes of `name` itself, a link not followed.
 pub fn read_xattrs_at(dir: &Dir, name: &OsStr) -> Result<Xattrs, FsError> {
     let path = proc_path(dir, name);

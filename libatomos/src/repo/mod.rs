@@ -33,6 +33,7 @@ pub use follow::LastLink;
 pub use fsck::{Finding, FsckOptions, FsckReport, ObjectUse, Problem};
 pub use layout::ObjectKind;
 pub(crate) use layout::{object_path, parse_object_name, variant_path};
+pub(crate) use object::SELINUX;
 pub use partial::PartialCommits;
 pub use prune::{PruneOptions, PruneReport};
 pub use pull_local::{LocalPullOptions, LocalPullReport};

@@ -48,6 +48,36 @@ impl Repo {
         Ok(())
     }
 
+    /// Calls `visit` with every blob's inode, as the directories have them: number, digest, and the bits of a variant.
+    pub(crate) fn visit_inodes(
+        &self,
+        mut visit: impl FnMut(u64, Digest, Option<[u8; 16]>),
+    ) -> Result<(), RepoError> {
+        let objects = self.kind_dir(ObjectKind::Blob);
+        for shard in objects.entries()? {
+            let (Some(prefix), Some(dir)) = (
+                shard.name.to_str(),
+                self.open_shard(ObjectKind::Blob, &shard.name)?,
+            ) else {
+                continue;
+            };
+            for entry in dir.entries()? {
+                let parsed = entry
+                    .name
+                    .to_str()
+                    .and_then(|name| parse_object_name(prefix, name));
+                if let Some((digest, variant)) = parsed {
+                    visit(
+                        entry.ino,
+                        digest,
+                        variant.map(|name| super::traverse::parse_variant_bits(&name)),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a blob for reading. Its bytes are not verified: an object that exists is whole unless the disk failed,
     /// which [`Repo::fsck`] finds.
     pub fn open_blob(&self, id: &BlobId) -> Result<File, RepoError> {

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -20,7 +21,7 @@ use rustix::io::Errno;
 
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::format::{Commit, DirTree, Metadata};
-use crate::fs::{Dir, FileLock, FsError, hash_file, read_up_to, stat_file};
+use crate::fs::{Dir, FileLock, FsError, Stat, hash_file, read_up_to, stat_file};
 
 use super::layout::TMP;
 use super::object::{encode_error, inode_matches, inode_metadata};
@@ -236,7 +237,7 @@ impl Staging {
 
     /// Makes the file `name` (`<kind>/ab/…`), and its shard if it is missing.
     /// Gives the staged `name` to a file elsewhere; returns `false` where that cannot be.
-    fn link(&self, dir: &Dir, from: &str, name: &str) -> Result<bool, FsError> {
+    fn link(&self, dir: &Dir, from: impl rustix::path::Arg, name: &str) -> Result<bool, FsError> {
         let shard = Path::new(name).parent().expect("a staged name has a shard");
         self.dir.ensure_dir_all(shard, 0o755)?;
         match rustix::fs::linkat(dir, from, &self.dir, name, AtFlags::empty()) {
@@ -388,6 +389,79 @@ impl<'r> Transaction<'r> {
             in_scratch: true,
         };
         self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
+    }
+
+    /// Stores a file by making it the store's own, where that is safe: nobody else has a name for it or has it open for writing,
+    /// and it is as it was in `before`, when it was hashed. Its owner, mode, attributes and time become what is recorded. Otherwise
+    /// it is copied. Returns whether the file is the store's own now; its name in the source must go before anybody writes to it.
+    pub(crate) fn store_adopted(
+        &self,
+        file: &File,
+        before: &Stat,
+        (dir, from): (&Dir, &OsStr),
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+    ) -> Result<bool, RepoError> {
+        let path = Path::new(from);
+        let adopted = Cell::new(false);
+        let unchanged = |stat: &Stat, links: u64| {
+            let of = |stat: &Stat| {
+                (
+                    stat.dev,
+                    stat.ino,
+                    stat.size,
+                    stat.mtime,
+                    stat.mtime_nsec,
+                    stat.mode,
+                    stat.uid,
+                    stat.gid,
+                )
+            };
+            of(stat) == of(before) && stat.nlink == links
+        };
+        let try_link = |name: &str| -> Result<bool, RepoError> {
+            // In mode `bare-user` an object's owner is whoever may write to it.
+            let is_ours =
+                self.repo.mode() == RepoMode::Bare || before.uid == rustix::process::geteuid().as_raw();
+            let safe = hashed.size > 0
+                && is_ours
+                && unchanged(&stat_file(file, path)?, 1)
+                && crate::fs::nobody_writes(file)
+                && crate::fs::has_no_other_xattrs(file, &metadata.xattrs);
+            if !safe || !self.staging.link(dir, from, name)? {
+                return Ok(false);
+            }
+            // What was hashed, and not what took its name meanwhile; nor has anybody written to it since.
+            if !unchanged(&self.staging.dir.stat(name)?, 2) {
+                self.staging.dir.remove_file(name)?;
+                return Ok(false);
+            }
+            self.set_inode(file, metadata, path)?;
+            adopted.set(true);
+            Ok(true)
+        };
+        let write = |target: &File, name: &Path| {
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            copy_verified(file, target, path, hashed)
+        };
+        self.store_by(metadata, hashed, try_link, write)?;
+        Ok(adopted.get())
+    }
+
+    /// Returns whether the store has the blob, in mode `bare` as an inode with exactly `metadata`.
+    pub(crate) fn has_blob(&self, id: &BlobId, size: u64, metadata: &Metadata) -> Result<bool, RepoError> {
+        let found = match self.repo.mode() {
+            RepoMode::Bare => self.repo.find_variant(id, metadata)?.map(|(_, size)| size),
+            RepoMode::BareUser => self
+                .repo
+                .kind_dir(ObjectKind::Blob)
+                .stat_optional(object_path(id.digest()))?
+                .map(|stat| stat.size),
+        };
+        Ok(found == Some(size))
     }
 
     /// Returns whether there is what an interrupted run staged.

@@ -24,6 +24,17 @@ pub enum Contestant {
     Cp,
 }
 
+/// What a time is compared with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// Whose time,
+    pub of: Contestant,
+    /// at which work,
+    pub at: Work,
+    /// and the most that atomos may take of it.
+    pub at_most: f64,
+}
+
 impl Contestant {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Atomos, Self::Ostree, Self::Cp];
@@ -34,14 +45,20 @@ impl Contestant {
 pub enum Work {
     /// The first version into an empty repository.
     FirstCommit,
+    /// The same, of a tree that may be taken apart.
+    Adopt,
     /// The same tree again: every byte is read and hashed, nothing is new.
     CommitAgain,
+    /// The same, where what was read is remembered.
+    CommitKnown,
     /// The second version, after the first.
     SecondCommit,
     /// The first version as a directory of hardlinks.
     Checkout,
     /// The same, then written back with `sync -f`.
     CheckoutSynced,
+    /// The checkout of the first version becomes one of the second.
+    Update,
     /// Every object verified.
     Fsck,
     /// What changed between the two versions.
@@ -50,14 +67,17 @@ pub enum Work {
 
 impl Work {
     /// In the order in which one run does it.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::FirstCommit,
         Self::CommitAgain,
+        Self::CommitKnown,
         Self::Checkout,
         Self::CheckoutSynced,
         Self::SecondCommit,
+        Self::Update,
         Self::Diff,
         Self::Fsck,
+        Self::Adopt,
     ];
 
     /// What a reader is told.
@@ -65,6 +85,9 @@ impl Work {
     pub const fn title(self) -> &'static str {
         match self {
             Self::FirstCommit => "first commit",
+            Self::Adopt => "first commit, `--adopt`",
+            Self::CommitKnown => "commit again, stat cache",
+            Self::Update => "checkout `--update` to the second version",
             Self::CommitAgain => "commit again, every byte hashed again",
             Self::SecondCommit => "commit of the second version",
             Self::Checkout => "hardlink checkout",
@@ -74,16 +97,27 @@ impl Work {
         }
     }
 
-    /// The most that atomos may take, as a share of ostree's time.
+    /// What atomos's time is compared with.
     #[must_use]
-    pub const fn target(self) -> Option<f64> {
-        match self {
-            Self::FirstCommit => Some(0.6),
-            Self::CommitAgain => Some(0.2),
-            Self::Checkout => Some(0.8),
-            Self::Fsck => Some(0.3),
-            Self::SecondCommit | Self::CheckoutSynced | Self::Diff => None,
-        }
+    pub fn targets(self) -> Vec<Target> {
+        use Contestant::{Atomos, Cp, Ostree};
+        let targets: &[(Contestant, Self, f64)] = match self {
+            Self::FirstCommit => &[(Ostree, self, 0.3), (Cp, self, 0.9)],
+            Self::Adopt => &[(Ostree, Self::FirstCommit, 0.1)],
+            Self::CommitAgain => &[(Ostree, self, 0.12)],
+            Self::CommitKnown => &[(Ostree, Self::CommitAgain, 0.02)],
+            Self::Checkout => &[(Ostree, self, 0.4), (Cp, self, 0.75)],
+            Self::Update => &[(Atomos, Self::Checkout, 0.35)],
+            Self::Fsck => &[(Ostree, self, 0.12)],
+            Self::Diff => &[(Ostree, self, 0.1)],
+            Self::SecondCommit | Self::CheckoutSynced => &[],
+        };
+        let target = |(of, at, at_most): &(Contestant, Self, f64)| Target {
+            of: *of,
+            at: *at,
+            at_most: *at_most,
+        };
+        targets.iter().map(target).collect()
     }
 }
 
@@ -138,9 +172,7 @@ impl Ring {
     /// # Errors
     /// If something cannot be removed or made.
     pub fn reset(&self, contestant: Contestant) -> Result<()> {
-        for path in [self.repo(contestant), self.checkout_directory(contestant)] {
-            remove(&path)?;
-        }
+        self.remove(contestant)?;
         match contestant {
             Contestant::Atomos => time(&mut self.atomos(&["init", "--mode", "bare", "--quiet"]))?,
             Contestant::Ostree => time(&mut self.ostree(&["init", "--mode=bare"]))?,
@@ -159,7 +191,20 @@ impl Ring {
     /// If it cannot be removed.
     pub fn remove(&self, contestant: Contestant) -> Result<()> {
         remove(&self.repo(contestant))?;
+        if contestant == Contestant::Atomos {
+            remove(&self.adopting())?;
+            remove(&self.consumed())?;
+        }
         remove(&self.checkout_directory(contestant))
+    }
+
+    /// A repository that adopts a tree, and the tree.
+    fn adopting(&self) -> PathBuf {
+        self.directory.join("repo-adopt")
+    }
+
+    fn consumed(&self) -> PathBuf {
+        self.directory.join("consumed")
     }
 
     /// Removes what a piece of work would find in its way.
@@ -167,8 +212,23 @@ impl Ring {
     /// # Errors
     /// If it cannot be removed.
     pub fn clear(&self, contestant: Contestant, work: Work) -> Result<()> {
-        if matches!(work, Work::Checkout | Work::CheckoutSynced) {
+        if matches!(work, Work::Checkout | Work::CheckoutSynced | Work::Update) {
             remove(&self.checkout_directory(contestant))?;
+        }
+        if contestant == Contestant::Atomos {
+            match work {
+                Work::Update => {
+                    let (parent, to) = (format!("{REF}^"), self.checkout_directory(contestant));
+                    time(&mut self.atomos(&["checkout", "--link", "hardlink", &parent, path(&to)]))?;
+                }
+                Work::Adopt => {
+                    remove(&self.adopting())?;
+                    remove(&self.consumed())?;
+                    time(&mut self.atomos_in(&self.adopting(), &["init", "--mode", "bare", "--quiet"]))?;
+                    run(Command::new("cp").arg("-a").arg(&self.v1).arg(self.consumed()))?;
+                }
+                _ => {}
+            }
         }
         settle(&self.directory)
     }
@@ -178,7 +238,7 @@ impl Ring {
     pub fn command(&self, contestant: Contestant, work: Work) -> Option<Command> {
         match contestant {
             Contestant::Atomos => Some(self.atomos_command(work)),
-            Contestant::Ostree => Some(self.ostree_command(work)),
+            Contestant::Ostree => self.ostree_command(work),
             Contestant::Cp => self.cp_command(work),
         }
     }
@@ -190,7 +250,16 @@ impl Ring {
     fn atomos_command(&self, work: Work) -> Command {
         let parent = format!("{REF}^");
         match work {
-            Work::FirstCommit | Work::CommitAgain => self.atomos(&["commit", "--ref", REF, path(&self.v1)]),
+            Work::FirstCommit | Work::CommitKnown => self.atomos(&["commit", "--ref", REF, path(&self.v1)]),
+            Work::CommitAgain => self.atomos(&["commit", "--no-cache", "--ref", REF, path(&self.v1)]),
+            Work::Adopt => self.atomos_in(
+                &self.adopting(),
+                &["commit", "--adopt", "--ref", REF, path(&self.consumed())],
+            ),
+            Work::Update => {
+                let to = self.checkout_directory(Contestant::Atomos);
+                self.atomos(&["checkout", "--update", "--link", "hardlink", REF, path(&to)])
+            }
             Work::SecondCommit => self.atomos(&["commit", "--ref", REF, path(&self.v2)]),
             Work::Checkout => {
                 let to = self.checkout_directory(Contestant::Atomos);
@@ -202,10 +271,10 @@ impl Ring {
         }
     }
 
-    fn ostree_command(&self, work: Work) -> Command {
+    fn ostree_command(&self, work: Work) -> Option<Command> {
         let parent = format!("{REF}^");
         let tree = |tree: &Path| format!("--tree=dir={}", tree.display());
-        match work {
+        Some(match work {
             Work::FirstCommit | Work::CommitAgain => {
                 self.ostree(&["commit", "--branch", REF, "--subject", "bench", &tree(&self.v1)])
             }
@@ -216,10 +285,11 @@ impl Ring {
                 let to = self.checkout_directory(Contestant::Ostree);
                 self.ostree(&["checkout", "--require-hardlinks", REF, path(&to)])
             }
-            Work::CheckoutSynced => then_sync(self.ostree_command(Work::Checkout), &self.directory),
+            Work::CheckoutSynced => then_sync(self.ostree_command(Work::Checkout)?, &self.directory),
             Work::Fsck => self.ostree(&["fsck", "--quiet"]),
             Work::Diff => self.ostree(&["diff", &parent, REF]),
-        }
+            Work::Adopt | Work::CommitKnown | Work::Update => return None,
+        })
     }
 
     fn cp_command(&self, work: Work) -> Option<Command> {
@@ -234,16 +304,17 @@ impl Ring {
             Work::FirstCommit => Some(then_sync(words("-a", &self.v1, &copied), &self.directory)),
             Work::Checkout => Some(checkout()),
             Work::CheckoutSynced => Some(then_sync(checkout(), &self.directory)),
-            Work::CommitAgain | Work::SecondCommit | Work::Fsck | Work::Diff => None,
+            _ => None,
         }
     }
 
     fn atomos(&self, words: &[&str]) -> Command {
+        self.atomos_in(&self.repo(Contestant::Atomos), words)
+    }
+
+    fn atomos_in(&self, repo: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(&self.atomos);
-        command
-            .arg("--repo")
-            .arg(self.repo(Contestant::Atomos))
-            .args(words);
+        command.arg("--repo").arg(repo).args(words);
         command
     }
 

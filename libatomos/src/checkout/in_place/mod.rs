@@ -1,0 +1,336 @@
+//! Checking out into a directory that exists.
+//!
+//! [`update`] brings an earlier checkout to another tree: only what differs between the two is read, checked and made, so it costs
+//! what lies between them. [`union`] lays a tree over whatever is there.
+//!
+//! Both look first and change nothing when something is in the way. What is new is then built in a directory of its own, and
+//! comes to its place by one rename for each name: a name leads to what it was or to what it becomes, never to a part of it.
+//! The directory as a whole passes through states between the two trees; an update that is interrupted there is taken up by the
+//! same command. Whoever needs the whole to change at once makes a new checkout and renames it.
+
+mod record;
+mod state;
+mod survey;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::digest::DirTreeId;
+use crate::format::{DirTree, Entry, Metadata, Node};
+use crate::fs::{Dir, FileKind, FileLock};
+use crate::progress::Progress;
+use crate::repo::{Located, Repo, RepoError};
+
+use super::metadata::apply_to_dir;
+use super::{CheckoutError, CheckoutOptions, CheckoutReport, Ownership, temporary_beside, tree};
+use record::Record;
+use state::Look;
+use survey::{Plan, Survey};
+
+/// What becomes of what is there already, where a tree is laid over it. Directories are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Union {
+    /// The tree's files take the place of those that are there, and its directories' metadata that of theirs.
+    Replace,
+    /// What is there stays.
+    Add,
+    /// What is there must be what the tree has.
+    Identical,
+}
+
+/// How to update a checkout.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct UpdateOptions {
+    /// What the directory is a checkout of; what is recorded of it where `None`.
+    pub from: Option<String>,
+    /// Look at everything in the directory and read every file, not only what has to change.
+    pub verify: bool,
+}
+
+/// What was done to a directory that existed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct InPlaceReport {
+    /// Names that are new.
+    pub added: u64,
+    /// Names that lead to something else, and directories with other metadata.
+    pub changed: u64,
+    /// Names that are gone.
+    pub removed: u64,
+    /// What was made.
+    pub made: CheckoutReport,
+}
+
+/// A name for the directory of what is new.
+const STAGED: &str = "update";
+
+/// Entries that are made at a time: a dirtree of so many is far from the limits.
+const BATCH: usize = 4096;
+
+/// Brings `destination`, a checkout of `repo`, to what `rev` names.
+///
+/// `options` are those of the checkout: the part of the tree and whose the files are come from its record where there is one. Takes the
+/// shared lock. Nothing is synced.
+///
+/// # Errors
+/// [`CheckoutError::NotOurs`] names what somebody has changed where the two trees differ; nothing was done then.
+/// [`CheckoutError::NotRecorded`] if it is not known what the directory is a checkout of. [`CheckoutError::Interrupted`] if an
+/// update to something else has begun.
+pub fn update(
+    repo: &Repo,
+    rev: &str,
+    destination: &Path,
+    options: &CheckoutOptions,
+    update: &UpdateOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<InPlaceReport, CheckoutError> {
+    let _lock = repo.lock_shared()?;
+    let dir = Dir::open_ambient(destination)?;
+    let _alone = lock(&dir)?;
+    let record = Record::load(repo, &dir)?;
+    let mut options = options.clone();
+    if let Some(record) = &record {
+        options.ownership = record.ownership();
+        if options.subpath.is_empty() {
+            options.subpath.clone_from(&record.subpath);
+        }
+    }
+    let (new, metadata) = located_dir(repo, rev, &options)?;
+    let not_recorded = || CheckoutError::NotRecorded {
+        path: destination.to_owned(),
+    };
+    let (old, resuming) = match &update.from {
+        Some(from) => (located_dir(repo, from, &options)?.0, false),
+        None => record
+            .ok_or_else(not_recorded)?
+            .begin(&new)
+            .map_err(|to| CheckoutError::Interrupted {
+                path: destination.to_owned(),
+                to,
+            })?,
+    };
+    let mut survey = Survey {
+        look: Look {
+            repo,
+            ownership: options.ownership,
+            hash: update.verify,
+        },
+        cancel,
+        resuming,
+        all: update.verify,
+        plan: Plan::default(),
+        others: Vec::new(),
+        other_count: 0,
+    };
+    survey.update(&dir, (&old, &new), metadata)?;
+    let plan = finish(survey, destination)?;
+    let path = std::path::absolute(destination).unwrap_or_else(|_| destination.to_owned());
+    let mut record = Record::new(path, old, &options);
+    record.updating_to = Some(new);
+    // One that cannot be written is missed when the update is interrupted; then the caller says what the directory was.
+    let is_recorded = record.save(repo, &dir).is_ok();
+    crate::failpoint::hit("checkout.update-begun").map_err(RepoError::from)?;
+    let report = apply(repo, &dir, plan, &options, progress, cancel)?;
+    crate::failpoint::hit("checkout.updated").map_err(RepoError::from)?;
+    if is_recorded {
+        record.tree = new;
+        record.updating_to = None;
+        record.save(repo, &dir)?;
+    }
+    Ok(report)
+}
+
+/// Lays what `rev` names over `destination`, a directory.
+///
+/// Takes the shared lock. Nothing is synced.
+///
+/// # Errors
+/// [`CheckoutError::NotOurs`] names what is in the way: with [`Union::Identical`] whatever is not the same, and always a directory
+/// where the tree has none or the other way round. Nothing was done then.
+pub fn union(
+    repo: &Repo,
+    rev: &str,
+    destination: &Path,
+    options: &CheckoutOptions,
+    union: Union,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<InPlaceReport, CheckoutError> {
+    let _lock = repo.lock_shared()?;
+    let dir = Dir::open_ambient(destination)?;
+    let _alone = lock(&dir)?;
+    let (tree, metadata) = located_dir(repo, rev, options)?;
+    let mut survey = Survey {
+        look: Look {
+            repo,
+            ownership: options.ownership,
+            hash: false,
+        },
+        cancel,
+        resuming: false,
+        all: false,
+        plan: Plan::default(),
+        others: Vec::new(),
+        other_count: 0,
+    };
+    survey.union(&dir, &tree, metadata, union)?;
+    apply(
+        repo,
+        &dir,
+        finish(survey, destination)?,
+        options,
+        progress,
+        cancel,
+    )
+}
+
+/// Remembers of which tree `destination` has just been made, for a later [`update`]. That is a hint: a repository that cannot be
+/// written to does without.
+pub(super) fn remember(repo: &Repo, located: &Located, destination: &Dir, options: &CheckoutOptions) {
+    let tree = match located {
+        Located::Root(tree, _) => *tree,
+        Located::Entry(Entry {
+            node: Node::Dir { tree },
+            ..
+        }) => *tree,
+        Located::Entry(_) => return,
+    };
+    let path = destination.path();
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let _ = Record::new(path, tree, options).save(repo, destination);
+}
+
+/// Two updates of one directory would undo each other.
+fn lock(dir: &Dir) -> Result<FileLock, CheckoutError> {
+    FileLock::try_acquire_dir(dir)?.ok_or_else(|| CheckoutError::Busy {
+        path: dir.path().to_owned(),
+    })
+}
+
+fn located_dir(
+    repo: &Repo,
+    rev: &str,
+    options: &CheckoutOptions,
+) -> Result<(DirTreeId, Option<Metadata>), CheckoutError> {
+    let (root, metadata) = repo.resolve_tree(rev)?;
+    match repo.locate(rev, root, metadata, &options.subpath)? {
+        Located::Root(tree, metadata) => Ok((tree, metadata)),
+        Located::Entry(Entry {
+            node: Node::Dir { tree },
+            metadata,
+            ..
+        }) => Ok((tree, Some(metadata))),
+        Located::Entry(_) => Err(RepoError::PathInTree {
+            rev: rev.to_owned(),
+            path: String::from_utf8_lossy(&options.subpath).into_owned(),
+            reason: "it is no directory",
+        }
+        .into()),
+    }
+}
+
+fn finish(survey: Survey<'_>, destination: &Path) -> Result<Plan, CheckoutError> {
+    match survey.other_count {
+        0 => Ok(survey.plan),
+        count => Err(CheckoutError::NotOurs {
+            path: destination.to_owned(),
+            count,
+            first: survey.others,
+        }),
+    }
+}
+
+fn apply(
+    repo: &Repo,
+    dir: &Dir,
+    plan: Plan,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<InPlaceReport, CheckoutError> {
+    let mut report = InPlaceReport {
+        added: plan.added,
+        changed: plan.changed,
+        removed: plan.removed,
+        made: CheckoutReport::default(),
+    };
+    // Whoever may not write into the directory finds out here, before anything has changed.
+    let (temporary, holding, _owner) = temporary_beside(dir, OsStr::new(STAGED))?;
+    let done = build(repo, &holding, &plan, options, progress, cancel, &mut report.made)
+        .and_then(|()| move_in(dir, &holding, &plan, options.ownership));
+    let removed = dir.remove_tree(&temporary);
+    done?;
+    removed?;
+    // The directory of what was new came and went in it.
+    if let Some(metadata) = plan
+        .steps
+        .iter()
+        .find(|step| step.path.as_os_str().is_empty())
+        .and_then(|step| step.metadata.as_ref())
+    {
+        apply_to_dir(dir, metadata, options.ownership)?;
+    }
+    Ok(report)
+}
+
+fn build(
+    repo: &Repo,
+    holding: &Dir,
+    plan: &Plan,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+    made: &mut CheckoutReport,
+) -> Result<(), CheckoutError> {
+    for (number, batch) in plan.staged.chunks(BATCH).enumerate() {
+        let dir = holding.ensure_dir(number.to_string(), 0o700)?;
+        let mut batch = batch.to_vec();
+        batch.sort_by(|a, b| a.name.cmp(&b.name));
+        let tree = DirTree::new(batch).map_err(|source| RepoError::Encode {
+            what: "a directory".to_owned(),
+            source,
+        })?;
+        let report = tree::materialise(repo, tree, &dir, options, progress, cancel)?;
+        made.add(&report);
+    }
+    Ok(())
+}
+
+fn move_in(dir: &Dir, holding: &Dir, plan: &Plan, ownership: Ownership) -> Result<(), CheckoutError> {
+    for step in &plan.steps {
+        let opened = match step.path.as_os_str().is_empty() {
+            true => dir.try_clone()?,
+            false => dir.open_dir(&step.path)?,
+        };
+        for name in &step.remove {
+            opened.remove_tree(name)?;
+        }
+        for (name, number) in &step.put {
+            let staged = PathBuf::from(format!("{}/{number}", number / BATCH));
+            // An ordinary user gets no devices.
+            let Some(new) = holding.stat_optional(&staged)? else {
+                continue;
+            };
+            // No rename puts a file in the place of a directory, or a directory in that of a file.
+            let old = opened.stat_optional(name)?;
+            if old.is_some_and(|old| old.kind == FileKind::Dir || new.kind == FileKind::Dir) {
+                opened.remove_tree(name)?;
+            }
+            holding.rename(&staged, &opened, name)?;
+            crate::failpoint::hit("checkout.update-moved").map_err(RepoError::from)?;
+        }
+        if let Some(metadata) = &step.metadata {
+            apply_to_dir(&opened, metadata, ownership)?;
+        }
+    }
+    Ok(())
+}

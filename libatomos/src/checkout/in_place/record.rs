@@ -1,0 +1,184 @@
+//! Of which tree a directory is a checkout.
+//!
+//! The record lies in the repository, not in the directory, whose contents are the tree's and nothing else. A directory is known
+//! by its device, its inode and the time of its birth: so it can be renamed, and another of the same name is not taken for it.
+//! A record is a hint: without it, the caller says which tree it was.
+
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, StatxFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::checkout::{CheckoutOptions, Ownership};
+use crate::digest::DirTreeId;
+use crate::fs::{Dir, FsError};
+use crate::repo::Repo;
+
+/// Where the records lie, beneath what is safe to delete.
+const DIR: &str = "cache";
+const RECORDS: &str = "checkouts";
+
+/// More records than this, and those go whose directories are no longer where they were.
+const MANY: usize = 256;
+
+/// The largest record, in bytes.
+const MAX_RECORD: usize = 64 * 1024;
+
+/// What a directory was made of, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Record {
+    /// Where it was.
+    path: PathBuf,
+    /// What it has.
+    pub(super) tree: DirTreeId,
+    /// What an update that has begun makes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) updating_to: Option<DirTreeId>,
+    /// Whose the files are.
+    pub(super) user: bool,
+    /// Which part of a commit's tree it is, empty for all of it.
+    #[serde(default, with = "escaped")]
+    pub(super) subpath: Vec<u8>,
+}
+
+/// Paths are bytes, and JSON is text.
+mod escaped {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.escape_ascii().to_string())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        unescape(text.as_bytes())
+            .ok_or_else(|| serde::de::Error::custom("a path is not escaped as it must be"))
+    }
+
+    /// The inverse of [`slice::escape_ascii`].
+    pub(super) fn unescape(text: &[u8]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.iter().copied();
+        while let Some(byte) = rest.next() {
+            bytes.push(match byte {
+                b'\\' => match rest.next()? {
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    b'n' => b'\n',
+                    b'x' => {
+                        let digits = [rest.next()?, rest.next()?];
+                        u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?
+                    }
+                    other @ (b'\\' | b'\'' | b'"') => other,
+                    _ => return None,
+                },
+                byte => byte,
+            });
+        }
+        Some(bytes)
+    }
+}
+
+impl Record {
+    pub(super) fn new(path: PathBuf, tree: DirTreeId, options: &CheckoutOptions) -> Self {
+        Self {
+            path,
+            tree,
+            updating_to: None,
+            user: options.ownership == Ownership::User,
+            subpath: options.subpath.clone(),
+        }
+    }
+
+    pub(super) fn ownership(&self) -> Ownership {
+        match self.user {
+            true => Ownership::User,
+            false => Ownership::Exact,
+        }
+    }
+
+    /// Returns from which tree an update to `new` starts, and whether one has begun between the two, in whichever direction.
+    ///
+    /// # Errors
+    /// If one to another tree has begun: that one's.
+    pub(super) fn begin(&self, new: &DirTreeId) -> Result<(DirTreeId, bool), DirTreeId> {
+        match self.updating_to {
+            None => Ok((self.tree, false)),
+            Some(to) if to == *new => Ok((self.tree, true)),
+            Some(to) if self.tree == *new => Ok((to, true)),
+            Some(to) => Err(to),
+        }
+    }
+
+    /// Reads the record of a directory. One that is damaged is as good as none.
+    pub(super) fn load(repo: &Repo, checkout: &Dir) -> Result<Option<Self>, FsError> {
+        let name = name_of(checkout)?;
+        let Some(cache) = repo.dir().open_dir_optional(DIR)? else {
+            return Ok(None);
+        };
+        let Some(records) = cache.open_dir_optional(RECORDS)? else {
+            return Ok(None);
+        };
+        let bytes = records.read_optional(&name, MAX_RECORD)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Writes it. Whoever makes many checkouts does not leave a record of each for ever.
+    pub(super) fn save(&self, repo: &Repo, checkout: &Dir) -> Result<(), FsError> {
+        let records = repo.dir().ensure_dir(DIR, 0o700)?.ensure_dir(RECORDS, 0o700)?;
+        let bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| FsError::new("describe", checkout.path(), std::io::Error::from(error)))?;
+        records.write_atomic(name_of(checkout)?, &bytes, 0o600)?;
+        let entries = records.entries()?;
+        if entries.len() > MANY {
+            for entry in entries {
+                let known = records
+                    .read_optional(&entry.name, MAX_RECORD)?
+                    .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+                let is_there = known.is_some_and(|record| {
+                    Dir::open_ambient(&record.path)
+                        .and_then(|dir| name_of(&dir))
+                        .is_ok_and(|name| *name == *entry.name)
+                });
+                if !is_there {
+                    records.remove_file_optional(&entry.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What tells a directory from every other.
+fn name_of(dir: &Dir) -> Result<String, FsError> {
+    let flags = StatxFlags::INO | StatxFlags::BTIME;
+    let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, flags)
+        .map_err(|errno| FsError::new("look at", dir.path(), errno))?;
+    let born = match StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME) {
+        true => (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
+        false => (0, 0),
+    };
+    Ok(format!(
+        "{:x}-{:x}-{:x}-{:x}-{:x}",
+        stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino, born.0, born.1
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped::unescape;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_escaped_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert_eq!(unescape(bytes.escape_ascii().to_string().as_bytes()), Some(bytes));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = unescape(&bytes);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Whether something on disk is what a tree says.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::checkout::{CheckoutError, Ownership};
+use crate::digest::BlobId;
+use crate::format::{Entry, Metadata, Node};
+use crate::fs::{Dir, FileKind, FsError, Stat, hash_file, read_xattrs_at};
+use crate::repo::Repo;
+
+use crate::checkout::metadata::user_mode;
+
+/// How to look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look<'a> {
+    pub(super) repo: &'a Repo,
+    pub(super) ownership: Ownership,
+    /// Read every file, also one that is the store's own inode.
+    pub(super) hash: bool,
+}
+
+impl Look<'_> {
+    /// Returns whether `entry` lies in `dir` as a checkout makes it. Of a directory, only its own metadata is looked at.
+    pub(super) fn is(&self, dir: &Dir, entry: &Entry) -> Result<bool, CheckoutError> {
+        let name = OsStr::from_bytes(&entry.name);
+        let Some(stat) = dir.stat_optional(name)? else {
+            // An ordinary user makes no devices.
+            let is_device = matches!(entry.node, Node::Char { .. } | Node::Block { .. });
+            return Ok(is_device && self.ownership == Ownership::User);
+        };
+        let is_same = match &entry.node {
+            Node::Dir { .. } => stat.kind == FileKind::Dir,
+            Node::Fifo => stat.kind == FileKind::Fifo,
+            Node::Char { major, minor } => stat.kind == FileKind::Char && stat.rdev == (*major, *minor),
+            Node::Block { major, minor } => stat.kind == FileKind::Block && stat.rdev == (*major, *minor),
+            Node::Symlink { target } => stat.kind == FileKind::Symlink && dir.read_link(name)? == *target,
+            Node::File { size, .. } => stat.kind == FileKind::File && stat.size == *size,
+        };
+        if !is_same || !self.has_metadata(dir, name, &stat, entry)? {
+            return Ok(false);
+        }
+        match &entry.node {
+            Node::File { blob, .. } => self.has_bytes(dir, name, &stat, blob, &entry.metadata),
+            _ => Ok(true),
+        }
+    }
+
+    fn has_metadata(&self, dir: &Dir, name: &OsStr, stat: &Stat, entry: &Entry) -> Result<bool, FsError> {
+        let metadata = &entry.metadata;
+        // Whatever is made or removed in a directory changes its time.
+        let is_timely = stat.kind == FileKind::Dir || stat.mtime == metadata.mtime;
+        let is_link = stat.kind == FileKind::Symlink;
+        match self.ownership {
+            Ownership::User => {
+                let wanted = match stat.kind {
+                    FileKind::Dir => user_mode(metadata.mode) | 0o700,
+                    _ => user_mode(metadata.mode),
+                };
+                Ok(is_timely && (is_link || stat.mode == wanted))
+            }
+            Ownership::Exact => {
+                let is_owned = (stat.uid, stat.gid) == (metadata.uid, metadata.gid);
+                if !is_timely || !is_owned || !(is_link || stat.mode == metadata.mode) {
+                    return Ok(false);
+                }
+                let mut found = read_xattrs_at(dir, name)?;
+                if metadata.xattrs.get(crate::repo::SELINUX).is_none() {
+                    // A system with a policy labels whatever has no label.
+                    found.remove(crate::repo::SELINUX);
+                }
+                Ok(found == metadata.xattrs)
+            }
+        }
+    }
+
+    fn has_bytes(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        stat: &Stat,
+        blob: &BlobId,
+        metadata: &Metadata,
+    ) -> Result<bool, CheckoutError> {
+        // The store's own inode has the store's bytes: a write would have changed the time that was compared.
+        if !self.hash && stat.nlink > 1 && self.is_the_stores(stat, blob, metadata)? {
+            return Ok(true);
+        }
+        let file = dir.open_file(name)?;
+        let (found, _) =
+            hash_file(&file).map_err(|error| FsError::new("read", dir.path().join(name), error))?;
+        Ok(found == *blob)
+    }
+
+    fn is_the_stores(&self, stat: &Stat, blob: &BlobId, metadata: &Metadata) -> Result<bool, CheckoutError> {
+        let Some((path, _)) = self.repo.find_variant(blob, metadata)? else {
+            return Ok(false);
+        };
+        let found = self.repo.kind_dir(crate::repo::ObjectKind::Blob).stat(&path)?;
+        Ok((found.dev, found.ino) == (stat.dev, stat.ino))
+    }
+}

@@ -1,0 +1,217 @@
+//! The cache's file.
+//!
+//! ```text
+//! 8   magic, with the version in its last byte
+//! 4   how many sets of extended attributes
+//! 4   how many records
+//! …   each set: its length in 4 bytes, and its canonical bytes (`repo-format.md`, "Metadata")
+//! …   each record, 88 bytes, sorted by device and inode
+//! 32  BLAKE3 of all of this
+//! ```
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+
+use crate::digest::{BlobId, Digest};
+use crate::format::{Xattrs, limits};
+use crate::fs::{Dir, FsError};
+
+use super::{MAX_RECORDS, Stamp};
+
+const MAGIC: [u8; 8] = *b"ATOMSTC\x01";
+const RECORD: usize = 88;
+
+/// Sets of extended attributes that are remembered. SELinux has some hundreds of labels, and few files have any other.
+const MAX_SETS: usize = 16 * 1024;
+
+/// A file, as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) device: u64,
+    pub(super) stamp: Stamp,
+    /// How many commits have not come across it.
+    pub(super) idle: u32,
+    /// Which set of extended attributes it had.
+    pub(super) xattrs: u32,
+    pub(super) blob: BlobId,
+}
+
+impl Record {
+    pub(super) fn key(&self) -> (u64, u64) {
+        (self.device, self.stamp.ino)
+    }
+
+    fn encode(&self) -> [u8; RECORD] {
+        let mut out = [0; RECORD];
+        let stamp = &self.stamp;
+        out[..8].copy_from_slice(&self.device.to_le_bytes());
+        out[8..16].copy_from_slice(&stamp.ino.to_le_bytes());
+        out[16..24].copy_from_slice(&stamp.size.to_le_bytes());
+        out[24..32].copy_from_slice(&stamp.mtime.0.to_le_bytes());
+        out[32..40].copy_from_slice(&stamp.ctime.0.to_le_bytes());
+        out[40..44].copy_from_slice(&stamp.mtime.1.to_le_bytes());
+        out[44..48].copy_from_slice(&stamp.ctime.1.to_le_bytes());
+        out[48..52].copy_from_slice(&self.idle.to_le_bytes());
+        out[52..56].copy_from_slice(&self.xattrs.to_le_bytes());
+        out[56..].copy_from_slice(self.blob.digest().as_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8; RECORD]) -> Self {
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let digest: [u8; 32] = bytes[56..].try_into().expect("a record ends in a digest");
+        Self {
+            device: word(0),
+            stamp: Stamp {
+                ino: word(8),
+                size: word(16),
+                mtime: (word(24).cast_signed(), half(40)),
+                ctime: (word(32).cast_signed(), half(44)),
+            },
+            idle: half(48),
+            xattrs: half(52),
+            blob: BlobId::new(Digest::from_bytes(digest)),
+        }
+    }
+}
+
+/// Each set of extended attributes once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct XattrTable {
+    sets: Vec<Xattrs>,
+    index: HashMap<Xattrs, u32>,
+}
+
+impl XattrTable {
+    pub(super) fn get(&self, index: u32) -> Option<&Xattrs> {
+        self.sets.get(index as usize)
+    }
+
+    /// Returns the set's number; none where there are too many already, or the set is none that a tree can have.
+    pub(super) fn intern(&mut self, xattrs: &Xattrs) -> Option<u32> {
+        if let Some(index) = self.index.get(xattrs) {
+            return Some(*index);
+        }
+        if self.sets.len() >= MAX_SETS || encode(xattrs).is_none() {
+            return None;
+        }
+        let index = self.sets.len() as u32;
+        self.sets.push(xattrs.clone());
+        self.index.insert(xattrs.clone(), index);
+        Some(index)
+    }
+}
+
+fn encode(xattrs: &Xattrs) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    xattrs.encode(&mut bytes).ok()?;
+    (bytes.len() <= limits::MAX_XATTRS).then_some(bytes)
+}
+
+/// Reads and hashes.
+struct Hashing<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<T> Hashing<T> {
+    fn new(inner: T) -> Self {
+        Self {
+            inner,
+            hasher: blake3::Hasher::new(),
+        }
+    }
+}
+
+impl<T: Read> Hashing<T> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.inner.read_exact(&mut bytes).ok()?;
+        self.hasher.update(&bytes);
+        Some(bytes)
+    }
+
+    fn number(&mut self) -> Option<usize> {
+        Some(u32::from_le_bytes(self.take()?) as usize)
+    }
+}
+
+impl<T: Write> Hashing<T> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.inner.write_all(bytes)
+    }
+}
+
+/// Reads a cache; `None` where there is none that can be believed.
+pub(super) fn read(dir: &Dir, name: &str) -> Option<(Vec<Record>, XattrTable)> {
+    decode(BufReader::with_capacity(256 * 1024, dir.open_file(name).ok()?))
+}
+
+/// No byte is believed before all of them have been hashed, and no length is.
+pub(super) fn decode(reader: impl Read) -> Option<(Vec<Record>, XattrTable)> {
+    let mut reader = Hashing::new(reader);
+    if reader.take::<8>()? != MAGIC {
+        return None;
+    }
+    let (sets, count) = (reader.number()?, reader.number()?);
+    if sets > MAX_SETS || count > MAX_RECORDS {
+        return None;
+    }
+    let mut table = XattrTable::default();
+    for number in 0..sets {
+        let len = reader.number()?;
+        if len > limits::MAX_XATTRS {
+            return None;
+        }
+        let mut bytes = vec![0; len];
+        reader.inner.read_exact(&mut bytes).ok()?;
+        reader.hasher.update(&bytes);
+        let xattrs = Xattrs::decode(&bytes).ok()?;
+        if table.intern(&xattrs)? as usize != number {
+            return None;
+        }
+    }
+    let mut records: Vec<Record> = Vec::new();
+    for _ in 0..count {
+        let record = Record::decode(&reader.take()?);
+        if records.last().is_some_and(|last| last.key() >= record.key()) {
+            return None;
+        }
+        records.push(record);
+    }
+    let expected = reader.hasher.finalize();
+    let found: [u8; 32] = reader.take()?;
+    // The comparison is of a checksum, not of a secret.
+    (expected.as_bytes() == &found && reader.inner.read(&mut [0]).ok()? == 0).then_some((records, table))
+}
+
+/// Replaces the cache. Nothing is synced: what a power cut leaves of it is whole, or is seen not to be.
+pub(super) fn write(dir: &Dir, name: &str, records: &[Record], table: &XattrTable) -> Result<(), FsError> {
+    let temporary = format!(".{name}.{:08x}.new", std::process::id());
+    dir.remove_file_optional(&temporary)?;
+    let file = dir.create_file(&temporary, 0o600)?;
+    encode_all(file, records, table)
+        .map_err(|error| FsError::new("write", dir.path().join(&temporary), error))?;
+    dir.rename(&temporary, dir, name)
+}
+
+fn encode_all(file: File, records: &[Record], table: &XattrTable) -> io::Result<()> {
+    let mut out = Hashing::new(BufWriter::with_capacity(256 * 1024, file));
+    out.put(&MAGIC)?;
+    out.put(&(table.sets.len() as u32).to_le_bytes())?;
+    out.put(&(records.len() as u32).to_le_bytes())?;
+    for xattrs in &table.sets {
+        let bytes = encode(xattrs).unwrap_or_default();
+        out.put(&(bytes.len() as u32).to_le_bytes())?;
+        out.put(&bytes)?;
+    }
+    for record in records {
+        out.put(&record.encode())?;
+    }
+    let digest = out.hasher.finalize();
+    out.inner.write_all(digest.as_bytes())?;
+    out.inner.flush()
+}
