@@ -75,7 +75,17 @@ pub fn time(command: &mut Command) -> Result<Duration> {
 /// # Errors
 /// If it fails.
 pub fn peak_anonymous_memory(command: &mut Command) -> Result<u64> {
+    Ok(time_and_watch(command)?.1)
+}
+
+/// Runs a command that must succeed, and returns how long it took, to within the [`POLL`], and the most anonymous memory that it was
+/// seen to hold, in bytes. For what takes so long that being looked at makes no difference.
+///
+/// # Errors
+/// If it fails.
+pub fn time_and_watch(command: &mut Command) -> Result<(Duration, u64)> {
     quiet(command);
+    let start = Instant::now();
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -96,7 +106,7 @@ pub fn peak_anonymous_memory(command: &mut Command) -> Result<u64> {
             if !status.success() {
                 bail!("`{}` failed ({status})", describe(command));
             }
-            return Ok(peak);
+            return Ok((start.elapsed(), peak));
         }
         thread::sleep(POLL);
     }

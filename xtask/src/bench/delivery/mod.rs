@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::contest::Contestant;
-use super::measure::{Series, peak_anonymous_memory, settle, time};
+use super::measure::{Series, peak_anonymous_memory, settle, time, time_and_watch};
 use crate::debian::{Package, Packages, unpack};
 use crate::process::run;
 pub use history::{History, measure as measure_history, measure_age, to_json as history_to_json};
@@ -209,12 +209,11 @@ fn publish_patches(ring: &Ring, tree: &mut Tree, number: u16, ostree: (&str, &st
         if number == 0 {
             elapsed(Site::Whole)?;
             let whole = elapsed(Site::ThoroughWhole)?;
-            add(
-                tree,
-                Publish::ThoroughPatches,
-                contestant,
-                elapsed(Site::Thorough)?.saturating_sub(whole),
-            );
+            ring.begin_site(Site::Thorough)?;
+            settle(&ring.path(""))?;
+            let (time, peak) = time_and_watch(&mut ring.publish(Site::Thorough))?;
+            tree.memory.insert(("patches, thorough", contestant), peak);
+            add(tree, Publish::ThoroughPatches, contestant, time.saturating_sub(whole));
         }
     }
     Ok(())
@@ -293,12 +292,6 @@ fn memory(ring: &Ring, tree: &mut Tree) -> Result<()> {
     };
     ring.begin_site(Site::Fast)?;
     watch("patches, fast", Contestant::Atomos, &mut ring.publish(Site::Fast))?;
-    ring.begin_site(Site::Thorough)?;
-    watch(
-        "patches, thorough",
-        Contestant::Atomos,
-        &mut ring.publish(Site::Thorough),
-    )?;
     for (what, pull) in [
         ("pull, full", Pull::Full),
         ("pull, without patches", Pull::Whole),
