@@ -267,7 +267,8 @@ impl<'a> Job<'a> {
                         .place(dir, Path::new(name), blob, *size, &entry.metadata)?;
                 }
                 Node::Dir { tree } => {
-                    dir.create_dir(name, 0o700)?;
+                    // Nobody but the owner may write to it before it is done. Whatever else the umask leaves is not set twice.
+                    dir.create_dir(name, (entry.metadata.mode & 0o755) | 0o700)?;
                     self.directories.fetch_add(1, Ordering::Relaxed);
                     subdirectories.push((*tree, index));
                 }

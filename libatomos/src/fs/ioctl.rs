@@ -1,6 +1,7 @@
 //! System calls that rustix does not wrap. The only module that may hold `unsafe` code.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -125,6 +126,55 @@ fn watch(dir: RawFd, theirs: RawFd, ours: RawFd) -> ! {
         libc::ioctl(dir, FITHAW as _, 0);
         libc::_exit(0);
     }
+}
+
+/// `listxattrat` of Linux 6.13. New system calls have one number on all of these processors.
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "x86",
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv64",
+    target_arch = "powerpc64",
+    target_arch = "s390x"
+))]
+const LISTXATTRAT: Option<libc::c_long> = Some(465);
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "x86",
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv64",
+    target_arch = "powerpc64",
+    target_arch = "s390x"
+)))]
+const LISTXATTRAT: Option<libc::c_long> = None;
+
+/// Lists the names of the extended attributes of `name` in `dir` itself, a link not followed. `ENOSYS` where there is no such call.
+pub(crate) fn list_xattrs_at(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    buffer: &mut [u8],
+) -> rustix::io::Result<usize> {
+    let Some(number) = LISTXATTRAT else {
+        return Err(Errno::NOSYS);
+    };
+    let (fd, flags) = (dir.as_raw_fd(), libc::AT_SYMLINK_NOFOLLOW);
+    // SAFETY: the name ends in a zero, and the kernel writes no more than the buffer's length into it.
+    let len = unsafe {
+        libc::syscall(
+            number,
+            fd,
+            name.as_ptr(),
+            flags,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    usize::try_from(len).map_err(|_| {
+        let error = io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::NOSYS)
+    })
 }
 
 /// Returns whether nobody has the open file open for writing, and nobody has it mapped so; who begins to do so later changes its

@@ -1,9 +1,10 @@
 //! Extended attributes.
 //!
 //! There is no `*at` call for them before Linux 6.13, so a name is reached through `/proc/self/fd/<dir>/<name>`,
-//! which the kernel resolves from the descriptor.
+//! which the kernel resolves from the descriptor. Whether a name has any is asked of every file that is checked out, and that way
+//! costs as much as making a link: where there is a call for it, that is used.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::format::{Xattrs, limits};
 
+use super::ioctl::list_xattrs_at;
 use super::{Dir, FsError};
 
 /// Attributes that say how one kernel or one machine sees the file, and are not the tree's: the kernel's own record
@@ -44,10 +46,17 @@ pub(crate) fn has_no_other_xattrs(file: impl AsFd, known: &Xattrs) -> bool {
 
 /// Returns the extended attributes of `name` itself, a link not followed.
 pub fn read_xattrs_at(dir: &Dir, name: &OsStr) -> Result<Xattrs, FsError> {
-    let path = proc_path(dir, name);
+    let fail = |error: std::ffi::NulError| {
+        FsError::new("read the extended attributes of", dir.path().join(name), error)
+    };
+    let c_name = CString::new(name.as_bytes()).map_err(fail)?;
     read(
-        |buffer| rustix::fs::llistxattr(&path, buffer),
-        |name, buffer| rustix::fs::lgetxattr(&path, name, buffer),
+        |buffer| match list_xattrs_at(dir.as_fd(), &c_name, buffer) {
+            // Not there, or kept from this process by a filter that does not know it.
+            Err(Errno::NOSYS | Errno::PERM) => rustix::fs::llistxattr(proc_path(dir, name), buffer),
+            listed => listed,
+        },
+        |attribute, buffer| rustix::fs::lgetxattr(proc_path(dir, name), attribute, buffer),
     )
     .map_err(FsError::at("read the extended attributes of", dir.path(), name))
 }

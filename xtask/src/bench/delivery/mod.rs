@@ -213,7 +213,12 @@ fn publish_patches(ring: &Ring, tree: &mut Tree, number: u16, ostree: (&str, &st
             settle(&ring.path(""))?;
             let (time, peak) = time_and_watch(&mut ring.publish(Site::Thorough))?;
             tree.memory.insert(("patches, thorough", contestant), peak);
-            add(tree, Publish::ThoroughPatches, contestant, time.saturating_sub(whole));
+            add(
+                tree,
+                Publish::ThoroughPatches,
+                contestant,
+                time.saturating_sub(whole),
+            );
         }
     }
     Ok(())
