@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::bare;
 use super::measure::{settle, time};
 use crate::debian::Trees;
 use crate::process::run;
@@ -231,6 +232,19 @@ impl Ring {
             }
         }
         settle(&self.directory)
+    }
+
+    /// Makes what a checkout makes without anything that a checkout is for, and removes it. Returns how long making took.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub fn bare(&self) -> Result<std::time::Duration> {
+        let to = self.directory.join("bare");
+        remove(&to)?;
+        settle(&self.directory)?;
+        let elapsed = bare::measure(&self.checkout_directory(Contestant::Atomos), &to)?;
+        remove(&to)?;
+        Ok(elapsed)
     }
 
     /// The command, or `None` where a contestant has no such work.

@@ -4,6 +4,7 @@
 //! twofold. So the tools take turns, what counts is the ratio of their medians, and what a figure leaves out (a write-back that comes
 //! later) is put in on both sides. `benches/RESULTS.md` keeps the last results with the machine they are from.
 
+mod bare;
 mod contest;
 mod delivery;
 mod measure;
@@ -293,6 +294,9 @@ fn measure_store(args: &BenchArgs, ring: &Ring, results: &mut Results) -> Result
                 };
                 ring.clear(contestant, piece)?;
                 let elapsed = time(&mut command)?;
+                if (contestant, piece) == (Contestant::Atomos, Work::Checkout) {
+                    results.bare.push(ring.bare()?);
+                }
                 eprintln!(
                     "  {:<40} {contestant:?} {:.2} s",
                     piece.title(),

@@ -23,6 +23,8 @@ const MEMORY_TARGET: u64 = 100_000_000;
 pub struct Results {
     /// Times.
     pub times: BTreeMap<(Work, Contestant), Series>,
+    /// Making the directories and links of a checkout, and nothing else.
+    pub bare: Series,
     /// Peaks of anonymous memory, in bytes.
     pub memory: BTreeMap<(Work, Contestant), u64>,
     /// What the second version must add, and what it added.
@@ -216,6 +218,19 @@ impl Results {
                 }
             }
             writeln!(text)?;
+        }
+        if let Some(checkout) = self.times.get(&(Work::Checkout, Contestant::Atomos))
+            && self.bare.median() > 0.0
+        {
+            writeln!(
+                text,
+                "\n`mkdirat` and `linkat` of the same tree on two threads, and nothing else, take {:.2} ({:.2} to {:.2}): the checkout takes \
+                 {:.2} of that.",
+                self.bare.median(),
+                self.bare.min(),
+                self.bare.max(),
+                checkout.median() / self.bare.median()
+            )?;
         }
         writeln!(
             text,
