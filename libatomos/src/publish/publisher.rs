@@ -45,7 +45,7 @@ impl Profile {
             Self::Fast => Levels {
                 first_pack: 2,
                 pack: 9,
-                image: 5,
+                image: 4,
                 manifest: 9,
                 patch: 7,
                 bsdiff: false,
