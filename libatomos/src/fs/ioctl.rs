@@ -128,6 +128,15 @@ fn watch(dir: RawFd, theirs: RawFd, ours: RawFd) -> ! {
     }
 }
 
+/// Asks the kernel to begin writing a part of a file to the disk, and does not wait for it. Advice: it says nothing of what is
+/// written, and whoever needs that syncs.
+pub(crate) fn begin_write_back(file: &std::fs::File, offset: u64, len: u64) {
+    if let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) {
+        // SAFETY: it concerns this open file alone, and takes numbers.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+}
+
 /// `listxattrat` of Linux 6.13. New system calls have one number on all of these processors.
 #[cfg(any(
     target_arch = "x86_64",

@@ -25,7 +25,7 @@ pub use error::FsError;
 pub(crate) use inode::{apply_to_file, set_mode, set_owner_and_mode, set_time, stat_file};
 #[cfg(test)]
 pub(crate) use ioctl::SharedMap;
-pub(crate) use ioctl::nobody_writes;
+pub(crate) use ioctl::{begin_write_back, nobody_writes};
 pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::cancel::Cancel;
 use crate::compress::Compressor;
 use crate::digest::{BlobId, Digest};
-use crate::fs::{FsError, hash_file};
+use crate::fs::{FsError, begin_write_back, hash_file};
 use crate::progress::PhaseGuard;
 use crate::repo::{ObjectKind, Repo, RepoError};
 use crate::site::{Artifact, BlobList, FileRef, Frame};
@@ -61,12 +61,17 @@ pub(super) fn write_frames(
     Ok((output.finish(kind, writer)?, lens))
 }
 
+/// Bytes after which the disk is given something to do: whoever syncs in the end does not wait for all of it.
+const WRITE_BACK: u64 = 16 * 1024 * 1024;
+
 /// A file that is hashed as it is written.
 pub(super) struct Output {
     name: String,
     file: std::io::BufWriter<File>,
     hasher: blake3::Hasher,
     size: u64,
+    /// How much of it the disk has been told of.
+    given: u64,
 }
 
 impl Output {
@@ -77,6 +82,7 @@ impl Output {
             file: std::io::BufWriter::with_capacity(1 << 20, file),
             hasher: blake3::Hasher::new(),
             size: 0,
+            given: 0,
         })
     }
 
@@ -89,7 +95,12 @@ impl Output {
         self.size += bytes.len() as u64;
         self.file
             .write_all(bytes)
-            .map_err(|error| FsError::new("write", &self.name, error).into())
+            .map_err(|error| FsError::new("write", &self.name, error))?;
+        if self.size - self.given >= WRITE_BACK {
+            begin_write_back(self.file.get_ref(), self.given, self.size - self.given);
+            self.given = self.size;
+        }
+        Ok(())
     }
 
     pub(super) fn finish(mut self, kind: Artifact, writer: &SiteWriter) -> Result<FileRef, PublishError> {
