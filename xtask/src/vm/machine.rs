@@ -146,6 +146,25 @@ impl Machine {
         self.next_boot(&patience, &FATAL)
     }
 
+    /// Waits until the guest has booted `version`, which it does only after `failures` boots of another one: those may come up
+    /// for a while, or say on the console what would else end the wait. Returns the boot, and the others that came up.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn wait_for_version(&mut self, version: &str, failures: u32) -> Result<(Boot, Vec<Boot>)> {
+        let patience = Patience::new(self.qemu.id(), self.boot_limit * (failures + 1));
+        let mut others = Vec::new();
+        loop {
+            let boot = self
+                .next_boot(&patience, &[])
+                .with_context(|| format!("{version} did not come up; before, there were {others:?}"))?;
+            if boot.version == version {
+                return Ok((boot, others));
+            }
+            others.push(boot);
+        }
+    }
+
     fn next_boot(&mut self, patience: &Patience, fatal: &[&str]) -> Result<Boot> {
         loop {
             let line = self.line(patience, fatal, "the guest to boot")?;

@@ -33,7 +33,7 @@ pub struct Scenario {
 }
 
 /// All tests, in the order in which they run.
-pub const SCENARIOS: [Scenario; 7] = [
+pub const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "smoke",
         shows: "boots; upgrades from its own repository; rolls back",
@@ -42,25 +42,32 @@ pub const SCENARIOS: [Scenario; 7] = [
         story: stories::smoke,
     },
     Scenario {
-        name: "http",
-        shows: "boots; upgrades over HTTP; rolls back",
+        name: "quick",
+        shows: "boots; upgrades over HTTP; comes back by itself when the kernel panics; rolls back",
         kind: Kind::GRUB_EXT4,
-        levels: &[Level::Quick, Level::Whole],
-        story: stories::http,
+        levels: &[Level::Quick],
+        story: stories::http_and_panic,
+    },
+    Scenario {
+        name: "http",
+        shows: "the same, and comes back by itself when init hangs, and when a health check fails",
+        kind: Kind::GRUB_EXT4,
+        levels: &[Level::Whole],
+        story: stories::http_and_all_that_fails,
     },
     Scenario {
         name: "http-xfs",
-        shows: "the same with GRUB on XFS",
+        shows: "as quick, with GRUB on XFS",
         kind: Kind::GRUB_XFS,
         levels: &[Level::Whole],
-        story: stories::http,
+        story: stories::http_and_panic,
     },
     Scenario {
         name: "http-uefi",
-        shows: "the same with systemd-boot on an EFI system partition",
+        shows: "as quick, with systemd-boot on an EFI system partition",
         kind: Kind::UEFI_BTRFS,
         levels: &[Level::Whole],
-        story: stories::http,
+        story: stories::http_and_panic,
     },
     Scenario {
         name: "trouble",
@@ -121,7 +128,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), SCENARIOS.len());
-        for level in [Level::Smoke, Level::Whole] {
+        for level in [Level::Smoke, Level::Quick, Level::Whole] {
             assert!(!select(level, &[]).unwrap().is_empty(), "{level:?}");
         }
         assert!(SCENARIOS.iter().all(|scenario| !scenario.levels.is_empty()));

@@ -7,6 +7,9 @@ use crate::vm::guest::{
 };
 use crate::vm::lab::Stage;
 use crate::vm::machine::Machine;
+use crate::vm::stories::broken::{
+    Broken, CHECK_FAILS, FAILING_UNITS, INIT_HANGS, KERNEL_PANICS, upgrade_and_come_back,
+};
 use crate::vm::versions::{V1, V2};
 
 /// What the remote is called on the machine.
@@ -24,27 +27,33 @@ test \"$(cat /etc/atomos-vm-test/after-staging)\" = late
 grep -q edited-again /etc/atomos-vm-test/edited
 ";
 
-/// Plays it.
+/// Goes there and back, and in between there is a version whose kernel panics.
 ///
 /// # Errors
 /// If a step fails; for a machine that does not come up, with the end of its console.
-pub fn http(mut stage: Stage<'_>) -> Result<()> {
-    let machine = upgrade_and_go_back(&mut stage)?;
-    stage.finish(machine, &[])
+pub fn http_and_panic(stage: Stage<'_>) -> Result<()> {
+    play(stage, &[&KERNEL_PANICS])
 }
 
-/// Boots v1, goes over to v2 from the site, and back. Returns the machine, which runs v1 and follows the site.
-pub fn upgrade_and_go_back(stage: &mut Stage<'_>) -> Result<Machine> {
+/// The same, and in between there is every version that does not work.
+///
+/// # Errors
+/// As of [`http_and_panic`].
+pub fn http_and_all_that_fails(stage: Stage<'_>) -> Result<()> {
+    play(stage, &[&KERNEL_PANICS, &INIT_HANGS, &CHECK_FAILS])
+}
+
+fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
     let kind = stage.disk.kind();
     let (v1, v2) = (stage.lab.store.commit(&V1)?, stage.lab.store.commit(&V2)?);
     stage.say("publishing v2");
     stage.publish(&V2)?;
-
     let mut machine = stage.installed()?;
     let packages_v1 = machine.ask("dpkg-query -W")?;
+    machine.ask("atomos pin booted")?;
 
     stage.say("upgrading from the site");
-    follow_site(stage, &mut machine)?;
+    follow_site(&mut stage, &mut machine)?;
     machine.ask(&format!("atomos switch {REMOTE}:{}", stage.site_ref()))?;
     let requests = stage.requests();
     ensure!(
@@ -91,9 +100,12 @@ pub fn upgrade_and_go_back(stage: &mut Stage<'_>) -> Result<Machine> {
     machine.ask(JOIN_NETWORK)?;
     let answer = machine.script("atomos upgrade --check --unchanged-exit-77")?;
     ensure!(answer.status == 77, "there is nothing newer, but: {answer:?}");
+    for broken in broken {
+        upgrade_and_come_back(&mut stage, &mut machine, broken)?;
+    }
     machine.ask("echo later >/etc/atomos-vm-test/only-in-v2")?;
     stage.say("rolling back");
-    machine.ask("atomos rollback")?;
+    machine.ask(&format!("atomos rollback --to {}", V1.name))?;
 
     stage.say("booting v1 again");
     machine.reboot()?;
@@ -110,8 +122,7 @@ pub fn upgrade_and_go_back(stage: &mut Stage<'_>) -> Result<Machine> {
         machine.ask("dpkg-query -W")? == packages_v1,
         "dpkg does not list v1's packages after the rollback"
     );
-    machine.ask(JOIN_NETWORK)?;
-    Ok(machine)
+    stage.finish(machine, &FAILING_UNITS)
 }
 
 /// Tells the machine of the site and who signs it.
