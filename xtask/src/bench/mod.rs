@@ -7,6 +7,8 @@
 mod bare;
 mod contest;
 mod delivery;
+mod deploy;
+mod machine;
 mod measure;
 mod report;
 mod shutdown;
@@ -67,6 +69,8 @@ enum Part {
     Store,
     /// What a staged update leaves for shutdown
     Shutdown,
+    /// Deploying an upgrade, and what it writes
+    Deploy,
     /// Publish and pull, tree A
     DeliveryA,
     /// Publish and pull, tree B
@@ -201,7 +205,8 @@ fn measure_all(
         bail!("{} is not UTF-8", work.display());
     }
     let mut results = Results::default();
-    if args.has(Part::Store) || args.has(Part::DeliveryA) || args.has(Part::Shutdown) {
+    let whole_trees = [Part::Store, Part::Shutdown, Part::Deploy, Part::DeliveryA];
+    if whole_trees.into_iter().any(|part| args.has(part)) {
         eprintln!("copying the trees");
         let ring = Ring::prepare(work, atomos, trees)?;
         if args.has(Part::Store) {
@@ -214,6 +219,10 @@ fn measure_all(
             eprintln!("shutdown");
             let measured = shutdown::measure(work, atomos, ring.trees(), args.runs.min(3))?;
             results.shutdown = Some(measured);
+        }
+        if args.has(Part::Deploy) {
+            eprintln!("deploy");
+            results.deploy = Some(deploy::measure(work, atomos, ring.trees(), args.runs)?);
         }
         if args.has(Part::DeliveryA) {
             let size = trees.size_v2;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::contest::{Contestant, Target, Work};
 use super::delivery::Delivery;
+use super::deploy::Deploy;
 use super::measure::Series;
 use super::shutdown::{self, Shutdown};
 use crate::debian::Trees;
@@ -31,6 +32,8 @@ pub struct Results {
     pub additions: Option<(Additions, Additions)>,
     /// What is left for shutdown.
     pub shutdown: Option<Shutdown>,
+    /// Deploying an upgrade.
+    pub deploy: Option<Deploy>,
     /// Publishing and pulling.
     pub delivery: Delivery,
 }
@@ -123,6 +126,7 @@ impl Results {
                 shutdown::TARGET
             ));
         }
+        missed.extend(self.deploy.iter().flat_map(Deploy::missed));
         missed.extend(self.delivery.missed());
         missed
     }
@@ -153,6 +157,11 @@ impl Results {
             shutdown_table(&mut text, shutdown)?;
         }
         put("shutdown", text)?;
+        let mut text = String::new();
+        if let Some(deploy) = &self.deploy {
+            deploy.render(&mut text)?;
+        }
+        put("deploy", text)?;
         for (name, text) in self.delivery.render()? {
             put(name, text)?;
         }
@@ -299,9 +308,10 @@ impl Results {
 }
 
 /// The parts of the document, in its order, and their titles.
-const PARTS: [(&str, &str); 5] = [
+const PARTS: [(&str, &str); 6] = [
     ("store", "The store"),
     ("shutdown", "An update of a running machine"),
+    ("deploy", "Deploying an upgrade"),
     ("delivery-a", "Publishing and pulling an operating system"),
     ("delivery-b", "Publishing and pulling packages"),
     ("history", "Sites with many releases"),

@@ -1,13 +1,13 @@
 //! What a staged update leaves for shutdown: the end of it, with a hundred files of `/etc` changed since.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::contest::remove;
+use super::machine::{self, Machine};
 use super::measure::{Series, settle, time};
 
 /// Files of `/etc` that are changed between staging and shutdown.
@@ -27,50 +27,6 @@ pub struct Shutdown {
     pub finish: Series,
 }
 
-/// A machine on the measured file system that takes itself for running.
-struct Machine<'a> {
-    atomos: &'a Path,
-    directory: PathBuf,
-    running: Option<PathBuf>,
-}
-
-impl Machine<'_> {
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(self.atomos);
-        command.args(words).env("ATOMOS_SYSROOT", &self.directory);
-        if let Some(running) = &self.running {
-            command.env("ATOMOS_HOST_ROOT", running);
-        }
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Result<()> {
-        time(&mut self.command(words)).map(drop)
-    }
-
-    fn commit(&self, tree: &Path) -> Result<()> {
-        let words = ["commit", "--os", "--ref", "os/bench"];
-        time(self.command(&words).arg(tree)).map(drop)
-    }
-
-    /// Deploys the first version and takes it for what runs, with somebody there who finishes updates at shutdown.
-    fn boot(&mut self) -> Result<PathBuf> {
-        self.run(&["deploy", "os/bench", "--karg", "root=LABEL=root"])?;
-        let deployments = self.directory.join("atomos/deploy/os/deploy");
-        let listed = std::fs::read_dir(&deployments)
-            .with_context(|| format!("cannot list {}", deployments.display()))?;
-        let mut found = listed.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        let root = found.find(|path| path.is_dir()).context("nothing was deployed")?;
-        let flag = root.join("run/atomos/finalize-at-shutdown");
-        let parent = flag.parent().context("a flag lies in a directory")?;
-        std::fs::create_dir_all(parent)
-            .and_then(|()| File::create(&flag))
-            .with_context(|| format!("cannot make {}", flag.display()))?;
-        self.running = Some(root.clone());
-        Ok(root)
-    }
-}
-
 /// Measures it on the trees' directory's file system.
 ///
 /// # Errors
@@ -79,16 +35,9 @@ pub fn measure(directory: &Path, atomos: &Path, trees: (&Path, &Path), runs: u16
     let mut shutdown = Shutdown::default();
     for number in 0..runs {
         eprintln!("run {} of {runs}", number + 1);
-        let mut machine = Machine {
-            atomos,
-            directory: directory.join("machine"),
-            running: None,
-        };
-        remove(&machine.directory)?;
-        machine.run(&["sysroot", "init"])?;
-        machine.run(&["stateroot", "init", "os"])?;
+        let mut machine = Machine::new(atomos, directory.join("machine"))?;
         machine.commit(trees.0)?;
-        let root = machine.boot()?;
+        let root = machine.boot(machine::REF)?;
         machine.commit(trees.1)?;
         settle(directory)?;
         shutdown
@@ -102,7 +51,7 @@ pub fn measure(directory: &Path, atomos: &Path, trees: (&Path, &Path), runs: u16
         shutdown
             .finish
             .push(time(&mut machine.command(&["finalize", "--shutdown"]))?);
-        remove(&machine.directory)?;
+        remove(machine.directory())?;
     }
     Ok(shutdown)
 }

@@ -37,6 +37,18 @@ done
 ip route replace default via 10.0.2.2
 ";
 
+/// How a machine is, for whoever has nothing but the test's output.
+pub const LAST_WORDS: &str = "
+echo \"version $(cat /usr/lib/atomos-vm-test/version), $(cat /run/atomos/booted)\"
+cat /proc/cmdline
+atomos status
+atomos boot status
+systemctl --failed --no-legend --plain
+df -h /boot /sysroot
+journalctl --boot --no-pager --output short-monotonic --unit 'atomos-*'
+journalctl --boot --no-pager --output short-monotonic --priority warning --lines 40
+";
+
 /// The machine runs this version's tree and kernel, and says so everywhere.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::quote;
 
+use super::guest::LAST_WORDS;
 use super::hardware::{Hardware, Places};
 use super::patience::Patience;
 use super::text::{base64_decode, base64_encode, plain_text};
@@ -25,6 +26,9 @@ const POLL: Duration = Duration::from_millis(250);
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a script in the guest may take of the emulator's processor time. An upgrade over the network takes one or two minutes.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(400);
+
+/// What a guest may take of the emulator's processor time to say how it is, when a test has failed.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(40);
 
 /// Lines on the console after which waiting is of no use.
 const FATAL: [&str; 4] = [
@@ -43,6 +47,8 @@ pub struct Machine {
     received: Vec<u8>,
     console: PathBuf,
     boot_limit: Duration,
+    /// Whether the guest is up, and waits for a script.
+    is_idle: bool,
     /// Counts the times that a guest came up.
     boots: Rc<Cell<u32>>,
 }
@@ -108,6 +114,7 @@ impl Machine {
             received: Vec::new(),
             console: places.console,
             boot_limit,
+            is_idle: false,
             boots,
         };
         if hardware.state.is_some() {
@@ -175,6 +182,7 @@ impl Machine {
             let mut words = line[start..].split_whitespace().skip(1).map(str::to_owned);
             if let (Some(id), Some(version)) = (words.next(), words.next()) {
                 self.boots.set(self.boots.get() + 1);
+                self.is_idle = true;
                 return Ok(Boot { id, version });
             }
         }
@@ -193,8 +201,12 @@ impl Machine {
     /// # Errors
     /// If the guest does not answer. What the script's exit status means is the caller's to say.
     pub fn script(&mut self, script: &str) -> Result<Answer> {
+        self.script_within(script, SCRIPT_LIMIT)
+    }
+
+    fn script_within(&mut self, script: &str, limit: Duration) -> Result<Answer> {
         self.send(script)?;
-        let patience = Patience::new(self.qemu.id(), SCRIPT_LIMIT);
+        let patience = Patience::new(self.qemu.id(), limit);
         let line = self.line(&patience, &FATAL, &format!("the guest to run `{script}`"))?;
         let mut words = line.split_whitespace();
         ensure!(
@@ -207,6 +219,7 @@ impl Machine {
             .context("the guest gave no exit status")?;
         let bytes =
             base64_decode(words.next().unwrap_or_default()).context("the guest's answer is garbled")?;
+        self.is_idle = true;
         Ok(Answer {
             status,
             text: String::from_utf8_lossy(&bytes).trim_end().to_owned(),
@@ -218,6 +231,7 @@ impl Machine {
     /// # Errors
     /// If the guest cannot be reached.
     pub fn send(&mut self, script: &str) -> Result<()> {
+        self.is_idle = false;
         let line = format!("{}\n", base64_encode(script.as_bytes()));
         self.port
             .write_all(line.as_bytes())
@@ -350,6 +364,12 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        // A test that has passed switches its machine off, and what was sent last is not answered.
+        if self.is_idle
+            && let Ok(answer) = self.script_within(LAST_WORDS, LAST_WORDS_LIMIT)
+        {
+            eprintln!("the machine, as the test leaves it:\n{}", answer.text);
+        }
         end(&mut self.qemu);
     }
 }

@@ -1,0 +1,438 @@
+//! What deploying an upgrade costs, against `ostree admin deploy` of the same trees, and how much a whole upgrade writes to the disk.
+//!
+//! Both tools have both versions in their repositories, and the first one deployed: what is timed merges `/etc`, copies kernel and
+//! initramfs, writes a boot entry and waits for the disk. atomos reads back what is new besides; it is timed without that, too. After
+//! each run the second version is undeployed. Bytes are counted by the kernel, on a disk where nobody else writes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::contest::remove;
+use super::machine::{self, Machine};
+use super::measure::{Series, settle, time};
+use crate::process::run;
+
+/// The most that atomos may take, as a share of ostree's time.
+const TARGET: f64 = 0.3;
+
+/// The most bytes that an upgrade may write, as a multiple of what is new in the store and in `/boot`.
+const WRITE_TARGET: f64 = 1.15;
+
+/// Bytes of the disk that writes are counted on. Sparse.
+const DISK_SIZE: u64 = 12 << 30;
+
+/// What was measured.
+#[derive(Debug, Default)]
+pub struct Deploy {
+    /// As people run it: what is new is read back from the disk.
+    pub atomos: Series,
+    /// The same, and nothing read back.
+    pub unread: Series,
+    /// `ostree admin deploy`.
+    pub ostree: Series,
+    /// The same with `--no-prune`.
+    pub unpruned: Series,
+    /// What an upgrade wrote.
+    pub written: Option<Written>,
+}
+
+/// Bytes of one upgrade over a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// What the disk was given, by the kernel's count, until everything was on it.
+    pub disk: u64,
+    /// What is new in the store: the lengths of its new files.
+    pub store: u64,
+    /// What is new in `/boot`.
+    pub boot: u64,
+}
+
+impl Written {
+    fn ratio(self) -> f64 {
+        self.disk as f64 / (self.store + self.boot) as f64
+    }
+}
+
+impl Deploy {
+    fn ratio(&self) -> f64 {
+        self.atomos.median() / self.ostree.median()
+    }
+
+    /// What was promised and does not hold.
+    pub fn missed(&self) -> Vec<String> {
+        let mut missed = Vec::new();
+        if self.ratio() > TARGET {
+            missed.push(format!(
+                "deploying an upgrade: {:.2} of ostree's time, at most {TARGET} wanted",
+                self.ratio()
+            ));
+        }
+        if let Some(ratio) = self.written.map(Written::ratio)
+            && ratio > WRITE_TARGET
+        {
+            missed.push(format!(
+                "an upgrade writes {ratio:.2} of what is new, at most {WRITE_TARGET} wanted"
+            ));
+        }
+        missed
+    }
+
+    /// Adds its part of the document.
+    ///
+    /// # Errors
+    /// Never; as of writing to a text.
+    pub fn render(&self, text: &mut String) -> Result<()> {
+        writeln!(
+            text,
+            "Seconds: median (fastest to slowest). The second version is in the repository, the first is deployed. \
+             The ratio is of the first and the third; at most {TARGET}.\n"
+        )?;
+        writeln!(text, "| work | seconds |\n| --- | --- |")?;
+        for (work, series) in [
+            (
+                "`atomos deploy`, what is new read back from the disk",
+                &self.atomos,
+            ),
+            ("`atomos deploy --no-read-back`", &self.unread),
+            ("`ostree admin deploy`", &self.ostree),
+            ("`ostree admin deploy --no-prune`", &self.unpruned),
+        ] {
+            writeln!(
+                text,
+                "| {work} | {:.2} ({:.2} to {:.2}) |",
+                series.median(),
+                series.min(),
+                series.max()
+            )?;
+        }
+        let verdict = |ratio, target| if ratio <= target { "met" } else { "**missed**" };
+        writeln!(
+            text,
+            "\nRatio: {:.2}, {}.\n",
+            self.ratio(),
+            verdict(self.ratio(), TARGET)
+        )?;
+        if let Some(written) = self.written {
+            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            writeln!(
+                text,
+                "An upgrade from a site, pull and all, wrote {:.1} MB to the disk, by the kernel's count until everything was on it. New in the \
+                 store were {:.1} MB, in `/boot` {:.1} MB: {:.2} of that, at most {WRITE_TARGET}, {}.\n",
+                megabytes(written.disk),
+                megabytes(written.store),
+                megabytes(written.boot),
+                written.ratio(),
+                verdict(written.ratio(), WRITE_TARGET)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A sysroot of ostree's.
+struct Rival {
+    directory: PathBuf,
+}
+
+impl Rival {
+    /// Makes it, with commits of the trees, and deploys the first.
+    fn new(directory: PathBuf, trees: [&Path; 2]) -> Result<Self> {
+        let rival = Self { directory };
+        rival.remove()?;
+        time(
+            Command::new("ostree")
+                .args(["admin", "init-fs"])
+                .arg(&rival.directory),
+        )?;
+        time(&mut rival.admin("os-init", &["os"]))?;
+        for (tree, name) in trees.into_iter().zip(["v1", "v2"]) {
+            time(
+                Command::new("ostree")
+                    .arg("commit")
+                    .arg(option("--repo=", &rival.directory.join("ostree/repo")))
+                    .args(["--branch", name, "--subject", "bench"])
+                    .arg(option("--tree=dir=", tree)),
+            )?;
+        }
+        time(&mut rival.deploy("v1", &["--karg=root=LABEL=root"]))?;
+        Ok(rival)
+    }
+
+    fn admin(&self, verb: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("ostree");
+        command
+            .args(["admin", verb])
+            .arg(option("--sysroot=", &self.directory))
+            .args(words);
+        command
+    }
+
+    fn deploy(&self, branch: &str, words: &[&str]) -> Command {
+        let mut command = self.admin("deploy", &["--os=os"]);
+        command.args(words).arg(branch);
+        command
+    }
+
+    fn remove(&self) -> Result<()> {
+        let deployments = self.directory.join("ostree/deploy/os/deploy");
+        // ostree makes the root of each immutable.
+        for entry in std::fs::read_dir(&deployments).into_iter().flatten() {
+            let path = entry.context("cannot list what ostree deployed")?.path();
+            if path.is_dir() {
+                run(Command::new("chattr").arg("-i").arg(&path))?;
+            }
+        }
+        remove(&self.directory)
+    }
+}
+
+fn option(name: &str, path: &Path) -> std::ffi::OsString {
+    let mut option = std::ffi::OsString::from(name);
+    option.push(path);
+    option
+}
+
+/// Measures it on the file system of `directory`.
+///
+/// # Errors
+/// If a command fails.
+pub fn measure(directory: &Path, atomos: &Path, trees: (&Path, &Path), runs: u16) -> Result<Deploy> {
+    let mut machine = Machine::new(atomos, directory.join("machine"))?;
+    machine.commit(trees.0)?;
+    machine.boot(machine::REF)?;
+    machine.commit(trees.1)?;
+    // What ostree deploys is what atomos committed, with /usr/etc and the kernel where both look for it.
+    let prepared = ["os-v1", "os-v2"].map(|name| directory.join(name));
+    let parent = format!("{}^", machine::REF);
+    for (revision, place) in [parent.as_str(), machine::REF].into_iter().zip(&prepared) {
+        remove(place)?;
+        let repo = machine.directory().join("atomos/repo");
+        time(
+            Command::new(atomos)
+                .arg("--repo")
+                .arg(repo)
+                .args(["checkout", "--link", "hardlink", revision])
+                .arg(place),
+        )?;
+    }
+    let rival = Rival::new(directory.join("rival"), [&prepared[0], &prepared[1]])?;
+    for place in &prepared {
+        remove(place)?;
+    }
+    let mut deploy = Deploy::default();
+    for number in 0..runs {
+        eprintln!("run {} of {runs}", number + 1);
+        for turn in 0..2 {
+            if (turn + number) % 2 == 0 {
+                deploy.atomos.push(one_of_atomos(&machine, &[])?);
+                deploy.unread.push(one_of_atomos(&machine, &["--no-read-back"])?);
+            } else {
+                deploy.ostree.push(one_of_ostree(&rival, &[])?);
+                deploy.unpruned.push(one_of_ostree(&rival, &["--no-prune"])?);
+            }
+        }
+    }
+    rival.remove()?;
+    remove(machine.directory())?;
+    eprintln!("bytes");
+    deploy.written = Some(written(directory, atomos, trees)?);
+    Ok(deploy)
+}
+
+fn one_of_atomos(machine: &Machine<'_>, words: &[&str]) -> Result<std::time::Duration> {
+    settle(machine.directory())?;
+    let elapsed = time(machine.command(&["deploy", machine::REF, "--now"]).args(words))?;
+    machine.run(&["undeploy", "default"])?;
+    Ok(elapsed)
+}
+
+fn one_of_ostree(rival: &Rival, words: &[&str]) -> Result<std::time::Duration> {
+    settle(&rival.directory)?;
+    let elapsed = time(&mut rival.deploy("v2", words))?;
+    time(&mut rival.admin("undeploy", &["0"]))?;
+    Ok(elapsed)
+}
+
+/// A file system of its own in a file. Unmounted when dropped.
+struct OwnDisk {
+    place: PathBuf,
+}
+
+impl OwnDisk {
+    fn mount(directory: &Path) -> Result<Self> {
+        let (image, place) = (directory.join("counted.img"), directory.join("counted"));
+        std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        std::fs::File::create(&image)
+            .and_then(|file| file.set_len(DISK_SIZE))
+            .with_context(|| format!("cannot make {}", image.display()))?;
+        // Not lazily: the kernel would go on initialising it, and that would be counted.
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-m", "0"])
+            .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"])
+            .arg(&image))?;
+        run(Command::new("mount")
+            .args(["-t", "ext4", "-o", "loop", "--"])
+            .args([&image, &place]))?;
+        Ok(Self { place })
+    }
+
+    /// Bytes that its device was given since it was there, once everything is on it.
+    fn written(&self) -> Result<u64> {
+        settle(&self.place)?;
+        let device = std::fs::metadata(&self.place)
+            .with_context(|| format!("cannot look at {}", self.place.display()))?
+            .dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let path = format!("/sys/dev/block/{major}:{minor}/stat");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        bytes_written(&text).with_context(|| format!("{path} says {text:?}"))
+    }
+}
+
+impl Drop for OwnDisk {
+    fn drop(&mut self) {
+        // In the bench's own mount namespace, which ends soon anyhow.
+        let _ = run(Command::new("umount").arg(&self.place));
+    }
+}
+
+/// The seventh field: sectors of 512 bytes, whatever the device has.
+fn bytes_written(stat: &str) -> Option<u64> {
+    let sectors: u64 = stat.split_whitespace().nth(6)?.parse().ok()?;
+    sectors.checked_mul(512)
+}
+
+/// One upgrade of a machine with a disk of its own, from a site with patches.
+fn written(directory: &Path, atomos: &Path, trees: (&Path, &Path)) -> Result<Written> {
+    let [repo, key, site] = ["source", "source-key", "source-site"].map(|name| directory.join(name));
+    for path in [&repo, &key, &key.with_extension("pub"), &site] {
+        remove(path)?;
+    }
+    let source = |words: &[&str]| {
+        let mut command = Command::new(atomos);
+        command.arg("--repo").arg(&repo).args(words);
+        command
+    };
+    let publish = || {
+        let mut command = source(&["publish", "--ref", machine::REF, "--no-image", "--key"]);
+        command.arg(&key).arg("--to").arg(&site);
+        command
+    };
+    let commit = ["commit", "--os", "--ref", machine::REF];
+    time(&mut source(&["init", "--mode", "bare"]))?;
+    time(Command::new(atomos).args(["key", "generate"]).arg(&key))?;
+    time(source(&commit).arg(trees.0))?;
+    time(&mut publish())?;
+    let disk = OwnDisk::mount(directory)?;
+    let mut machine = Machine::new(atomos, disk.place.join("machine"))?;
+    let url = format!("file://{}", site.display());
+    time(
+        machine
+            .command(&["remote", "add", "origin", &url, "--key"])
+            .arg(key.with_extension("pub")),
+    )?;
+    machine.run(&["pull", "origin", machine::REF])?;
+    machine.boot(&format!("origin:{}", machine::REF))?;
+    time(source(&commit).arg(trees.1))?;
+    time(&mut publish())?;
+    let store = machine.directory().join("atomos/repo");
+    let boot = machine.directory().join("boot");
+    let before = (files(&store)?, files(&boot)?, disk.written()?);
+    machine.run(&["upgrade", "--now"])?;
+    let after = (files(&store)?, files(&boot)?, disk.written()?);
+    let written = Written {
+        disk: after.2 - before.2,
+        store: added(&before.0, &after.0),
+        boot: added(&before.1, &after.1),
+    };
+    ensure!(
+        written.store > 0 && written.boot > 0,
+        "the upgrade brought nothing: {written:?}"
+    );
+    drop(disk);
+    for path in [&repo, &site, &directory.join("counted.img")] {
+        remove(path)?;
+    }
+    Ok(written)
+}
+
+/// Every regular file below a directory, with its length.
+fn files(directory: &Path) -> Result<BTreeMap<PathBuf, u64>> {
+    let mut files = BTreeMap::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in std::fs::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
+            let path = entry
+                .with_context(|| format!("cannot list {}", next.display()))?
+                .path();
+            let metadata = path
+                .symlink_metadata()
+                .with_context(|| format!("cannot look at {}", path.display()))?;
+            if metadata.is_dir() {
+                directories.push(path);
+            } else if metadata.is_file() {
+                files.insert(path, metadata.len());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The lengths of the files that were not there before.
+fn added(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>) -> u64 {
+    after
+        .iter()
+        .filter(|(path, _)| !before.contains_key(*path))
+        .map(|(_, length)| length)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn measured(atomos: u64, disk: u64) -> Deploy {
+        let mut deploy = Deploy::default();
+        deploy.atomos.push(Duration::from_secs(atomos));
+        deploy.ostree.push(Duration::from_secs(10));
+        deploy.written = Some(Written {
+            disk,
+            store: 90,
+            boot: 10,
+        });
+        deploy
+    }
+
+    #[test]
+    fn each_target_that_is_missed_is_said() {
+        assert!(measured(3, 115).missed().is_empty());
+        let missed = measured(4, 116).missed();
+        assert_eq!(missed.len(), 2, "{missed:?}");
+        let mut text = String::new();
+        measured(4, 116).render(&mut text).unwrap();
+        assert_eq!(text.matches("**missed**").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn sectors_written_are_counted_and_a_line_without_them_is_none() {
+        let stat = "   12 0 96 3 40 7 2048 90 0 20 93 0 0 0 0 5 1\n";
+        assert_eq!(bytes_written(stat), Some(1 << 20));
+        assert_eq!(bytes_written("1 2 3"), None);
+    }
+
+    #[test]
+    fn what_is_new_is_what_was_not_there_under_its_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir(scratch.path().join("d")).unwrap();
+        std::fs::write(scratch.path().join("d/old"), "123").unwrap();
+        let before = files(scratch.path()).unwrap();
+        std::fs::write(scratch.path().join("d/new"), "12345").unwrap();
+        assert_eq!(added(&before, &files(scratch.path()).unwrap()), 5);
+    }
+}
