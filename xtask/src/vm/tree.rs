@@ -33,7 +33,7 @@ const INITRAMFS_CONF: &str = "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n";
 const HEALTH_CHECK: &str = "#!/bin/sh\nexec test -e /run/atomos/booted\n";
 /// A machine that gets a tenth of a processor is slow, and well.
 const LONG_DEADLINE: &str = "[Timer]\nOnBootSec=\nOnBootSec=6h\n";
-const SLOW_WATCHDOG: &str = "[Manager]\nRuntimeWatchdogSec=10min\nRebootWatchdogSec=1h\n";
+const SLOW_WATCHDOG: &str = "[Manager]\nRuntimeWatchdogSec=10min\nRebootWatchdogSec=30min\n";
 
 /// Makes the initramfs. `$1` is the tree.
 const MAKE_INITRAMFS: &str = r#"
