@@ -321,7 +321,13 @@ impl Machine {
                     self.console_tail()
                 ),
                 Ok(length) => self.received.extend_from_slice(&chunk[..length]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                // Interrupted is what a read with a timeout is when this process was stopped, and goes on.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) =>
+                {
                     if let Some(line) = self.fatal_line(fatal, &mut seen) {
                         // What follows is worth seeing.
                         std::thread::sleep(Duration::from_secs(2));
