@@ -142,18 +142,21 @@ impl Run<'_> {
     fn cut(&self) -> Result<()> {
         let (machines, stores) = (self.wanted(machines()), self.wanted(stores()));
         let share = self.args.points.div_ceil((machines.len() + stores.len()).max(1));
-        // What only some of the scenarios do must be cut often enough in them; of a single one that is wanted, a look is enough.
-        let each = |part: usize| match self.args.only {
-            Some(_) => 2,
-            None => EACH_PHASE / part,
+        let each: fn(Phase) -> usize = match self.args.only {
+            // Of what was asked for a look is enough.
+            Some(_) => |_| 2,
+            None => |phase| match phase {
+                // Only the two machines that run do these.
+                Phase::Staging | Phase::Finalize | Phase::MarkGood => EACH_PHASE.div_ceil(2),
+                _ => EACH_PHASE.div_ceil(4),
+            },
         };
         let mut lines = Vec::new();
         for scenario in &machines {
-            let each = each(if scenario.runs { 2 } else { 4 });
             lines.push(self.cut_one(scenario, share, each)?);
         }
         for scenario in &stores {
-            lines.push(self.cut_one(scenario, share, each(4))?);
+            lines.push(self.cut_one(scenario, share, each)?);
         }
         let text = report::cuts(&lines, self.args.seed);
         println!("{text}");
@@ -175,7 +178,12 @@ impl Run<'_> {
         }
     }
 
-    fn cut_one<S: Scenario>(&self, scenario: &S, points: usize, each_phase: usize) -> Result<Line> {
+    fn cut_one<S: Scenario>(
+        &self,
+        scenario: &S,
+        points: usize,
+        each_phase: fn(Phase) -> usize,
+    ) -> Result<Line> {
         let name = scenario.name();
         let work = self.place.join("scenario");
         std::fs::create_dir(&work)?;

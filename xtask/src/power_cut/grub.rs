@@ -40,8 +40,10 @@ pub fn look(disk: &Path, boot: &str) -> Result<View> {
         if name.starts_with('.') || !name.ends_with(".conf") {
             continue;
         }
+        // A name without a file is what GRUB passes over: while an obsolete entry goes, XFS may have freed the inode in its
+        // place before the directory has changed in its own.
         let text = run(disk, &["cat", &format!("(loop0){boot}/loader/entries/{name}")])?;
-        let text = text.with_context(|| format!("GRUB cannot read the entry {name}"))?;
+        let text = text.unwrap_or_default();
         if let Some(entry) = parse_entry(&String::from_utf8_lossy(&text)) {
             entries.insert(name.to_owned(), entry);
         }

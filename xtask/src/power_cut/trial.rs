@@ -45,7 +45,7 @@ pub struct Choice {
     /// About how many.
     pub points: usize,
     /// How many at least in each phase that the recording has, if there are so many outcomes.
-    pub each_phase: usize,
+    pub each_phase: fn(Phase) -> usize,
     /// Decides which.
     pub seed: u64,
 }
@@ -78,7 +78,6 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
     };
     let mut total = BTreeMap::new();
     let mut drawn = by_phase.clone();
-    // A promise that was just made is always looked at.
     while total.values().sum::<usize>() < choice.points && drawn.values().any(|left| !left.is_empty()) {
         for phase in &phases {
             if let Some(stretch) = drawn.get_mut(phase).and_then(Vec::pop) {
@@ -89,7 +88,11 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
     for phase in phases {
         let mut wanted = EACH * 4;
         // Longer stretches have more outcomes than were asked for at first.
-        while total.get(&phase).is_some_and(|count| *count < choice.each_phase) && wanted < EACH * 200 {
+        while total
+            .get(&phase)
+            .is_some_and(|count| *count < (choice.each_phase)(phase))
+            && wanted < EACH * 200
+        {
             found.remove(&phase);
             let mut count = 0;
             for stretch in by_phase.get(&phase).into_iter().flatten() {
@@ -102,9 +105,7 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
             wanted *= 4;
         }
         // What was found beyond need is left out, evenly.
-        let most = choice
-            .each_phase
-            .max(choice.points.div_ceil(by_phase.len()) + EACH);
+        let most = (choice.each_phase)(phase).max(choice.points.div_ceil(by_phase.len()));
         if let Some(cuts) = found.get_mut(&phase)
             && cuts.len() > most
         {
