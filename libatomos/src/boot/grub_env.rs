@@ -146,9 +146,7 @@ fn replace_env(boot: &BootDir, dir: &Dir, env: &GrubEnv) -> Result<(), BootError
         let file = dir.open_or_create_file(ENV, 0o644)?;
         let fail = |error: std::io::Error| FsError::new("write", dir.path().join(ENV), error);
         std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).map_err(fail)?;
-        file.set_len(SIZE as u64)
-            .and_then(|()| file.sync_all())
-            .map_err(fail)?;
+        file.set_len(SIZE as u64).map_err(fail)?;
         flush(boot)?;
     } else {
         let staged = Staged::stage(dir.try_clone()?, ENV, &bytes)?;

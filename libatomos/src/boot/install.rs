@@ -114,6 +114,8 @@ fn install_by_rename(
         return Err(error);
     }
     // The name must not be there before the data is.
+    // No power cut shows this sync or order: what is found under the name is compared with its digest, and the flush before an
+    // entry leads there would do. It keeps a directory that is there from being a half one for whoever else looks.
     kernels.sync_fs()?;
     failpoint::hit("boot.kernel.synced")?;
     kernels.rename(&temporary, kernels, name)?;

@@ -378,6 +378,8 @@ impl ReconcilePlan {
             failpoint::hit("boot.reconcile.leftover-removed")?;
         }
         if !self.remove_kernels.is_empty() || !self.remove_leftovers.is_empty() {
+            // No power cut shows this sync: what comes back is what nothing leads to, and goes again the next time. The
+            // space is free when the command says so, and a FAT is not left half written.
             boot.dir().sync_fs()?;
         }
         Ok(())

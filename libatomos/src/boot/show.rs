@@ -12,7 +12,7 @@
 //!
 //! An interruption between them leaves a name that [`super::reconcile`] removes.
 
-use std::ffi::OsString;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
@@ -23,13 +23,13 @@ use crate::fs::{Dir, FsError};
 pub(super) struct Staged {
     dir: Dir,
     name: String,
-    temporary: OsString,
+    temporary: PathBuf,
 }
 
 impl Staged {
-    /// Writes `bytes` beside the file `name` of `dir`.
+    /// Writes `bytes` beside the file `name` of `dir`. The flush that comes before [`Staged::show`] makes them last.
     pub(super) fn stage(dir: Dir, name: &str, bytes: &[u8]) -> Result<Self, FsError> {
-        let temporary = dir.write_beside(name, bytes, 0o644)?;
+        let (temporary, _) = dir.write_beside(name, bytes, 0o644)?;
         Ok(Self {
             dir,
             name: name.to_owned(),

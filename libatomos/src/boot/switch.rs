@@ -16,7 +16,10 @@
 use std::io::{Seek, SeekFrom, Write};
 
 use crate::digest::CommitId;
-use crate::failpoint;
+use crate::failpoint::{
+    self,
+    watch::{self, Sync},
+};
 use crate::fs::{Dir, FsError};
 use crate::names::StaterootName;
 
@@ -265,14 +268,17 @@ fn write_in_place(entries: &Dir, file_name: &str, text: &str) -> Result<(), Boot
     entries.remove_file_optional(file_name)?;
     let mut file = entries.create_file(file_name, 0o644)?;
     failpoint::hit("boot.entry.created")?;
-    file.write_all(&unfinished)
-        .and_then(|()| file.sync_all())
-        .map_err(fail)?;
+    file.write_all(&unfinished).map_err(fail)?;
+    if watch::syncs(Sync::File) {
+        file.sync_all().map_err(fail)?;
+    }
     entries.sync_fs()?;
     failpoint::hit("boot.entry.unfinished")?;
     file.seek(SeekFrom::Start(offset as u64))
         .and_then(|_| file.write_all(&text.as_bytes()[offset..=offset]))
-        .and_then(|()| file.sync_all())
         .map_err(fail)?;
+    if watch::syncs(Sync::File) {
+        file.sync_all().map_err(fail)?;
+    }
     Ok(())
 }

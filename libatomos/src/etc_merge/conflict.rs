@@ -195,6 +195,8 @@ impl Conflicts {
     /// Replaces the file `name` in `dir` in one step. It is readable for its owner alone: names of accounts are in
     /// it, and digests of files that others may not read.
     pub fn save(&self, dir: &Dir, name: impl AsRef<Path>) -> Result<(), EtcMergeError> {
+        // No power cut shows this sync or order: the marker of a deployment that is made comes after a sync of everything. It is
+        // for the list that is replaced when a conflict is resolved.
         Ok(dir.write_atomic(name, &self.to_json(), 0o600)?)
     }
 }

@@ -14,7 +14,9 @@ pub enum Sync {
     File,
     /// A whole file system.
     FileSystem,
-    /// A whole file system, to where a boot loader looks: it is frozen and thawed.
+    /// A whole file system, to where a boot loader looks.
+    Flush,
+    /// The part of a flush that not every file system needs: it is frozen and thawed.
     Freeze,
 }
 

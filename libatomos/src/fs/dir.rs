@@ -368,7 +368,7 @@ impl Dir {
     #[track_caller]
     fn renamed(&self) -> Result<(), FsError> {
         match watch::renamed() {
-            true => self.sync_fs(),
+            true => self.sync_fs_unwatched(),
             false => Ok(()),
         }
     }
@@ -417,19 +417,23 @@ impl Dir {
     #[track_caller]
     pub fn write_atomic(&self, name: impl AsRef<Path>, bytes: &[u8], mode: u32) -> Result<(), FsError> {
         let name = name.as_ref();
-        let temporary = self.write_beside(name, bytes, mode)?;
+        let (temporary, file) = self.write_beside(name, bytes, mode)?;
+        // An empty file has nothing that could come later than its name.
+        if !bytes.is_empty() && watch::syncs(Sync::File) {
+            file.sync_data()
+                .map_err(FsError::at("write", &self.path, &temporary))?;
+        }
         self.rename(&temporary, self, name)
     }
 
-    /// Writes a file of `bytes` beside `name`, under a name that begins with a dot, and returns that name. The bytes are on
-    /// disk on return.
-    #[track_caller]
+    /// Writes a file of `bytes` beside `name`, under a name that begins with a dot, and returns that name and the file. Its
+    /// bytes are not synced.
     pub(crate) fn write_beside(
         &self,
         name: impl AsRef<Path>,
         bytes: &[u8],
         mode: u32,
-    ) -> Result<OsString, FsError> {
+    ) -> Result<(PathBuf, File), FsError> {
         let name = name.as_ref();
         let mut temporary = OsString::from(".");
         temporary.push(name.file_name().unwrap_or_else(|| OsStr::new("file")));
@@ -440,11 +444,7 @@ impl Dir {
         file.write_all(bytes)
             .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?))
             .map_err(FsError::at("write", &self.path, &temporary))?;
-        if watch::syncs(Sync::File) {
-            file.sync_data()
-                .map_err(FsError::at("write", &self.path, &temporary))?;
-        }
-        Ok(temporary.into_os_string())
+        Ok((temporary, file))
     }
 
     /// Exchanges two names, which must both exist.
@@ -459,9 +459,14 @@ impl Dir {
     /// Waits until everything written to the directory's file system is on disk.
     #[track_caller]
     pub fn sync_fs(&self) -> Result<(), FsError> {
-        if !watch::syncs(Sync::FileSystem) {
-            return Ok(());
+        match watch::syncs(Sync::FileSystem) {
+            true => self.sync_fs_unwatched(),
+            false => Ok(()),
         }
+    }
+
+    /// The same for whoever has told the watcher already.
+    pub(crate) fn sync_fs_unwatched(&self) -> Result<(), FsError> {
         rustix::fs::syncfs(&self.fd).map_err(FsError::at("sync the file system of", &self.path, ""))
     }
 

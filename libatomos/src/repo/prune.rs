@@ -69,6 +69,7 @@ impl Repo {
             crate::failpoint::hit("prune.kind")?;
             if !options.dry_run {
                 // The order must hold on disk too.
+                // No power cut shows this sync: journals keep the order of removals. It is for file systems without one.
                 self.dir().sync_fs()?;
             }
         }

@@ -54,6 +54,7 @@ impl Repo {
         let bytes = serde_json::to_vec_pretty(record).expect("digests are text");
         let dir = self.dir().ensure_dir(ROOTS, 0o755)?;
         dir.write_atomic(&name.0, &bytes, 0o644)?;
+        // No power cut shows this sync: a deployment is complete only after another one. Other holders are promised it.
         dir.sync_fs()?;
         Ok(())
     }

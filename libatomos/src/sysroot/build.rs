@@ -135,6 +135,8 @@ impl Sysroot {
         deployments.sync_fs()?;
         crate::failpoint::hit("deploy.synced")?;
         deployments.write_atomic(layout::marker(id), b"", 0o644)?;
+        // No power cut shows this sync: the truth is synced before it has its name, on the same file system, and a journal that
+        // has the later name has the earlier one. It is for file systems that keep no such order.
         deployments.sync_fs()?;
         crate::failpoint::hit("deploy.complete")?;
         Ok(())

@@ -98,6 +98,7 @@ impl Sysroot {
             }
         }
         if !orphans.is_empty() {
+            // No power cut shows this sync: journals keep the order of removals. It is for file systems without one.
             self.atomos.sync_fs()?;
         }
         for orphan in &orphans {

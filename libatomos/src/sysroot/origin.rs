@@ -94,6 +94,8 @@ impl Origin {
             path: path(),
             reason: error.to_string(),
         })?;
+        // No power cut shows this sync or order: the marker of the deployment comes after a sync of everything. But a staged one
+        // may get another origin in the place of one that is whole.
         Ok(deployments.write_atomic(Self::file_name(id), text.as_bytes(), 0o644)?)
     }
 }

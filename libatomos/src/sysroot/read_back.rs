@@ -83,6 +83,7 @@ impl Sysroot {
             bytes: files.iter().map(|file| file.size).sum(),
         };
         // What is not on disk yet cannot be dropped from the cache.
+        // No power cut shows this sync: the marker, or the record of what is staged, comes after another one.
         root.sync_fs()?;
         crate::failpoint::hit("deploy.read-back")?;
         let phase = PhaseGuard::begin(progress, Phase::Verify, Some(report.bytes), Unit::Bytes);

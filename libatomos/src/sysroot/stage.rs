@@ -107,9 +107,13 @@ impl Sysroot {
         let boot = self.boot_dir()?;
         let kernel = KernelFiles::find(root)?;
         install_kernel(&boot, &id.stateroot, laid_out.bootcsum, &kernel, progress)?;
+        // No power cut shows this sync: the kernel is compared with its digest again when the deployment is finished, and
+        // flushed before an entry leads there. It leaves less to be written while the machine goes down.
         boot.dir().sync_fs()?;
         crate::failpoint::hit("stage.kernel")?;
         let read_back = self.read_back(decision, root, options.read_back, progress, cancel)?;
+        // No power cut shows this sync: what was read back has been synced, and the names are links, which one journal keeps in
+        // order with that of the record. It is for files that had to be copied, and that nobody wanted read back.
         laid_out.deployments.sync_fs()?;
         crate::failpoint::hit("stage.synced")?;
         let mut staged = Staged::new(DeploymentState {

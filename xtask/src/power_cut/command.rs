@@ -1,6 +1,5 @@
 //! `cargo xtask power-cut`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -8,16 +7,19 @@ use clap::Args;
 use rustix::mount::MountFlags;
 
 use super::atomos::Atomos;
+use super::boots;
+use super::kit::{BUSYBOX, Kit};
 use super::log::Event;
 use super::machine::Machine;
 use super::mount::Kind;
 use super::phase::Phase;
-use super::prove::{self, Verdict};
+use super::prove::{Effort, FaultKind, Proof};
 use super::report::{self, Line};
 use super::scenario::{Recording, Scenario, record};
+use super::sources::Sources;
 use super::store::Store;
-use super::trial::{self, Choice, Failure, Trial};
-use super::watcher::{Fault, Others};
+use super::trial::{self, Choice, Failure, Outcome, Trial};
+use super::watcher::Others;
 use crate::process::{has_program, is_root};
 use crate::vm::steps::Steps;
 use crate::workspace::root;
@@ -56,6 +58,9 @@ pub struct CutArgs {
     /// How many cuts at the same time
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: usize,
+    /// Boot none of the disks
+    #[arg(long)]
+    no_boot: bool,
     /// Write what came out to docs/boot-tests.md
     #[arg(long)]
     write: bool,
@@ -106,15 +111,47 @@ fn check_requirements() -> Result<()> {
     Ok(())
 }
 
+/// What a machine that boots takes besides.
+fn check_boot_requirements() -> Result<()> {
+    let programs = [
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("grub-mkimage", "grub-common"),
+        ("modprobe", "kmod"),
+        ("xz", "xz-utils"),
+        ("dpkg-deb", "dpkg"),
+    ];
+    let mut missing: Vec<_> = programs
+        .iter()
+        .filter(|(program, _)| !has_program(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if !Path::new(BUSYBOX).exists() {
+        missing.push("busybox-static");
+    }
+    if !missing.is_empty() {
+        bail!(
+            "missing programs; run `apt-get install {}`, or leave booting out with --no-boot",
+            missing.join(" ")
+        );
+    }
+    Ok(())
+}
+
 fn machines() -> Vec<Machine> {
-    let machine = |root, boot, runs| Machine { root, boot, runs };
+    let machine = |root, boot, runs, conflicts| Machine {
+        root,
+        boot,
+        runs,
+        conflicts,
+        kit: None,
+    };
     vec![
-        machine(Kind::Ext4, Some(Kind::Ext4), false),
-        machine(Kind::Xfs, Some(Kind::Xfs), false),
-        machine(Kind::Btrfs, Some(Kind::Ext4), false),
-        machine(Kind::Ext4, None, false),
-        machine(Kind::Ext4, Some(Kind::Ext4), true),
-        machine(Kind::Xfs, Some(Kind::Xfs), true),
+        machine(Kind::Ext4, Some(Kind::Ext4), false, true),
+        machine(Kind::Xfs, Some(Kind::Xfs), false, false),
+        machine(Kind::Btrfs, Some(Kind::Ext4), false, false),
+        machine(Kind::Ext4, None, false, false),
+        machine(Kind::Ext4, Some(Kind::Ext4), true, false),
+        machine(Kind::Xfs, Some(Kind::Xfs), true, true),
     ]
 }
 
@@ -158,7 +195,11 @@ impl Run<'_> {
         for scenario in &stores {
             lines.push(self.cut_one(scenario, share, each)?);
         }
-        let text = report::cuts(&lines, self.args.seed);
+        let mut text = report::cuts(&lines, self.args.seed);
+        let booted = self.boot()?;
+        if let Some(outcome) = &booted {
+            text.push_str(&report::boots(&outcome.boots));
+        }
         println!("{text}");
         if self.args.write {
             report::write(&root().join("docs/boot-tests.md"), "power cuts", &text)?;
@@ -169,12 +210,60 @@ impl Run<'_> {
                 bail!("only {tried} cuts were found in the phase {}", phase.name());
             }
         }
-        match lines.iter().map(|line| line.failed).sum::<usize>() {
+        let not_booted = booted.map_or(0, |outcome| outcome.failures.len());
+        match not_booted + lines.iter().map(|line| line.failed).sum::<usize>() {
             0 => Ok(()),
             failed => bail!(
                 "{failed} cuts left something wrong; their disks are in {}",
                 self.args.keep.display()
             ),
+        }
+    }
+
+    /// Boots what some cuts leave.
+    fn boot(&self) -> Result<Option<Outcome>> {
+        let mut scenario = Machine {
+            root: Kind::Ext4,
+            boot: Some(Kind::Ext4),
+            runs: true,
+            conflicts: true,
+            kit: None,
+        };
+        // By the name alone: a kit takes a while.
+        if self.args.no_boot || !Machine::BOOTS.contains(self.args.only.as_deref().unwrap_or_default()) {
+            return Ok(None);
+        }
+        check_boot_requirements()?;
+        self.steps.say("a kernel, an initramfs and a loader are made");
+        scenario.kit = Some(Kit::make(&self.place.join("kit"))?);
+        let name = scenario.name();
+        let (work, others) = (self.place.join("scenario"), Others::Sometimes(self.args.seed));
+        std::fs::create_dir(&work)?;
+        let recording = record(&scenario, self.atomos, &work, others, None)
+            .with_context(|| format!("{name} cannot be recorded"))?;
+        let planned = boots::choose(&recording, self.args.seed);
+        self.steps.say(&format!("{name}: {} cuts", planned.len()));
+        let keep = self.args.keep.join("boots");
+        let trial = Trial {
+            keep: Some(&keep),
+            ..self.trial(&work)
+        };
+        let outcome = trial::run(&trial, &scenario, &recording, &planned)?;
+        for failure in &outcome.failures {
+            show(failure);
+        }
+        std::fs::remove_dir_all(&work).context("cannot remove what was in memory")?;
+        Ok(Some(outcome))
+    }
+
+    fn trial<'a>(&'a self, work: &'a Path) -> Trial<'a> {
+        Trial {
+            atomos: self.atomos,
+            place: work,
+            workers: self.args.workers,
+            enough: 20,
+            keep: None,
+            steps: Some(self.steps),
         }
     }
 
@@ -208,12 +297,8 @@ impl Run<'_> {
         ));
         let keep = self.args.keep.join(name.replace([' ', ',', '/'], "-"));
         let trial = Trial {
-            atomos: self.atomos,
-            place: &work,
-            workers: self.args.workers,
-            enough: 20,
             keep: Some(&keep),
-            steps: Some(self.steps),
+            ..self.trial(&work)
         };
         let outcome = trial::run(&trial, scenario, &recording, &planned)?;
         for failure in &outcome.failures {
@@ -237,70 +322,29 @@ impl Run<'_> {
     }
 
     fn prove(&self) -> Result<()> {
-        let mut verdicts: BTreeMap<String, (Fault, Verdict)> = BTreeMap::new();
-        for scenario in &self.wanted(stores()) {
-            self.prove_in(scenario, &mut verdicts)?;
-        }
-        for scenario in &self.wanted(machines()) {
-            self.prove_in(scenario, &mut verdicts)?;
-        }
-        let sources = root().join("libatomos/src");
-        for (fault, verdict) in verdicts.values_mut() {
-            if *verdict == Verdict::Missed && prove::is_argued(&sources, fault)? {
-                *verdict = Verdict::Argued;
+        let effort = Effort {
+            points: self.args.points,
+            seed: self.args.seed,
+            workers: self.args.workers,
+        };
+        let only = self.args.fault.as_deref().unwrap_or_default();
+        let mut proof = Proof::new(self.atomos, self.place, self.steps, effort, only);
+        for kind in [FaultKind::Skip, FaultKind::Late] {
+            for scenario in &self.wanted(stores()) {
+                proof.add(scenario, kind)?;
+            }
+            for scenario in &self.wanted(machines()) {
+                proof.add(scenario, kind)?;
             }
         }
-        let all: Vec<_> = verdicts.into_values().collect();
-        let text = report::faults(&all);
+        let is_whole = self.args.only.is_none() && self.args.fault.is_none();
+        let (text, wrong) = proof.judge(&Sources::read(&root().join("libatomos/src"))?, is_whole);
         println!("{text}");
         if self.args.write {
             report::write(&root().join("docs/boot-tests.md"), "power cut faults", &text)?;
         }
-        match all
-            .iter()
-            .filter(|(_, verdict)| *verdict == Verdict::Missed)
-            .count()
-        {
-            0 => Ok(()),
-            missed => bail!("{missed} faults do not show, and nothing in the source argues why"),
-        }
-    }
-
-    /// Tries the faults that no scenario before has shown.
-    fn prove_in<S: Scenario>(
-        &self,
-        scenario: &S,
-        verdicts: &mut BTreeMap<String, (Fault, Verdict)>,
-    ) -> Result<()> {
-        let work = self.place.join("prove");
-        std::fs::create_dir(&work)?;
-        let recording = record(scenario, self.atomos, &work, Others::Always, None)?;
-        std::fs::remove_dir_all(&work).context("cannot remove what was in memory")?;
-        let only = self.args.fault.as_deref().unwrap_or_default();
-        for fault in prove::faults(&recording) {
-            let name = fault.to_string();
-            let is_caught = verdicts
-                .get(&name)
-                .is_some_and(|(_, verdict)| matches!(verdict, Verdict::Caught(..)));
-            if is_caught || !name.contains(only) {
-                continue;
-            }
-            let found = prove::try_fault(
-                scenario,
-                self.atomos,
-                &work,
-                &fault,
-                self.args.points,
-                self.args.seed,
-            )
-            .with_context(|| format!("{}, {name}", scenario.name()))?;
-            self.steps.say(&format!(
-                "{}, {name}: {}",
-                scenario.name(),
-                found.as_deref().unwrap_or("does not show")
-            ));
-            let verdict = found.map_or(Verdict::Missed, |error| Verdict::Caught(scenario.name(), error));
-            verdicts.insert(name, (fault, verdict));
+        if !wrong.is_empty() {
+            bail!("{}", wrong.join("\n"));
         }
         Ok(())
     }

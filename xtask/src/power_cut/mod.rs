@@ -11,18 +11,21 @@
 //! cuts       which moments, and which of the writes since the last flush            random, phase
 //! image      the disks after a cut                                                  mount
 //! trial      every cut: the loader's view, mount, check, go on
-//! prove      with a sync left out or a rename too early, a cut must show it
+//! boots, kit some of them are booted
+//! prove      with a sync left out or a rename too early, a cut must show it, or the source says why not    sources
 //! report     the tables of docs/boot-tests.md
 //! ```
 //!
 //! `docs/boot-tests.md` says what the model does not cover.
 
 pub mod atomos;
+pub mod boots;
 pub mod command;
 pub mod cuts;
 pub mod digest;
 pub mod grub;
 pub mod image;
+pub mod kit;
 pub mod log;
 pub mod machine;
 pub mod mount;
@@ -32,6 +35,7 @@ mod random;
 pub mod recorder;
 pub mod report;
 pub mod scenario;
+pub mod sources;
 pub mod store;
 pub mod tree;
 pub mod trial;

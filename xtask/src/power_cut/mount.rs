@@ -35,11 +35,11 @@ impl Kind {
         }
     }
 
-    /// Makes an empty file system on the disk.
+    /// Makes an empty file system on the disk, with a label of at most twelve bytes.
     ///
     /// # Errors
     /// If its program fails.
-    pub fn make(self, disk: &Path) -> Result<()> {
+    pub fn make(self, disk: &Path, label: &str) -> Result<()> {
         let mut command = Command::new(format!("mkfs.{}", self.name()));
         match self {
             // Not lazily: the kernel would go on initialising it while writes are recorded.
@@ -49,7 +49,7 @@ impl Kind {
             Self::Xfs => command.args(["-q", "-f", "-K"]),
             Self::Btrfs => command.args(["-q", "-f", "-K", "-m", "single"]),
         };
-        command.arg(disk);
+        command.args(["-L", label]).arg(disk);
         let output = command
             .output()
             .with_context(|| format!("cannot start `{}`", describe(&command)))?;
@@ -93,9 +93,12 @@ impl Kind {
         Ok(())
     }
 
+    /// Options that have the kernel do as little as it may by itself: it does not write by the clock, and ext4 does not write a
+    /// file that takes another's name, for programs that forget to.
     fn options(self) -> &'static str {
         match self {
-            Self::Ext4 | Self::Btrfs => "loop",
+            Self::Ext4 => "loop,commit=900,noauto_da_alloc",
+            Self::Btrfs => "loop,commit=900",
             // Copies of one disk are mounted beside each other.
             Self::Xfs => "loop,nouuid",
         }

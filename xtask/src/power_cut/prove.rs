@@ -2,11 +2,10 @@
 //!
 //! Every sync and every rename that a recording passes is known by its place in the source. Each sync is left out, and
 //! each rename is made before the sync that stands before it; the scenarios are recorded again with that fault, and cut
-//! where it can show. A fault that no cut shows must be argued in the source, in the comment above the call: what
-//! `NO_CUT_SHOWS` says, and why.
+//! where it can show. A fault that no cut shows must be argued in the source: see [`super::sources`].
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -15,15 +14,12 @@ use super::cuts::{Finder, Stretch, stretches};
 use super::log::Event;
 use super::phase::Phase;
 use super::random::Random;
+use super::report;
 use super::scenario::{Recording, Scenario, record};
+use super::sources::{Sources, UNTRIED};
 use super::trial::{self, Planned, Trial};
 use super::watcher::{Fault, Others, Site};
-
-/// What the comment above a call says whose absence no cut shows.
-pub const NO_CUT_SHOWS: &str = "No power cut shows";
-
-/// How many lines above a call its comment may begin.
-const ABOVE: usize = 14;
+use crate::vm::steps::Steps;
 
 /// How a fault ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,78 +27,202 @@ pub enum Verdict {
     /// A cut showed it, in the scenario; this was wrong.
     Caught(String, String),
     /// No cut showed it, and the source says why.
-    Argued,
+    Argued(String),
     /// No cut showed it.
     Missed,
 }
 
-/// The faults that a recording has room for.
-pub fn faults<S>(recording: &Recording<S>) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for site in recording.sites.keys() {
-        faults.push(match recording.before.get(site) {
-            Some(sync) => Fault::Late {
-                sync: sync.clone(),
-                rename: site.clone(),
-            },
-            None if site.starts_with("renamed ") => continue,
-            None => Fault::Skip(site.clone()),
-        });
+/// Which faults to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Syncs that are left out.
+    Skip,
+    /// Renames that come before a sync.
+    Late,
+}
+
+/// How hard to look for what a fault spoils.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// About how many cuts to try of each recording.
+    pub points: usize,
+    /// Decides which.
+    pub seed: u64,
+    /// Threads.
+    pub workers: usize,
+}
+
+/// What was found out of every fault.
+#[derive(Debug)]
+pub struct Proof<'a> {
+    atomos: &'a Atomos,
+    place: PathBuf,
+    steps: &'a Steps,
+    effort: Effort,
+    /// Only faults whose name contains this.
+    only: &'a str,
+    verdicts: BTreeMap<String, (Fault, Verdict)>,
+    /// Every sync and rename that a scenario passes.
+    passed: BTreeSet<Site>,
+}
+
+impl<'a> Proof<'a> {
+    /// Starts with nothing known.
+    #[must_use]
+    pub fn new(atomos: &'a Atomos, place: &Path, steps: &'a Steps, effort: Effort, only: &'a str) -> Self {
+        Self {
+            atomos,
+            place: place.join("prove"),
+            steps,
+            effort,
+            only,
+            verdicts: BTreeMap::new(),
+            passed: BTreeSet::new(),
+        }
     }
-    faults
+
+    /// Tries the scenario's faults of one kind that no scenario before has shown.
+    ///
+    /// # Errors
+    /// If the scenario cannot be recorded.
+    pub fn add<S: Scenario>(&mut self, scenario: &S, kind: FaultKind) -> Result<()> {
+        std::fs::create_dir(&self.place)?;
+        let recording = record(scenario, self.atomos, &self.place, Others::Always, None)?;
+        std::fs::remove_dir_all(&self.place).context("cannot remove what was in memory")?;
+        self.passed.extend(recording.sites.keys().cloned());
+        for fault in faults(&recording, kind) {
+            let name = fault.to_string();
+            let is_caught = |name: &str| {
+                let known = self.verdicts.get(name).map(|(_, verdict)| verdict);
+                matches!(known, Some(Verdict::Caught(..)))
+            };
+            if is_caught(&name) || !name.contains(self.only) {
+                continue;
+            }
+            // A sync that nobody misses comes too late for nobody.
+            if let Fault::Late { sync, .. } = &fault
+                && self.only.is_empty()
+                && !is_caught(&Fault::Skip(sync.clone()).to_string())
+            {
+                continue;
+            }
+            let found = try_fault(scenario, self.atomos, &self.place, &fault, &self.effort)
+                .with_context(|| format!("{}, {name}", scenario.name()))?;
+            self.steps.say(&format!(
+                "{}, {name}: {}",
+                scenario.name(),
+                found.as_deref().unwrap_or("does not show")
+            ));
+            let verdict = found.map_or(Verdict::Missed, |error| Verdict::Caught(scenario.name(), error));
+            self.verdicts.insert(name, (fault, verdict));
+        }
+        Ok(())
+    }
+
+    /// Asks the source about what no cut has shown. Returns the report, and what is wrong. Whether the source says too much
+    /// can be told only where everything was tried.
+    #[must_use]
+    pub fn judge(mut self, sources: &Sources, is_whole: bool) -> (String, Vec<String>) {
+        let mut needed = Vec::new();
+        let mut wrong = Vec::new();
+        for (fault, verdict) in self.verdicts.values_mut() {
+            if *verdict != Verdict::Missed {
+                continue;
+            }
+            match sources
+                .arguments
+                .iter()
+                .rfind(|argument| argument.is_about(fault))
+            {
+                Some(argument) => {
+                    needed.push(argument);
+                    *verdict = Verdict::Argued(argument.reason.clone());
+                }
+                None => wrong.push(format!(
+                    "{fault}: does not show, and nothing in the source argues why"
+                )),
+            }
+        }
+        let all: Vec<_> = self.verdicts.into_values().collect();
+        let mut text = report::faults(&all);
+        if !is_whole {
+            return (text, wrong);
+        }
+        let (untried, unused) = sources.untried(self.passed.iter(), &UNTRIED);
+        text.push_str(&report::untried(&untried));
+        for argument in sources
+            .arguments
+            .iter()
+            .filter(|argument| !needed.contains(argument))
+        {
+            wrong.push(format!(
+                "{}:{}: argues what is not so",
+                argument.file, argument.line
+            ));
+        }
+        for (call, _) in untried.iter().filter(|(_, reason)| reason.is_none()) {
+            wrong.push(format!("{call}: no scenario passes it, and nothing says why"));
+        }
+        wrong.extend(
+            unused
+                .iter()
+                .map(|prefix| format!("{prefix}: is tried, and is said not to be")),
+        );
+        (text, wrong)
+    }
 }
 
-/// Returns whether the source argues why the fault does not show.
-///
-/// # Errors
-/// If the source cannot be read.
-pub fn is_argued(sources: &Path, fault: &Fault) -> Result<bool> {
-    let (Fault::Skip(site) | Fault::Late { rename: site, .. }) = fault;
-    let place = site.split(' ').nth(1).context("a site has a place")?;
-    let (file, line) = place.rsplit_once(':').context("a place has a line")?;
-    let path = sources.join(file);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let line: usize = line.parse().context("a line is a number")?;
-    let lines: Vec<_> = text.lines().take(line - 1).collect();
-    let above = &lines[lines.len().saturating_sub(ABOVE)..];
-    let what = match fault {
-        Fault::Skip(_) => "sync",
-        Fault::Late { .. } => "order",
-    };
-    Ok(above.iter().any(|line| {
-        line.trim_start().starts_with("//") && line.contains(&format!("{NO_CUT_SHOWS} this {what}"))
-    }))
+/// The faults that a recording has room for.
+fn faults<S>(recording: &Recording<S>, kind: FaultKind) -> Vec<Fault> {
+    let syncs = recording
+        .sites
+        .keys()
+        .filter(|site| !site.starts_with("renamed "));
+    match kind {
+        FaultKind::Skip => syncs.cloned().map(Fault::Skip).collect(),
+        FaultKind::Late => {
+            let late = recording.before.iter().map(|(sync, rename)| Fault::Late {
+                sync: sync.clone(),
+                rename: rename.clone(),
+            });
+            late.collect()
+        }
+    }
 }
 
-/// Records a scenario with the fault, and cuts where it can show. Returns what was wrong, if anything.
-///
-/// # Errors
-/// If the scenario cannot be recorded.
-pub fn try_fault<S: Scenario>(
+/// Records a scenario with the fault, and cuts where it can show: once while others sync at every step, which makes names last
+/// before their bytes, and once while nobody else does, so that nobody makes up for what is left out. Returns what was wrong,
+/// if anything.
+fn try_fault<S: Scenario>(
     scenario: &S,
     atomos: &Atomos,
     place: &Path,
     fault: &Fault,
-    points: usize,
-    seed: u64,
+    effort: &Effort,
 ) -> Result<Option<String>> {
-    std::fs::create_dir_all(place)?;
-    let recording = record(scenario, atomos, place, Others::Always, Some(fault))?;
-    let planned = near(&recording, fault, points, seed);
-    let trial = Trial {
-        atomos,
-        place,
-        workers: 2,
-        enough: 1,
-        keep: None,
-        steps: None,
-    };
-    let outcome = trial::run(&trial, scenario, &recording, &planned)?;
-    std::fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
-    Ok(outcome
-        .failures
-        .first()
-        .map(|failure| format!("{}: {:#}", failure.planned.phase.name(), failure.error)))
+    for others in [Others::Never, Others::Always] {
+        std::fs::create_dir_all(place)?;
+        let recording = record(scenario, atomos, place, others, Some(fault))?;
+        let planned = near(&recording, fault, effort.points, effort.seed);
+        let trial = Trial {
+            atomos,
+            place,
+            workers: effort.workers,
+            enough: 1,
+            keep: None,
+            steps: None,
+        };
+        let outcome = trial::run(&trial, scenario, &recording, &planned)?;
+        std::fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
+        if let Some(failure) = outcome.failures.first() {
+            return Ok(Some(format!(
+                "{}: {:#}",
+                failure.planned.phase.name(),
+                failure.error
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// Chooses cuts between each step that the fault spoils and the end of its command, most of them soon after.
@@ -146,33 +266,4 @@ fn near<S>(recording: &Recording<S>, fault: &Fault, points: usize, seed: u64) ->
     }
     planned.sort_by_key(|planned| planned.cut.at);
     planned
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_argument_is_looked_for_above_the_call_and_nowhere_else() {
-        let place = tempfile::tempdir().unwrap();
-        let text =
-            "fn a() {\n    // No power cut shows this sync: it is the last.\n    sync();\n    sync();\n}\n";
-        let filler = "// filler\n".repeat(20);
-        std::fs::write(place.path().join("a.rs"), format!("{text}{filler}sync();\n")).unwrap();
-        let argued = |line: usize, late: bool| {
-            let site = format!("syncfs a.rs:{line}");
-            let fault = match late {
-                true => Fault::Late {
-                    sync: site.clone(),
-                    rename: site,
-                },
-                false => Fault::Skip(site),
-            };
-            is_argued(place.path(), &fault).unwrap()
-        };
-        assert!(argued(3, false));
-        assert!(!argued(3, true), "it argues about the sync alone");
-        assert!(!argued(1, false));
-        assert!(!argued(26, false));
-    }
 }

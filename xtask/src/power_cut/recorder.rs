@@ -254,7 +254,7 @@ mod tests {
             size: 16 << 20,
         };
         let recorder = Recorder::start(&[disk], place.path(), &place.path().join("fuse")).unwrap();
-        Kind::Ext4.make(&recorder.disk("disk")).unwrap();
+        Kind::Ext4.make(&recorder.disk("disk"), "disk").unwrap();
         let target = place.path().join("mnt");
         let mount = Mount::new(Kind::Ext4, &recorder.disk("disk"), &target).unwrap();
         drop(recorder.take_log());

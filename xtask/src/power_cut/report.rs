@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::phase::Phase;
 use super::prove::Verdict;
+use super::trial::Boot;
 use super::watcher::Fault;
 
 /// What was tried in one scenario.
@@ -77,6 +78,27 @@ pub fn cuts(lines: &[Line], seed: u64) -> String {
     text
 }
 
+/// Returns the table of the machines that have booted.
+#[must_use]
+pub fn boots(boots: &[Boot]) -> String {
+    let mut text = format!("\n{} machines were booted after a cut:\n\n", boots.len());
+    text.push_str("| cut in | after | writes that survived | booted version |\n|---|---|---|---|\n");
+    let mut sorted: Vec<_> = boots.iter().collect();
+    sorted.sort_by_key(|boot| boot.planned.cut.at);
+    for boot in sorted {
+        writeln!(
+            text,
+            "| {} | `{}` | {} | {} |",
+            boot.planned.phase.name(),
+            boot.mark,
+            boot.planned.cut.survivors.len(),
+            boot.said.version
+        )
+        .expect("a string takes what is written to it");
+    }
+    text
+}
+
 /// Returns the table of the faults.
 #[must_use]
 pub fn faults(verdicts: &[(Fault, Verdict)]) -> String {
@@ -84,10 +106,27 @@ pub fn faults(verdicts: &[(Fault, Verdict)]) -> String {
     for (fault, verdict) in verdicts {
         let verdict = match verdict {
             Verdict::Caught(scenario, error) => format!("caught ({scenario}): {}", shorten(error)),
-            Verdict::Argued => "does not show; argued in the source".to_owned(),
+            Verdict::Argued(reason) => format!("does not show: {reason}"),
             Verdict::Missed => "**does not show**".to_owned(),
         };
         writeln!(text, "| {fault} | {verdict} |").expect("a string takes what is written to it");
+    }
+    text
+}
+
+/// Returns what no scenario passes, and why.
+#[must_use]
+pub fn untried(calls: &[(String, Option<&str>)]) -> String {
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (call, reason) in calls {
+        reasons
+            .entry(reason.unwrap_or("**not said**"))
+            .or_default()
+            .push(call);
+    }
+    let mut text = "\nSyncs that no scenario makes:\n\n".to_owned();
+    for (reason, calls) in reasons {
+        writeln!(text, "- {reason}: {}", calls.join(", ")).expect("a string takes what is written to it");
     }
     text
 }

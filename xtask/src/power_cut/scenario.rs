@@ -1,5 +1,6 @@
 //! What is done on the disks while they are recorded, and what must hold after a power cut.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,19 +22,32 @@ pub struct Plan {
     pub kind: Kind,
     /// Where that is mounted, below the scenario's root.
     pub target: &'static str,
+    /// Bytes of the disk.
+    pub size: u64,
 }
 
 impl Plan {
-    /// Returns the size of the disk: what the file system needs at least, and the scenarios.
+    /// Plans a disk of the size that the file system needs at least, and the scenarios, and `more` megabytes.
     #[must_use]
-    pub const fn size(&self) -> u64 {
-        let megabytes: u64 = match (self.kind, self.target.is_empty()) {
+    pub const fn new(name: &'static str, kind: Kind, target: &'static str, more: u64) -> Self {
+        let megabytes: u64 = match (kind, target.is_empty()) {
             (Kind::Ext4, true) => 96,
             (Kind::Ext4, false) => 32,
             (Kind::Xfs, _) => 320,
             (Kind::Btrfs, _) => 200,
         };
-        megabytes << 20
+        Self {
+            name,
+            kind,
+            target,
+            size: (megabytes + more) << 20,
+        }
+    }
+
+    /// Returns the label of its file system.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("atomos-{}", self.name)
     }
 }
 
@@ -91,6 +105,8 @@ pub struct Point<'a> {
     pub ended: bool,
     /// What the boot loader sees, where the scenario has one.
     pub loader: Option<&'a super::grub::View>,
+    /// What a machine has said that booted these disks, where one has.
+    pub booted: Option<&'a super::boots::Said>,
 }
 
 /// What is recorded and checked.
@@ -106,6 +122,11 @@ pub trait Scenario: Sync {
 
     /// Returns the disk that the boot loader reads, and the path of `/boot` on it.
     fn boot(&self) -> Option<(usize, &'static str)>;
+
+    /// Returns what it takes to boot the disks for real, where they are made for that.
+    fn kit(&self) -> Option<&super::kit::Kit> {
+        None
+    }
 
     /// Makes what is there before anything is recorded. `place` is outside of the disks.
     ///
@@ -164,9 +185,9 @@ pub struct Recording<S> {
     /// The state before the first step, and after each.
     pub snapshots: Vec<S>,
     /// Every sync and rename that was passed, and how often.
-    pub sites: std::collections::BTreeMap<String, u64>,
-    /// For each rename the sync before it.
-    pub before: std::collections::BTreeMap<String, String>,
+    pub sites: BTreeMap<String, u64>,
+    /// Every sync with a rename that came after it, and after no other sync.
+    pub before: BTreeSet<(String, String)>,
 }
 
 /// Mounted disks. They are unmounted as they must be, the last first.
@@ -230,12 +251,12 @@ pub fn record<S: Scenario>(
         .iter()
         .map(|plan| Disk {
             name: plan.name,
-            size: plan.size(),
+            size: plan.size,
         })
         .collect();
     let recorder = Arc::new(Recorder::start(&disks, &memory, &place.join("fuse"))?);
     for plan in &plans {
-        plan.kind.make(&recorder.disk(plan.name))?;
+        plan.kind.make(&recorder.disk(plan.name), &plan.label())?;
     }
     let root = place.join("root");
     let paths: Vec<_> = plans.iter().map(|plan| recorder.disk(plan.name)).collect();

@@ -1,6 +1,6 @@
 //! A repository that is committed to, pulled into, checked out from and pruned, by one process and by two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,6 +11,9 @@ use super::mount::Kind;
 use super::random::Random;
 use super::scenario::{Plan, Point, Scenario, Step, repeat};
 
+/// The pull that finds no new release, and remembers that it has looked.
+const PULL_NOTHING: &str = "pull nothing";
+
 /// The repository on a file system.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -18,10 +21,43 @@ pub struct Store {
     pub kind: Kind,
 }
 
-/// What the refs lead to.
+/// What lasts once a command has ended.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    /// What the refs lead to.
     refs: BTreeMap<String, String>,
+    /// What was seen of the remote.
+    remote: Option<String>,
+    /// The commits that are there.
+    commits: BTreeSet<String>,
+}
+
+fn look(root: &Path) -> Result<Snapshot> {
+    let repo = root.join("repo");
+    let remote = repo.join("remotes/origin.state");
+    let mut commits = BTreeSet::new();
+    let directory = repo.join("commits");
+    for shard in list(&directory)? {
+        for name in list(&directory.join(&shard))? {
+            commits.insert(format!("{shard}{name}"));
+        }
+    }
+    Ok(Snapshot {
+        refs: read_refs(root)?,
+        remote: remote
+            .exists()
+            .then(|| std::fs::read_to_string(&remote))
+            .transpose()?,
+        commits,
+    })
+}
+
+fn list(directory: &Path) -> Result<Vec<String>> {
+    let entries =
+        std::fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
 }
 
 fn read_refs(root: &Path) -> Result<BTreeMap<String, String>> {
@@ -59,11 +95,7 @@ impl Scenario for Store {
     }
 
     fn disks(&self) -> Vec<Plan> {
-        vec![Plan {
-            name: "store",
-            kind: self.kind,
-            target: "",
-        }]
+        vec![Plan::new("store", self.kind, "", 0)]
     }
 
     fn boot(&self) -> Option<(usize, &'static str)> {
@@ -95,7 +127,23 @@ impl Scenario for Store {
         run(
             "publish --quiet --repo {place}/other --key {place}/key --to {place}/site --ref site --expires 3650",
         )?;
+        // The same release again, vouched for anew: what the second pull finds.
+        let mut copy = std::process::Command::new("cp");
+        crate::process::run(
+            copy.arg("-a")
+                .args([place.join("site"), place.join("site-renewed")]),
+        )?;
+        run("publish --quiet --repo {place}/other --key {place}/key --to {place}/site-renewed --renew")?;
         run("remote add --quiet --repo {root}/repo origin {place}/site --key {place}/key.pub")
+    }
+
+    fn before(&self, step: &Step, root: &Path) -> Result<()> {
+        if step.name != PULL_NOTHING {
+            return Ok(());
+        }
+        let place = root.parent().context("the root is in the test's directory")?;
+        std::fs::rename(place.join("site"), place.join("site-old"))?;
+        Ok(std::fs::rename(place.join("site-renewed"), place.join("site"))?)
     }
 
     fn steps(&self, place: &Path) -> Vec<Step> {
@@ -113,8 +161,13 @@ impl Scenario for Store {
                 "pull --quiet --repo {root}/repo --from {place}/other local",
             ),
             one("pull site", "pull --quiet --repo {root}/repo origin site"),
+            one(PULL_NOTHING, "pull --quiet --repo {root}/repo origin site"),
             one("checkout", "checkout --quiet --repo {root}/repo a {root}/out"),
             one("prune", "prune --quiet --repo {root}/repo"),
+            one(
+                "commit alone",
+                "commit --quiet --repo {root}/repo {place}/tree-4.1",
+            ),
             two(
                 "two commits",
                 "commit --quiet --repo {root}/repo --ref a {place}/tree-1.3",
@@ -129,9 +182,7 @@ impl Scenario for Store {
     }
 
     fn look(&self, root: &Path) -> Result<Snapshot> {
-        Ok(Snapshot {
-            refs: read_refs(root)?,
-        })
+        look(root)
     }
 
     fn check(
@@ -142,9 +193,9 @@ impl Scenario for Store {
         steps: &[Step],
     ) -> Result<()> {
         let (before, after) = (&snapshots[point.step], &snapshots[point.step + 1]);
-        let now = read_refs(point.root)?;
-        for name in before.refs.keys().chain(after.refs.keys()).chain(now.keys()) {
-            let found = now.get(name);
+        let now = look(point.root)?;
+        for name in before.refs.keys().chain(after.refs.keys()).chain(now.refs.keys()) {
+            let found = now.refs.get(name);
             let is_new = found == after.refs.get(name);
             let is_old = found == before.refs.get(name);
             ensure!(
@@ -158,6 +209,17 @@ impl Scenario for Store {
                     ", and is not what it was"
                 }
             );
+        }
+        // It is saved more than once; the next command reads it.
+        ensure!(
+            now.remote == after.remote || !point.ended,
+            "what was seen of the remote is {:?} instead of {:?}",
+            now.remote,
+            after.remote
+        );
+        if point.ended {
+            let lost: Vec<_> = after.commits.difference(&now.commits).collect();
+            ensure!(lost.is_empty(), "commits are lost: {lost:?}");
         }
         let repo = point.root.join("repo");
         let repo = repo.to_str().context("the test names its directories")?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::kit::Kit;
 use super::random::Random;
 
 /// Programs and files of `/etc` that are taken, at most.
@@ -16,11 +17,11 @@ const LARGEST: u64 = 64 << 10;
 /// Files of an application that there are besides.
 const FILES: u64 = 120;
 
-/// Makes version `version` (from 1 on) in `target`, which must not exist.
+/// Makes version `version` (from 1 on) in `target`, which must not exist; one that boots, with a kit for that.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn make(target: &Path, version: u64) -> Result<()> {
+pub fn make(target: &Path, version: u64, kit: Option<&Kit>) -> Result<()> {
     for directory in [
         "boot",
         "etc",
@@ -70,8 +71,17 @@ pub fn make(target: &Path, version: u64) -> Result<()> {
             write(&format!("etc/app/{}/{number}.conf", number % 3), text.as_bytes())?;
         }
     }
+    // What an update adds to a `/var` that is there already.
+    for number in 0..12 {
+        let bytes = Random::new(version << 8 | number).bytes(6000);
+        write(&format!("var/lib/app-{version}/{number}"), &bytes)?;
+    }
     write("etc/hostname", b"default\n")?;
-    write("etc/app/large.conf", &Random::new(version).bytes(100 << 10))
+    write("etc/app/large.conf", &Random::new(version).bytes(100 << 10))?;
+    match kit {
+        Some(kit) => kit.add_to(target, &release, version),
+        None => Ok(()),
+    }
 }
 
 /// Copies the regular files of a directory, the first by name, that are not large.
@@ -94,11 +104,11 @@ fn take(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a person changed in `/etc`.
+/// What a person changed in `/etc`; with `conflicts` also what the next version changes.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn edit_etc(etc: &Path) -> Result<()> {
+pub fn edit_etc(etc: &Path, conflicts: bool) -> Result<()> {
     std::fs::write(etc.join("hostname"), "my-machine\n")?;
     std::fs::create_dir_all(etc.join("local"))?;
     for number in 0..30u64 {
@@ -107,8 +117,11 @@ pub fn edit_etc(etc: &Path) -> Result<()> {
             format!("written here, {number}\n").repeat(1 + (number as usize % 5) * 40),
         )?;
     }
-    // Kept against a new default, and merged with one.
-    std::fs::write(etc.join("app/1/16.conf"), "mine\n")?;
+    // Kept, once against a new default.
+    std::fs::write(etc.join("app/2/20.conf"), "mine\n")?;
+    if conflicts {
+        std::fs::write(etc.join("app/1/16.conf"), "mine\n")?;
+    }
     std::fs::remove_file(etc.join("app/2/2.conf"))?;
     std::fs::set_permissions(etc.join("app/0"), std::fs::Permissions::from_mode(0o700))?;
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 
 use super::atomos::Atomos;
+use super::boots::{self, Said};
 use super::cuts::{Content, Cut, Finder, stretches};
 use super::grub::{self, View};
 use super::image::Disks;
@@ -137,6 +138,17 @@ pub struct Trial<'a> {
     pub steps: Option<&'a Steps>,
 }
 
+/// A machine that has booted after a cut.
+#[derive(Debug)]
+pub struct Boot {
+    /// The cut.
+    pub planned: Planned,
+    /// The last mark before it.
+    pub mark: String,
+    /// What it said.
+    pub said: Said,
+}
+
 /// What was tried.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -144,6 +156,8 @@ pub struct Outcome {
     pub tried: BTreeMap<Phase, usize>,
     /// Those after which something was wrong.
     pub failures: Vec<Failure>,
+    /// Those after which a machine has booted.
+    pub boots: Vec<Boot>,
 }
 
 impl Outcome {
@@ -183,6 +197,7 @@ pub fn run<S: Scenario>(
             plans: scenario.disks(),
             disks: Disks::new(&recording.base, &place)?,
             root: place.join("root"),
+            place,
             views: &views,
         };
         std::fs::create_dir_all(&worker.root)?;
@@ -192,6 +207,12 @@ pub fn run<S: Scenario>(
             };
             worker.disks.make(&recording.log, &planned.cut)?;
             let result = worker.look(&planned.cut);
+            let mark = || {
+                let mark = recording
+                    .log
+                    .last_mark(planned.cut.at, |text| Some(text.to_owned()));
+                mark.unwrap_or_default()
+            };
             let mut outcome = lock(&outcome);
             *outcome.tried.entry(planned.phase).or_default() += 1;
             if let Some(steps) = trial.steps
@@ -203,21 +224,26 @@ pub fn run<S: Scenario>(
                     outcome.failures.len()
                 ));
             }
-            if let Err(error) = result {
-                if let Some(keep) = trial.keep {
-                    worker.disks.make(&recording.log, &planned.cut)?;
-                    worker.keep(&keep.join(outcome.failures.len().to_string()))?;
-                }
-                let mark = recording
-                    .log
-                    .last_mark(planned.cut.at, |text| Some(text.to_owned()));
-                outcome.failures.push(Failure {
+            match result {
+                Ok(None) => {}
+                Ok(Some(said)) => outcome.boots.push(Boot {
                     planned: planned.clone(),
-                    mark: mark.unwrap_or_default(),
-                    error,
-                });
-                if outcome.failures.len() >= trial.enough {
-                    stop.store(true, Ordering::Relaxed);
+                    mark: mark(),
+                    said,
+                }),
+                Err(error) => {
+                    if let Some(keep) = trial.keep {
+                        worker.disks.make(&recording.log, &planned.cut)?;
+                        worker.keep(&keep.join(outcome.failures.len().to_string()))?;
+                    }
+                    outcome.failures.push(Failure {
+                        planned: planned.clone(),
+                        mark: mark(),
+                        error,
+                    });
+                    if outcome.failures.len() >= trial.enough {
+                        stop.store(true, Ordering::Relaxed);
+                    }
                 }
             }
         }
@@ -245,16 +271,21 @@ struct Worker<'a, S: Scenario> {
     plans: Vec<Plan>,
     disks: Disks,
     root: PathBuf,
+    place: PathBuf,
     views: &'a Views,
 }
 
 impl<S: Scenario> Worker<'_, S> {
-    /// Looks at the disks after the cut.
-    fn look(&self, cut: &Cut) -> Result<()> {
+    /// Looks at the disks after the cut. Returns what the machine has said, where one was booted.
+    fn look(&self, cut: &Cut) -> Result<Option<Said>> {
         let log = &self.recording.log;
         let paths = self.disks.paths();
         let view = match self.scenario.boot() {
             Some((disk, boot)) => Some(self.view(cut, disk, &paths[disk], boot)?),
+            None => None,
+        };
+        let booted = match self.scenario.kit() {
+            Some(kit) => Some(boots::boot(kit, &paths, &self.place)?),
             None => None,
         };
         let named = |prefix: &'static str| move |text: &str| text.strip_prefix(prefix).map(str::to_owned);
@@ -268,6 +299,7 @@ impl<S: Scenario> Worker<'_, S> {
             step: number.context("a mark names no step")?,
             ended: ended.as_deref() == Some(step),
             loader: view.as_deref(),
+            booted: booted.as_ref(),
         };
         let mounts = Mounts::new(&self.plans, &paths, &self.root)?;
         let result = self.scenario.check(
@@ -276,15 +308,15 @@ impl<S: Scenario> Worker<'_, S> {
             &self.recording.snapshots,
             &self.recording.steps,
         );
-        if result.is_err() {
+        if let Err(error) = result {
             drop(mounts);
-            return result;
+            return Err(error);
         }
         mounts.unmount()?;
         for (plan, path) in self.plans.iter().zip(&paths) {
             plan.kind.check(path)?;
         }
-        Ok(())
+        Ok(booted)
     }
 
     /// Returns what the loader sees. Most cuts leave its disk as another one did.

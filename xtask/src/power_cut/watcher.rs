@@ -7,7 +7,7 @@
 //!
 //! To show that the test would notice, a [`Fault`] leaves one of the program's syncs out, or makes it too late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -52,8 +52,10 @@ impl std::fmt::Display for Fault {
 pub enum Others {
     /// At about half of the steps, by a seed.
     Sometimes(u64),
-    /// At every step.
+    /// At every step: names last as soon as they can, and bytes do not.
     Always,
+    /// At no step: what a command has promised lasts by its own syncs.
+    Never,
 }
 
 /// A listener for the programs that run while a recorder records.
@@ -86,8 +88,8 @@ struct State {
     late: bool,
     /// How often each site was passed.
     sites: BTreeMap<Site, u64>,
-    /// For each rename the sync before it.
-    before: BTreeMap<Site, Site>,
+    /// Renames, each after a sync that came right before it.
+    before: BTreeSet<(Site, Site)>,
     last_sync: Option<Site>,
 }
 
@@ -107,7 +109,7 @@ impl Watcher {
             UnixListener::bind(socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let seed = match others {
             Others::Sometimes(seed) => seed,
-            Others::Always => 0,
+            Others::Always | Others::Never => 0,
         };
         let shared = Arc::new(Shared {
             recorder: Arc::clone(recorder),
@@ -120,7 +122,7 @@ impl Watcher {
                 renaming: false,
                 late: false,
                 sites: BTreeMap::new(),
-                before: BTreeMap::new(),
+                before: BTreeSet::new(),
                 last_sync: None,
             }),
         });
@@ -160,9 +162,9 @@ impl Watcher {
         self.shared.state().sites.clone()
     }
 
-    /// Returns for each rename the sync that it came after.
+    /// Returns every sync with a rename that came after it, and after no other sync.
     #[must_use]
-    pub fn syncs_before_renames(&self) -> BTreeMap<Site, Site> {
+    pub fn syncs_before_renames(&self) -> BTreeSet<(Site, Site)> {
         self.shared.state().before.clone()
     }
 }
@@ -213,9 +215,10 @@ impl Shared {
         state.renaming = is_rename;
         if is_rename {
             if let Some(sync) = state.last_sync.clone() {
-                state.before.entry(line.to_owned()).or_insert(sync);
+                state.before.insert((sync, line.to_owned()));
             }
-        } else if !is_point {
+        } else if !is_point && kind != "freeze" {
+            // A freeze is a part of the flush that begins right before it.
             state.last_sync = Some(line.to_owned());
         }
         if is_point || first_rename {
@@ -233,8 +236,10 @@ impl Shared {
     }
 
     fn others_sync(&self, state: &mut State) -> Result<()> {
-        if matches!(state.others, Others::Sometimes(_)) && state.random.below(2) == 0 {
-            return Ok(());
+        match state.others {
+            Others::Sometimes(_) if state.random.below(2) == 0 => return Ok(()),
+            Others::Never => return Ok(()),
+            Others::Sometimes(_) | Others::Always => {}
         }
         state.number += 1;
         for (kind, mount) in &self.mounts {

@@ -12,6 +12,20 @@ use crate::process::quote;
 /// Without what a server in a test has no use for, and its kernel would take seconds to find.
 const MACHINE: &str = "q35,sata=off,smbus=off,vmport=off,hpet=off,i8042=off";
 
+/// Returns QEMU's arguments for a machine that has nothing but a processor, `memory` megabytes, and a console in a file.
+pub fn bare_arguments(memory: u32, console: &Path) -> Vec<String> {
+    let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none"]
+        .into_iter()
+        .chain([
+            "-machine", MACHINE, "-accel", "tcg", "-cpu", "Nehalem", "-smp", "1",
+        ])
+        .map(str::to_owned)
+        .collect();
+    words.extend(["-m".to_owned(), memory.to_string()]);
+    words.extend(["-serial".to_owned(), format!("file:{}", console.display())]);
+    words
+}
+
 /// What a machine consists of, besides its disk.
 #[derive(Debug, Clone)]
 pub struct Hardware {
@@ -73,13 +87,9 @@ impl Hardware {
 
     /// QEMU's arguments for this machine with the disk in `image`.
     pub fn arguments(&self, image: &Path, places: &Places) -> Vec<String> {
-        let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut words = bare_arguments(1024, &places.console);
         let mut add =
             |words_of_option: &[&str]| words.extend(words_of_option.iter().map(|word| (*word).to_owned()));
-        add(&["-machine", MACHINE, "-accel", "tcg", "-cpu", "Nehalem"]);
-        add(&["-smp", "1", "-m", "1024"]);
         // What the guest flushed is in the host's cache, where only the host's own crash could lose it.
         let drive = format!("file={},if=none,id=disk,format=raw,cache=unsafe", image.display());
         add(&[
@@ -88,7 +98,6 @@ impl Hardware {
             "-device",
             "virtio-blk-pci,drive=disk,bootindex=1",
         ]);
-        add(&["-serial", &format!("file:{}", places.console.display())]);
         add(&["-device", "virtio-rng-pci", "-device", "virtio-serial"]);
         let socket =
             |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", path.display());

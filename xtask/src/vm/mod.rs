@@ -24,11 +24,11 @@ mod command;
 mod disk;
 mod firmware;
 mod guest;
-mod hardware;
+pub mod hardware;
 mod host;
 mod lab;
 mod machine;
-mod patience;
+pub mod patience;
 mod programs;
 mod results;
 mod scenario;
@@ -50,6 +50,8 @@ use anyhow::{Context, Result};
 use crate::process::run;
 
 pub use command::{TestArgs, test};
+pub use disk::{configure_grub, install_grub};
+pub use programs::build_prepare_root;
 
 /// Set in the program that runs inside the namespaces.
 const INSIDE: &str = "ATOMOS_VM_TEST_INSIDE";

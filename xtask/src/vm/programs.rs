@@ -70,6 +70,22 @@ pub fn check_requirements() -> Result<()> {
 /// If a build fails.
 pub fn build_programs() -> Result<Programs> {
     let atomos = workspace::build_atomos()?;
+    Ok(Programs {
+        atomos: find(atomos)?,
+        prepare_root: build_prepare_root()?,
+    })
+}
+
+fn find(path: PathBuf) -> Result<PathBuf> {
+    path.canonicalize()
+        .with_context(|| format!("cannot find {}", path.display()))
+}
+
+/// Builds `atomos-prepare-root` as it is released, and returns its path.
+///
+/// # Errors
+/// If the build fails.
+pub fn build_prepare_root() -> Result<PathBuf> {
     let target = "x86_64-unknown-linux-gnu";
     // Static, also with glibc. The target is named so that the flag does not reach build scripts.
     let mut command = workspace::cargo(
@@ -80,17 +96,10 @@ pub fn build_programs() -> Result<Programs> {
         .args(["--profile", "prepare-root", "--target", target])
         .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
     let out = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let find = |path: PathBuf| {
-        path.canonicalize()
-            .with_context(|| format!("cannot find {}", path.display()))
-    };
-    Ok(Programs {
-        atomos: find(atomos)?,
-        prepare_root: find(
-            workspace::root()
-                .join(out)
-                .join(target)
-                .join("prepare-root/atomos-prepare-root"),
-        )?,
-    })
+    find(
+        workspace::root()
+            .join(out)
+            .join(target)
+            .join("prepare-root/atomos-prepare-root"),
+    )
 }

@@ -26,7 +26,7 @@ use anyhow::{Context, Result};
 use crate::process::{Logged, run};
 
 pub use filesystem::FileSystem;
-pub use grub::GRUB_MODULES;
+pub use grub::{GRUB_MODULES, configure as configure_grub, install as install_grub};
 pub use loop_device::LoopDevice;
 
 const MIB: u64 = 1 << 20;
