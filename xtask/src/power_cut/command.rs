@@ -8,6 +8,7 @@ use rustix::mount::MountFlags;
 
 use super::atomos::Atomos;
 use super::boots;
+use super::interrupt::Interrupt;
 use super::kit::{BUSYBOX, Kit};
 use super::log::Event;
 use super::machine::Machine;
@@ -86,6 +87,7 @@ pub fn power_cut(args: &CutArgs) -> Result<()> {
     let atomos = Atomos::build(place.path())?;
     let run = Run {
         args,
+        interrupt: Interrupt::install()?,
         atomos: &atomos,
         place: place.path(),
         steps: &steps,
@@ -163,6 +165,7 @@ fn stores() -> Vec<Store> {
 
 struct Run<'a> {
     args: &'a CutArgs,
+    interrupt: Interrupt,
     atomos: &'a Atomos,
     place: &'a Path,
     steps: &'a Steps,
@@ -185,7 +188,8 @@ impl Run<'_> {
             None => |phase| match phase {
                 // Only the two machines that run do these.
                 Phase::Staging | Phase::Finalize | Phase::MarkGood => EACH_PHASE.div_ceil(2),
-                _ => EACH_PHASE.div_ceil(4),
+                // Six machines do the others, and there may be few outcomes in one.
+                _ => EACH_PHASE.div_ceil(5),
             },
         };
         let mut lines = Vec::new();
@@ -261,6 +265,7 @@ impl Run<'_> {
             atomos: self.atomos,
             place: work,
             workers: self.args.workers,
+            interrupt: &self.interrupt,
             enough: 20,
             keep: None,
             steps: Some(self.steps),
@@ -326,19 +331,24 @@ impl Run<'_> {
             points: self.args.points,
             seed: self.args.seed,
             workers: self.args.workers,
+            interrupt: &self.interrupt,
         };
         let only = self.args.fault.as_deref().unwrap_or_default();
-        let mut proof = Proof::new(self.atomos, self.place, self.steps, effort, only);
+        let sources = Sources::read(&root().join("libatomos/src"))?;
+        let mut proof = Proof::new(self.atomos, self.place, self.steps, effort, only, sources);
+        // Those that show most come first.
+        let mut machines = self.wanted(machines());
+        machines.sort_by_key(|machine| (!machine.runs, machine.root != Kind::Xfs, machine.boot.is_some()));
         for kind in [FaultKind::Skip, FaultKind::Late] {
             for scenario in &self.wanted(stores()) {
                 proof.add(scenario, kind)?;
             }
-            for scenario in &self.wanted(machines()) {
+            for scenario in &machines {
                 proof.add(scenario, kind)?;
             }
         }
         let is_whole = self.args.only.is_none() && self.args.fault.is_none();
-        let (text, wrong) = proof.judge(&Sources::read(&root().join("libatomos/src"))?, is_whole);
+        let (text, wrong) = proof.judge(is_whole);
         println!("{text}");
         if self.args.write {
             report::write(&root().join("docs/boot-tests.md"), "power cut faults", &text)?;

@@ -25,6 +25,7 @@ pub mod cuts;
 pub mod digest;
 pub mod grub;
 pub mod image;
+pub mod interrupt;
 pub mod kit;
 pub mod log;
 pub mod machine;

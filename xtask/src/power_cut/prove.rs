@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::atomos::Atomos;
 use super::cuts::{Finder, Stretch, stretches};
+use super::interrupt::Interrupt;
 use super::log::Event;
 use super::phase::Phase;
 use super::random::Random;
@@ -20,6 +21,15 @@ use super::sources::{Sources, UNTRIED};
 use super::trial::{self, Planned, Trial};
 use super::watcher::{Fault, Others, Site};
 use crate::vm::steps::Steps;
+
+/// How often a fault is looked for in one recording, at most, where its place is passed more often.
+const WINDOWS: usize = 4;
+
+/// In how many scenarios a fault is tried of which the source argues that no cut shows it.
+const ARGUED_TRIES: usize = 2;
+
+/// Cuts in one stretch between two flushes.
+const CUTS: usize = 5;
 
 /// How a fault ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +53,15 @@ pub enum FaultKind {
 
 /// How hard to look for what a fault spoils.
 #[derive(Debug, Clone, Copy)]
-pub struct Effort {
+pub struct Effort<'a> {
     /// About how many cuts to try of each recording.
     pub points: usize,
     /// Decides which.
     pub seed: u64,
     /// Threads.
     pub workers: usize,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
 }
 
 /// What was found out of every fault.
@@ -58,18 +70,29 @@ pub struct Proof<'a> {
     atomos: &'a Atomos,
     place: PathBuf,
     steps: &'a Steps,
-    effort: Effort,
+    effort: Effort<'a>,
     /// Only faults whose name contains this.
     only: &'a str,
     verdicts: BTreeMap<String, (Fault, Verdict)>,
     /// Every sync and rename that a scenario passes.
     passed: BTreeSet<Site>,
+    /// What the source says.
+    sources: Sources,
+    /// In how many scenarios each fault was tried.
+    tries: BTreeMap<String, usize>,
 }
 
 impl<'a> Proof<'a> {
     /// Starts with nothing known.
     #[must_use]
-    pub fn new(atomos: &'a Atomos, place: &Path, steps: &'a Steps, effort: Effort, only: &'a str) -> Self {
+    pub fn new(
+        atomos: &'a Atomos,
+        place: &Path,
+        steps: &'a Steps,
+        effort: Effort<'a>,
+        only: &'a str,
+        sources: Sources,
+    ) -> Self {
         Self {
             atomos,
             place: place.join("prove"),
@@ -78,6 +101,8 @@ impl<'a> Proof<'a> {
             only,
             verdicts: BTreeMap::new(),
             passed: BTreeSet::new(),
+            sources,
+            tries: BTreeMap::new(),
         }
     }
 
@@ -106,6 +131,17 @@ impl<'a> Proof<'a> {
             {
                 continue;
             }
+            // What no cut is said to show gets some chances, and not one in each scenario.
+            let tries = self.tries.entry(name.clone()).or_default();
+            let is_argued = self
+                .sources
+                .arguments
+                .iter()
+                .any(|argument| argument.is_about(&fault));
+            if is_argued && *tries >= ARGUED_TRIES {
+                continue;
+            }
+            *tries += 1;
             let found = try_fault(scenario, self.atomos, &self.place, &fault, &self.effort)
                 .with_context(|| format!("{}, {name}", scenario.name()))?;
             self.steps.say(&format!(
@@ -122,7 +158,8 @@ impl<'a> Proof<'a> {
     /// Asks the source about what no cut has shown. Returns the report, and what is wrong. Whether the source says too much
     /// can be told only where everything was tried.
     #[must_use]
-    pub fn judge(mut self, sources: &Sources, is_whole: bool) -> (String, Vec<String>) {
+    pub fn judge(mut self, is_whole: bool) -> (String, Vec<String>) {
+        let sources = self.sources;
         let mut needed = Vec::new();
         let mut wrong = Vec::new();
         for (fault, verdict) in self.verdicts.values_mut() {
@@ -198,7 +235,7 @@ fn try_fault<S: Scenario>(
     atomos: &Atomos,
     place: &Path,
     fault: &Fault,
-    effort: &Effort,
+    effort: &Effort<'_>,
 ) -> Result<Option<String>> {
     for others in [Others::Never, Others::Always] {
         std::fs::create_dir_all(place)?;
@@ -208,6 +245,7 @@ fn try_fault<S: Scenario>(
             atomos,
             place,
             workers: effort.workers,
+            interrupt: effort.interrupt,
             enough: 1,
             keep: None,
             steps: None,
@@ -245,23 +283,27 @@ fn near<S>(recording: &Recording<S>, fault: &Fault, points: usize, seed: u64) ->
         windows.push(stretches(log, at, end, is_end));
     }
     let mut random = Random::new(seed);
+    // A site that is passed often is as wrong here as there.
+    while windows.len() > WINDOWS {
+        windows.swap_remove(random.below(windows.len() as u64) as usize);
+    }
     let mut finder = Finder::new(log, recording.base.len(), seed);
     let mut found: BTreeMap<(usize, usize), Stretch> = BTreeMap::new();
-    let each = (points / windows.len().max(1) / 10).max(2);
+    let stretches = (points / windows.len().max(1) / CUTS).max(3);
     for window in &windows {
-        // The first ones, the last one, and some between.
-        let mut wanted: Vec<usize> = (0..each.min(window.len())).collect();
+        // Most soon after, one at the end, and some between.
+        let soon = (stretches * 2 / 3).min(window.len());
+        let mut wanted: Vec<usize> = (0..soon).collect();
         wanted.push(window.len() - 1);
-        wanted.extend((0..each / 2).map(|_| random.below(window.len() as u64) as usize));
+        wanted.extend((0..stretches - stretches * 2 / 3).map(|_| random.below(window.len() as u64) as usize));
         for at in wanted {
             found.insert((window[at].start, window[at].end), window[at]);
         }
     }
-    let share = (points / found.len().max(1)).max(4);
     let mut planned = Vec::new();
     for stretch in found.into_values() {
         let phase = Phase::at(log, stretch.start.max(1));
-        let cuts = finder.find(stretch, share);
+        let cuts = finder.find(stretch, CUTS);
         planned.extend(cuts.into_iter().map(|cut| Planned { cut, phase }));
     }
     planned.sort_by_key(|planned| planned.cut.at);

@@ -16,7 +16,12 @@ const NO_CUT_SHOWS: &str = "No power cut shows this ";
 const ABOVE: usize = 14;
 
 /// What makes something last; the directory's own methods are counted where they are called.
-const CALLS: [&str; 4] = [".sync_fs()", ".write_atomic(", "watch::syncs(Sync::", "flush(boot)"];
+const CALLS: [&str; 4] = [
+    ".sync_fs()",
+    ".write_atomic(",
+    "watch::syncs(Sync::",
+    "flush(boot)",
+];
 
 /// Files whose syncs no scenario makes, and why.
 pub const UNTRIED: [(&str, &str); 13] = [

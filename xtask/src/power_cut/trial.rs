@@ -12,6 +12,7 @@ use super::boots::{self, Said};
 use super::cuts::{Content, Cut, Finder, stretches};
 use super::grub::{self, View};
 use super::image::Disks;
+use super::interrupt::Interrupt;
 use super::phase::Phase;
 use super::random::Random;
 use super::scenario::{Mounts, Plan, Point, Recording, Scenario};
@@ -130,6 +131,8 @@ pub struct Trial<'a> {
     pub place: &'a Path,
     /// Threads.
     pub workers: usize,
+    /// Ends it early.
+    pub interrupt: &'a Interrupt,
     /// How many failures are enough.
     pub enough: usize,
     /// Where the disks of failures are kept.
@@ -201,7 +204,7 @@ pub fn run<S: Scenario>(
             views: &views,
         };
         std::fs::create_dir_all(&worker.root)?;
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) && !trial.interrupt.is_raised() {
             let Some(planned) = planned.get(next.fetch_add(1, Ordering::Relaxed)) else {
                 break;
             };
@@ -261,6 +264,7 @@ pub fn run<S: Scenario>(
         }
         Ok(())
     })?;
+    trial.interrupt.check()?;
     Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
