@@ -23,13 +23,16 @@ use super::watcher::{Fault, Others, Site};
 use crate::vm::steps::Steps;
 
 /// How often a fault is looked for in one recording, at most, where its place is passed more often.
-const WINDOWS: usize = 4;
+const WINDOWS: usize = 3;
+
+/// Stretches between two flushes that are tried far from the place.
+const LATER: usize = 2;
 
 /// In how many scenarios a fault is tried of which the source argues that no cut shows it.
-const ARGUED_TRIES: usize = 2;
+const ARGUED_TRIES: usize = 1;
 
-/// Cuts in one stretch between two flushes.
-const CUTS: usize = 5;
+/// What part of the cuts such a fault gets.
+const ARGUED_PART: usize = 3;
 
 /// How a fault ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +145,11 @@ impl<'a> Proof<'a> {
                 continue;
             }
             *tries += 1;
-            let found = try_fault(scenario, self.atomos, &self.place, &fault, &self.effort)
+            let mut effort = self.effort;
+            if is_argued {
+                effort.points /= ARGUED_PART;
+            }
+            let found = try_fault(scenario, self.atomos, &self.place, &fault, &effort)
                 .with_context(|| format!("{}, {name}", scenario.name()))?;
             self.steps.say(&format!(
                 "{}, {name}: {}",
@@ -263,6 +270,11 @@ fn try_fault<S: Scenario>(
     Ok(None)
 }
 
+/// How many cuts a stretch is worth: the more was written, the more may be lost of it.
+fn outcomes(stretch: Stretch) -> usize {
+    (stretch.end - stretch.start + 2).clamp(2, 14)
+}
+
 /// Chooses cuts between each step that the fault spoils and the end of its command, most of them soon after.
 fn near<S>(recording: &Recording<S>, fault: &Fault, points: usize, seed: u64) -> Vec<Planned> {
     let log = &recording.log;
@@ -285,26 +297,33 @@ fn near<S>(recording: &Recording<S>, fault: &Fault, points: usize, seed: u64) ->
     let mut random = Random::new(seed);
     // A site that is passed often is as wrong here as there.
     while windows.len() > WINDOWS {
-        windows.swap_remove(random.below(windows.len() as u64) as usize);
+        windows.remove(random.below(windows.len() as u64) as usize);
     }
     let mut finder = Finder::new(log, recording.base.len(), seed);
-    let mut found: BTreeMap<(usize, usize), Stretch> = BTreeMap::new();
-    let stretches = (points / windows.len().max(1) / CUTS).max(3);
+    let mut planned: Vec<Planned> = Vec::new();
+    let share = points / windows.len().max(1);
     for window in &windows {
-        // Most soon after, one at the end, and some between.
-        let soon = (stretches * 2 / 3).min(window.len());
-        let mut wanted: Vec<usize> = (0..soon).collect();
-        wanted.push(window.len() - 1);
-        wanted.extend((0..stretches - stretches * 2 / 3).map(|_| random.below(window.len() as u64) as usize));
-        for at in wanted {
-            found.insert((window[at].start, window[at].end), window[at]);
+        // Most of them soon after, stretch by stretch, and some at the end and between.
+        let mut found: BTreeMap<(usize, usize), Stretch> = BTreeMap::new();
+        let mut left = share;
+        let later = (0..LATER).map(|_| random.below(window.len() as u64) as usize);
+        for at in std::iter::once(window.len() - 1)
+            .chain(later)
+            .chain(0..window.len())
+        {
+            if left == 0 {
+                break;
+            }
+            let stretch = window[at];
+            if found.insert((stretch.start, stretch.end), stretch).is_none() {
+                left = left.saturating_sub(outcomes(stretch));
+            }
         }
-    }
-    let mut planned = Vec::new();
-    for stretch in found.into_values() {
-        let phase = Phase::at(log, stretch.start.max(1));
-        let cuts = finder.find(stretch, CUTS);
-        planned.extend(cuts.into_iter().map(|cut| Planned { cut, phase }));
+        for stretch in found.into_values() {
+            let phase = Phase::at(log, stretch.start.max(1));
+            let cuts = finder.find(stretch, outcomes(stretch));
+            planned.extend(cuts.into_iter().map(|cut| Planned { cut, phase }));
+        }
     }
     planned.sort_by_key(|planned| planned.cut.at);
     planned
