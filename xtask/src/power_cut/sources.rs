@@ -24,7 +24,11 @@ const CALLS: [&str; 4] = [
 ];
 
 /// Files whose syncs no scenario makes, and why.
-pub const UNTRIED: [(&str, &str); 15] = [
+pub const UNTRIED: [(&str, &str); 16] = [
+    (
+        "boot/grub_env.rs",
+        "counts of boots, which GRUB alone makes; its failpoints are stopped at one by one",
+    ),
     (
         "boot/menu.rs",
         "FAT, which the kernel of the test machine may not know; its failpoints are stopped at one by one",
