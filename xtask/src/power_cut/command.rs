@@ -83,11 +83,12 @@ pub fn power_cut(args: &CutArgs) -> Result<()> {
         .prefix("atomos-power-cut-")
         .tempdir_in("/dev/shm")
         .context("the disks are kept in memory, in /dev/shm")?;
+    let interrupt = Interrupt::install()?;
     let steps = Steps::start();
     let atomos = Atomos::build(place.path())?;
     let run = Run {
         args,
-        interrupt: Interrupt::install()?,
+        interrupt,
         atomos: &atomos,
         place: place.path(),
         steps: &steps,
