@@ -13,6 +13,7 @@ use libatomos::names::InvalidName;
 use libatomos::publish::PublishError;
 use libatomos::pull::PullError;
 use libatomos::remote::RemoteError;
+use libatomos::repair::RepairError;
 use libatomos::repo::RepoError;
 use libatomos::sign::SignError;
 use libatomos::sysroot::SysrootError;
@@ -221,6 +222,22 @@ impl From<PullError> for CliError {
                 let hint = hint_for_pull(&error);
                 Self::new(error.kind(), error, hint)
             }
+        }
+    }
+}
+
+impl From<RepairError> for CliError {
+    fn from(error: RepairError) -> Self {
+        match error {
+            RepairError::Repo(error) => error.into(),
+            RepairError::Remote(error) => error.into(),
+            RepairError::Pull(error) => error.into(),
+            RepairError::Fs(error) => error.into(),
+            error => Self::new(
+                error.kind(),
+                error,
+                Some("`atomos remote list` lists the remotes".to_owned()),
+            ),
         }
     }
 }
@@ -438,7 +455,12 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
             "`atomos pull REMOTE REF` without --subpath brings the rest; `atomos checkout --subpath PATH` takes what is here".to_owned()
         }
         RepoError::ObjectMissing { .. } | RepoError::ObjectDamaged { .. } => {
-            "`atomos fsck` tells which refs and paths it belongs to".to_owned()
+            "`atomos fsck` tells which refs and paths it belongs to, `atomos fsck --repair --from SOURCE` brings it back"
+                .to_owned()
+        }
+        RepoError::NoRoom { .. } => {
+            "`atomos prune --dry-run` and `atomos cleanup --dry-run` say what they would free, `atomos stats` what each ref takes; `atomos undeploy` and `atomos refs --delete` let go of more; `atomos config min-free-space` says what is to stay free"
+                .to_owned()
         }
         RepoError::WrongMode { needed, .. } => {
             format!("`atomos init --mode {needed}` makes such a repository")

@@ -93,6 +93,7 @@ pub mod progress;
 pub mod publish;
 pub mod pull;
 pub mod remote;
+pub mod repair;
 pub mod repo;
 pub mod sign;
 pub mod site;
@@ -146,6 +147,9 @@ pub enum Error {
     /// A pull failed.
     #[error(transparent)]
     Pull(#[from] pull::PullError),
+    /// A source of good copies cannot be used.
+    #[error(transparent)]
+    Repair(#[from] repair::RepairError),
     /// Something is not signed as it should be.
     #[error(transparent)]
     Sign(#[from] sign::SignError),
@@ -186,6 +190,7 @@ impl Error {
             Self::Remote(error) => error.kind(),
             Self::Publish(error) => error.kind(),
             Self::Pull(error) => error.kind(),
+            Self::Repair(error) => error.kind(),
             Self::Sign(error) => error.kind(),
             Self::Transport(error) => error.kind(),
             Self::Repo(error) => error.kind(),

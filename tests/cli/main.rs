@@ -8,6 +8,7 @@ mod checkout;
 mod commit;
 mod common;
 mod completions;
+mod config;
 mod credentials;
 mod diff;
 mod extlinux;

@@ -9,5 +9,6 @@ mod adopt;
 mod crash;
 mod damage;
 mod locks;
+mod repair;
 mod resume;
 mod round_trip;

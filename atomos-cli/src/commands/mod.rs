@@ -11,6 +11,7 @@ mod checkout;
 mod cleanup;
 mod commit;
 mod completions;
+mod config;
 mod deploy;
 mod diff;
 mod etc;
@@ -81,6 +82,7 @@ pub enum Command {
     Fsck(fsck::FsckArgs),
     Prune(prune::PruneArgs),
     Stats(stats::StatsArgs),
+    Config(config::ConfigArgs),
     Install(Box<install::InstallArgs>),
     Sysroot(sysroot::SysrootArgs),
     Stateroot(stateroot::StaterootArgs),
@@ -133,6 +135,7 @@ impl Command {
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Prune(args) => prune::run(context, &args),
             Self::Stats(args) => stats::run(context, &args),
+            Self::Config(args) => config::run(context, &args),
             Self::Install(args) => install::run(context, &args),
             Self::Sysroot(args) => sysroot::run(context, &args),
             Self::Stateroot(args) => stateroot::run(context, &args),

@@ -98,6 +98,8 @@ fn list(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
 
 fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
+    // Pruning between the look at a commit and the new name for it would leave the name dangling.
+    let _shared = repo.lock_shared()?;
     let current = repo.refs()?;
     let mut updates = Vec::new();
     for name in &args.delete {
@@ -122,8 +124,6 @@ fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
             new: Some(repo.resolve_commit(rev)?),
         });
     }
-    // Pruning between the look at a commit and the new name for it would leave the name dangling.
-    let _shared = repo.lock_shared()?;
     repo.update_refs(&updates)?;
     for update in &updates {
         match &update.new {

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use libatomos::repo::{RefStats, RepoStats};
+use libatomos::repo::{RefStats, RepoStats, Share};
 use serde::Serialize;
 
 use super::table::Table;
-use super::text::{grouped, size};
+use super::text::{escape_text, grouped, size};
 
 /// A repository's numbers, for programs.
 #[derive(Debug, Serialize)]
@@ -41,7 +41,11 @@ pub fn write(out: &mut dyn Write, stats: &RepoStats) -> io::Result<()> {
         grouped(stats.dirtrees),
         size(stats.dirtree_bytes),
     ]);
-    objects.row(["commits".to_owned(), grouped(stats.commits), String::new()]);
+    objects.row([
+        "commits".to_owned(),
+        grouped(stats.commits),
+        size(stats.commit_bytes),
+    ]);
     objects.row(["on disk".to_owned(), String::new(), size(stats.disk_bytes)]);
     objects.write(out)?;
     if stats.refs.is_empty() {
@@ -69,6 +73,8 @@ pub fn write(out: &mut dyn Write, stats: &RepoStats) -> io::Result<()> {
         ]);
     }
     refs.write(out)?;
+    writeln!(out)?;
+    write_holders(out, stats)?;
     writeln!(
         out,
         "\nThe trees of all commits that refs lead to have {}, kept in {}: {:.2} to 1.",
@@ -76,4 +82,38 @@ pub fn write(out: &mut dyn Write, stats: &RepoStats) -> io::Result<()> {
         size(stats.blob_bytes + stats.variant_bytes),
         stats.deduplication()
     )
+}
+
+/// Who needs the files of the store: each row would go with its ref or root.
+fn write_holders(out: &mut dyn Write, stats: &RepoStats) -> io::Result<()> {
+    let mut table = Table::new(&["Needed by", "Commits", "Files", "Size", "Would free"]);
+    let mut row = |name: String, commits: String, share: &Share| {
+        table.row([
+            name,
+            commits,
+            grouped(share.files),
+            size(share.bytes),
+            size(share.freed_bytes),
+        ]);
+    };
+    for holder in &stats.holders {
+        row(
+            format!("{} alone", escape_text(&holder.name)),
+            grouped(holder.commits),
+            &holder.alone,
+        );
+    }
+    row("several of these".to_owned(), String::new(), &stats.shared);
+    row("nothing (prune)".to_owned(), String::new(), &stats.prunable);
+    table.write(out)?;
+    for (what, bytes) in [
+        ("shared with checkouts and deployments", stats.linked_bytes),
+        ("staged by running and interrupted commands", stats.staging_bytes),
+        ("set aside as damaged", stats.set_aside_bytes),
+    ] {
+        if bytes > 0 {
+            writeln!(out, "{} {what}", size(bytes))?;
+        }
+    }
+    Ok(())
 }

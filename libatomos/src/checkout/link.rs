@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::digest::BlobId;
 use crate::format::Metadata;
 use crate::fs::{CopyMethod, Dir, FsError, apply_to_file, copy_file_data};
-use crate::repo::{ObjectKind, Repo, RepoError, RepoMode};
+use crate::repo::{ObjectKind, Repo, RepoError, RepoMode, Room};
 
 use super::metadata::apply_user_to_file;
 use super::{CheckoutError, LinkMode, Ownership};
@@ -23,6 +23,7 @@ pub(super) struct Ladder<'a> {
     repo: &'a Repo,
     mode: LinkMode,
     ownership: Ownership,
+    room: Room,
     hardlinks: AtomicBool,
     pub(super) hardlinked: AtomicU64,
     pub(super) reflinked: AtomicU64,
@@ -31,13 +32,14 @@ pub(super) struct Ladder<'a> {
 }
 
 impl<'a> Ladder<'a> {
-    pub(super) fn new(repo: &'a Repo, mode: LinkMode, ownership: Ownership) -> Self {
+    pub(super) fn new(repo: &'a Repo, mode: LinkMode, ownership: Ownership, room: Room) -> Self {
         let can_link = repo.mode() == RepoMode::Bare && ownership == Ownership::Exact;
         let hardlinks = can_link && matches!(mode, LinkMode::Auto | LinkMode::Hardlink);
         Self {
             repo,
             mode,
             ownership,
+            room,
             hardlinks: AtomicBool::new(hardlinks),
             hardlinked: AtomicU64::new(0),
             reflinked: AtomicU64::new(0),
@@ -134,6 +136,10 @@ impl<'a> Ladder<'a> {
         let fail = |error| FsError::new("copy to", dir.path().join(name), error);
         let source = self.repo.open_blob(blob)?;
         check_size(blob, size, source.metadata().map_err(fail)?.len())?;
+        // Shared blocks take no room, but whether they can be shared is known only afterwards.
+        if self.mode != LinkMode::Reflink {
+            self.room.take(size)?;
+        }
         let file = dir.create_file(name, 0o600)?;
         if self.mode == LinkMode::Reflink {
             rustix::fs::ioctl_ficlone(&file, &source)

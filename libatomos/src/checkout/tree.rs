@@ -90,12 +90,14 @@ pub(super) fn materialise(
     if options.check_room {
         check_room(target, plan.directories)?;
     }
+    let room = repo.room_beside(target)?;
+    room.take(0)?;
     if options.ownership == Ownership::Exact {
         disinherit(target)?;
     }
     let job = Job {
         plan: &plan,
-        ladder: Ladder::new(repo, options.link, options.ownership),
+        ladder: Ladder::new(repo, options.link, options.ownership, room),
         ownership: options.ownership,
         cancel,
         phase: PhaseGuard::begin(progress, Phase::Checkout, Some(plan.total), Unit::Items),

@@ -476,6 +476,13 @@ impl Dir {
             rustix::fs::fstatvfs(&self.fd).map_err(FsError::at("measure the space of", &self.path, ""))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+
+    /// Returns the size of the directory's file system, in bytes.
+    pub fn total_space(&self) -> Result<u64, FsError> {
+        let stat =
+            rustix::fs::fstatvfs(&self.fd).map_err(FsError::at("measure the space of", &self.path, ""))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
 }
 
 impl AsFd for Dir {

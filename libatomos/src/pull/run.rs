@@ -25,13 +25,13 @@ use super::receive::{Budget, Receiver};
 use super::trust::{Selector, Trust, read_artifact};
 
 /// Connections at once, unless the remote's configuration says otherwise.
-const JOBS: usize = 4;
+pub(super) const JOBS: usize = 4;
 
 /// Requests for blobs that a pull tries to stay under.
-const MAX_REQUESTS: usize = 48;
+pub(super) const MAX_REQUESTS: usize = 48;
 
 /// How often what could not be had is planned anew, another way.
-const MAX_PASSES: usize = 4;
+pub(super) const MAX_PASSES: usize = 4;
 
 /// How to talk to a remote.
 #[derive(Debug, Clone, Default)]
@@ -666,6 +666,7 @@ impl Run<'_, '_> {
         if needed > available {
             return Err(PullError::NoSpace { needed, available });
         }
+        self.session.repo.check_room(needed)?;
         Ok(())
     }
 

@@ -535,7 +535,7 @@ impl Trust<'_> {
     }
 
     /// Fetches an older release, which a newer one names by its digest.
-    fn old_release(&self, file: &FileRef) -> Result<Release, PullError> {
+    pub(super) fn old_release(&self, file: &FileRef) -> Result<Release, PullError> {
         let (envelope, url) = self.release_envelope(file)?;
         Release::from_payload(envelope.unverified_payload()).map_err(|source| PullError::Site { url, source })
     }

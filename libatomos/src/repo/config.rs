@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::RepoError;
+use super::{MinFreeSpace, RepoError};
 
 /// The format that this library writes and reads.
 pub const FORMAT: u32 = 1;
@@ -67,6 +67,9 @@ pub struct Config {
     pub mode: RepoMode,
     /// Names the repository in what it publishes: 32 hexadecimal digits, chosen at random when it is made.
     pub id: String,
+    /// What is to stay free on the repository's file system; nothing in particular where `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_free_space: Option<MinFreeSpace>,
     /// What the repository needs.
     #[serde(default)]
     pub features: Features,
@@ -118,12 +121,16 @@ impl Config {
 
     pub(crate) fn to_text(&self) -> String {
         let features = &self.features;
+        let min_free_space = self
+            .min_free_space
+            .map_or_else(String::new, |space| format!("min-free-space = \"{space}\"\n"));
         format!(
-            "# An atomos repository. See repo-format.md.\nformat = {}\nmode = \"{}\"\nid = \"{}\"\n\n[features]\n\
+            "# An atomos repository. See repo-format.md.\nformat = {}\nmode = \"{}\"\nid = \"{}\"\n{}\n[features]\n\
              compatible = {:?}\nread-only-compatible = {:?}\nincompatible = {:?}\n",
             self.format,
             self.mode,
             self.id,
+            min_free_space,
             features.compatible,
             features.read_only_compatible,
             features.incompatible
@@ -150,6 +157,7 @@ mod tests {
             format: FORMAT,
             mode: RepoMode::Bare,
             id: "0".repeat(32),
+            min_free_space: None,
             features: Features::default(),
         }
     }
@@ -160,6 +168,22 @@ mod tests {
             Config::parse(Path::new("r"), sample().to_text().as_bytes()).unwrap(),
             sample()
         );
+        for space in ["3%", "500M"] {
+            let mut config = sample();
+            config.min_free_space = Some(space.parse().unwrap());
+            assert!(
+                config
+                    .to_text()
+                    .contains(&format!("min-free-space = \"{space}\"\n"))
+            );
+            let parsed = Config::parse(Path::new("r"), config.to_text().as_bytes()).unwrap();
+            assert_eq!(parsed, config);
+        }
+        let text = sample()
+            .to_text()
+            .replace("mode =", "min-free-space = \"much\"\nmode =");
+        let error = Config::parse(Path::new("r"), text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("no space to keep free"), "{error}");
     }
 
     #[test]

@@ -150,6 +150,21 @@ pub enum RepoError {
         #[source]
         source: FormatError,
     },
+    /// What is to stay free would not.
+    #[error(
+        "there is no room beside {}: {needed} bytes more are needed, {available} are free, and {reserved} are to stay free",
+        path.display()
+    )]
+    NoRoom {
+        /// The repository.
+        path: PathBuf,
+        /// What would be written next.
+        needed: u64,
+        /// What is free.
+        available: u64,
+        /// What is to stay free, as the repository's configuration says.
+        reserved: u64,
+    },
     /// A transaction was to be committed although an object of it was not stored.
     #[error("cannot commit the transaction: an object of it was not stored")]
     IncompleteTransaction,
@@ -210,6 +225,7 @@ impl RepoError {
             Self::ObjectMissing { .. } | Self::ObjectDamaged { .. } => ErrorKind::Corrupt,
             Self::Fs(error) => error.kind(),
             Self::Lock(error) => error.kind(),
+            Self::NoRoom { .. } => ErrorKind::NoSpace,
             Self::Cancelled(_) => ErrorKind::Cancelled,
             Self::Failpoint(_) | Self::IncompleteTransaction => ErrorKind::Io,
         }

@@ -73,6 +73,7 @@ impl Repo {
             format: FORMAT,
             mode,
             id: random_hex(16)?,
+            min_free_space: None,
             features: Features::default(),
         };
         dir.sync_fs()?;

@@ -16,6 +16,8 @@ pub(super) const REFS_LOCK: &str = "refs.lock";
 pub(super) const LOCK: &str = "lock";
 /// What keeps objects besides refs: deployments, mounts.
 pub(super) const ROOTS: &str = "roots";
+/// Damaged files that no source had a good copy of.
+pub(super) const DAMAGED: &str = "damaged";
 /// Staging directories of running and interrupted transactions.
 pub(super) const TMP: &str = "tmp";
 

@@ -9,7 +9,9 @@
 mod config;
 mod error;
 mod follow;
+mod free_space;
 mod fsck;
+mod holders;
 mod init;
 mod layout;
 mod object;
@@ -17,6 +19,7 @@ mod partial;
 mod prune;
 mod pull_local;
 mod refs;
+mod repair;
 mod rev;
 mod roots;
 mod stats;
@@ -30,7 +33,11 @@ use crate::fs::{Dir, FileLock, LockMode, LockNotice};
 pub use config::{Config, FORMAT, Features, RepoMode};
 pub use error::RepoError;
 pub use follow::LastLink;
+pub use free_space::MinFreeSpace;
+pub(crate) use free_space::Room;
 pub use fsck::{Finding, FsckOptions, FsckReport, ObjectUse, Problem};
+pub use holders::{HolderStats, Share};
+pub(crate) use init::random_hex;
 pub use layout::ObjectKind;
 pub(crate) use layout::{object_path, parse_object_name, variant_path};
 pub(crate) use object::SELINUX;
@@ -40,6 +47,10 @@ pub use pull_local::{LocalPullOptions, LocalPullReport};
 pub use refs::{RefUpdate, Refs};
 #[cfg(feature = "testing")]
 pub(crate) use refs::{format as format_refs, parse as parse_refs};
+pub use repair::{
+    Aborted, Candidate, RepairOptions, RepairReport, RepairSource, RepairedObject, RepoSource, SharedFile,
+    SourceError, SourceReport, Take, WantedObject,
+};
 pub use rev::{Located, Resolved};
 pub use roots::{RootName, RootRecord};
 pub use stats::{RefStats, RepoStats};

@@ -1,14 +1,16 @@
 //! Removing objects that nothing leads to.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::fs::{Dir, FileLock};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
-use super::layout::TMP;
-use super::traverse::{Ancestry, parse_variant_bits};
+use super::layout::{DAMAGED, TMP};
+use super::traverse::parse_variant_bits;
 use super::{ObjectKind, Reachable, Repo, RepoError};
 
 /// How to prune.
@@ -17,6 +19,23 @@ use super::{ObjectKind, Reachable, Repo, RepoError};
 pub struct PruneOptions {
     /// Only say what would be removed.
     pub dry_run: bool,
+    /// Parents of each ref's commit that are kept; all where `None` and nothing is said of their age either.
+    pub depth: Option<u64>,
+    /// Keep parents that were committed at this time or later, in seconds since 1970, even beyond `depth`.
+    pub keep_younger_than: Option<i64>,
+}
+
+impl PruneOptions {
+    /// Returns whether a parent is kept, `distance` steps behind a ref's commit, which was committed at `time`. A history
+    /// ends with the first one that is not.
+    fn keeps(&self, distance: u64, time: i64) -> bool {
+        match (self.depth, self.keep_younger_than) {
+            (None, None) => true,
+            (depth, younger) => {
+                depth.is_some_and(|depth| distance <= depth) || younger.is_some_and(|least| time >= least)
+            }
+        }
+    }
 }
 
 /// What pruning removed, or would remove.
@@ -39,11 +58,13 @@ pub struct PruneReport {
     pub staging_removed: u64,
     /// Bytes in the removed files. Space is free only once no checkout links to them.
     pub bytes_removed: u64,
+    /// Space on disk of those of them that have no other name: what becomes free, unless blocks are shared.
+    pub bytes_freed: u64,
 }
 
 impl Repo {
-    /// Removes what no ref, deployment or mount leads to. Takes the exclusive lock: commits that are running are
-    /// waited for, so nothing that they rely on is removed.
+    /// Removes what no ref, deployment or mount leads to. Takes the exclusive lock: whoever relies on objects that no ref
+    /// or root leads to has the shared one, so nothing that anybody relies on is removed.
     ///
     /// Commits go first, blobs last: an interruption leaves objects that nothing leads to, never the other way.
     pub fn prune(
@@ -56,7 +77,7 @@ impl Repo {
         let _lock = self.lock_exclusive()?;
         let reachable = {
             let _phase = PhaseGuard::begin(progress, Phase::Mark, None, Unit::Items);
-            self.reachable(cancel)?
+            self.reachable(options, cancel)?
         };
         let mut report = PruneReport {
             dry_run: options.dry_run,
@@ -74,21 +95,43 @@ impl Repo {
             }
         }
         self.sweep_staging(&mut report)?;
+        self.sweep_damaged(&reachable, &mut report)?;
         if !options.dry_run {
             self.forget_partial(|commit| !reachable.commits.contains(commit))?;
         }
         Ok(report)
     }
 
-    /// Returns everything that refs and roots lead to.
-    pub(crate) fn reachable(&self, cancel: &Cancel) -> Result<Reachable, RepoError> {
+    /// Returns everything that refs and roots lead to, as far back as `options` keep it. Only names are remembered.
+    pub(crate) fn reachable(&self, options: &PruneOptions, cancel: &Cancel) -> Result<Reachable, RepoError> {
         let mut reachable = Reachable::default();
-        for commit in self.refs()?.values() {
-            reachable.add_commit(self, commit, Ancestry::Follow, cancel)?;
+        // How near to a ref each commit was seen: another ref may keep more of the same history.
+        let mut nearest: HashMap<CommitId, u64> = HashMap::new();
+        for tip in self.refs()?.into_values() {
+            let (mut next, mut distance) = (Some(tip), 0);
+            while let Some(id) = next {
+                cancel.check()?;
+                if nearest.get(&id).is_some_and(|before| *before <= distance) {
+                    break;
+                }
+                if distance > 0 && !self.has_object(ObjectKind::Commit, id.digest())? {
+                    break;
+                }
+                let commit = self.load_commit(&id)?;
+                if distance > 0 && !options.keeps(distance, commit.time) {
+                    break;
+                }
+                nearest.insert(id, distance);
+                if reachable.commits.insert(id) {
+                    reachable.add_tree(self, &commit.root, cancel)?;
+                }
+                next = commit.parent;
+                distance += 1;
+            }
         }
         for (_, record) in self.list_roots()? {
             for commit in &record.commits {
-                reachable.add_commit(self, commit, Ancestry::Stop, cancel)?;
+                reachable.add_commit(self, commit, cancel)?;
             }
             reachable.blobs.extend(&record.blobs);
         }
@@ -134,12 +177,50 @@ impl Repo {
                 return Ok(());
             }
             *counter += 1;
-            report.bytes_removed += dir.stat(name)?.size;
+            let stat = dir.stat(name)?;
+            report.bytes_removed += stat.size;
+            if stat.nlink == 1 {
+                report.bytes_freed += stat.allocated;
+            }
             if !dry_run {
                 dir.remove_file(name)?;
             }
             Ok(())
         })
+    }
+
+    /// What was set aside is kept as long as something lacks the object: its bytes may be better than none.
+    fn sweep_damaged(&self, reachable: &Reachable, report: &mut PruneReport) -> Result<(), RepoError> {
+        let Some(damaged) = self.dir().open_dir_optional(DAMAGED)? else {
+            return Ok(());
+        };
+        for entry in damaged.entries()? {
+            let parsed = entry.name.to_str().and_then(|name| {
+                let (kind, digest) = name.split_once('-')?;
+                let kind = ObjectKind::ALL.into_iter().find(|one| one.to_string() == kind)?;
+                Some((kind, digest.split('.').next()?.parse::<Digest>().ok()?))
+            });
+            let Some((kind, digest)) = parsed else {
+                continue;
+            };
+            let needed = match kind {
+                ObjectKind::Commit => reachable.commits.contains(&CommitId::new(digest)),
+                ObjectKind::DirTree => reachable.dirtrees.contains(&DirTreeId::new(digest)),
+                ObjectKind::Blob => reachable.blobs.contains(&BlobId::new(digest)),
+            };
+            if needed && !self.has_object(kind, &digest)? {
+                continue;
+            }
+            let stat = damaged.stat(&entry.name)?;
+            report.bytes_removed += stat.size;
+            if stat.nlink == 1 {
+                report.bytes_freed += stat.allocated;
+            }
+            if !report.dry_run {
+                damaged.remove_tree(&entry.name)?;
+            }
+        }
+        Ok(())
     }
 
     /// The exclusive lock is held, so a staging directory that is here belongs to nobody who lives.

@@ -81,6 +81,9 @@ impl Repo {
         for (_, tip) in &tips {
             pull.plan_commit(tip, cancel)?;
         }
+        if !pull.links {
+            self.check_room(pull.plan.bytes)?;
+        }
         pull.run(options, progress, cancel)?;
         let commits = std::mem::take(&mut pull.plan.commits);
         let [hardlinked, reflinked, copied] = pull.shared.map(AtomicU64::into_inner);

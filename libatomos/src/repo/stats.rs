@@ -7,8 +7,11 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, DirTreeId};
 use crate::format::Node;
+use crate::fs::{Dir, FileKind};
 use crate::names::RefName;
 
+use super::holders::{HolderStats, Holders, Share};
+use super::layout::{DAMAGED, TMP};
 use super::{ObjectKind, Repo, RepoError};
 
 /// What one ref's tree holds.
@@ -37,6 +40,8 @@ pub struct RefStats {
 pub struct RepoStats {
     /// Commits.
     pub commits: u64,
+    /// Bytes in commits.
+    pub commit_bytes: u64,
     /// Dirtrees.
     pub dirtrees: u64,
     /// Bytes in dirtrees.
@@ -54,8 +59,20 @@ pub struct RepoStats {
     /// Bytes in the trees of all commits that refs lead to, parents among them, each file of each tree counted: what
     /// keeping every version as a plain directory would take.
     pub logical_bytes: u64,
+    /// Bytes in files of the store that checkouts and deployments have, too.
+    pub linked_bytes: u64,
     /// Each ref.
     pub refs: Vec<RefStats>,
+    /// Each ref with its history, and each root: what only it needs.
+    pub holders: Vec<HolderStats>,
+    /// What several of them need.
+    pub shared: Share,
+    /// What nothing needs: a prune removes it.
+    pub prunable: Share,
+    /// What running and interrupted transactions have staged.
+    pub staging_bytes: u64,
+    /// Damaged files that were set aside.
+    pub set_aside_bytes: u64,
 }
 
 impl RepoStats {
@@ -83,6 +100,7 @@ impl Repo {
     pub fn stats(&self, cancel: &Cancel) -> Result<RepoStats, RepoError> {
         let mut stats = RepoStats {
             commits: 0,
+            commit_bytes: 0,
             dirtrees: 0,
             dirtree_bytes: 0,
             blobs: 0,
@@ -91,16 +109,33 @@ impl Repo {
             variant_bytes: 0,
             disk_bytes: 0,
             logical_bytes: 0,
+            linked_bytes: 0,
             refs: Vec::new(),
+            holders: Vec::new(),
+            shared: Share::default(),
+            prunable: Share::default(),
+            staging_bytes: 0,
+            set_aside_bytes: 0,
         };
+        let mut holders = Holders::find(self, cancel)?;
         for kind in ObjectKind::ALL {
             self.visit_objects(kind, |dir, name, parsed| {
                 cancel.check()?;
-                let Some((_, variant)) = parsed else { return Ok(()) };
+                let Some((digest, variant)) = parsed else {
+                    return Ok(());
+                };
                 let stat = dir.stat(name)?;
                 stats.disk_bytes += stat.allocated;
+                if stat.nlink > 1 {
+                    stats.linked_bytes += stat.size;
+                }
+                let (shared, prunable) = (&mut stats.shared, &mut stats.prunable);
+                holders.count(kind, digest, variant.as_deref(), &stat, shared, prunable);
                 match (kind, variant) {
-                    (ObjectKind::Commit, _) => stats.commits += 1,
+                    (ObjectKind::Commit, _) => {
+                        stats.commits += 1;
+                        stats.commit_bytes += stat.size;
+                    }
                     (ObjectKind::DirTree, _) => {
                         stats.dirtrees += 1;
                         stats.dirtree_bytes += stat.size;
@@ -117,6 +152,10 @@ impl Repo {
                 Ok(())
             })?;
         }
+        stats.holders = std::mem::take(&mut holders.list);
+        drop(holders);
+        stats.staging_bytes = self.bytes_beneath(TMP)?;
+        stats.set_aside_bytes = self.bytes_beneath(DAMAGED)?;
         let mut counts = Vec::new();
         let mut holders: HashMap<BlobId, u32> = HashMap::new();
         for (name, commit) in self.refs()? {
@@ -145,6 +184,25 @@ impl Repo {
             });
         }
         Ok(stats)
+    }
+
+    /// Adds up the files beneath a directory of the repository. A transaction may be changing it.
+    fn bytes_beneath(&self, name: &str) -> Result<u64, RepoError> {
+        let mut bytes = 0;
+        let mut stack: Vec<Dir> = self.dir().open_dir_optional(name)?.into_iter().collect();
+        while let Some(dir) = stack.pop() {
+            for entry in dir.entries()? {
+                let Some(stat) = dir.stat_optional(&entry.name)? else {
+                    continue;
+                };
+                if stat.kind != FileKind::Dir {
+                    bytes += stat.size;
+                } else if let Some(child) = dir.open_dir_optional(&entry.name)? {
+                    stack.push(child);
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     /// Adds up the trees of all commits that refs lead to. A subtree that many of them share is read once.

@@ -25,7 +25,9 @@ use crate::fs::{Dir, FileLock, FsError, Stat, hash_file, read_up_to, stat_file};
 
 use super::layout::TMP;
 use super::object::{encode_error, inode_matches, inode_metadata};
-use super::{ObjectKind, RefUpdate, Repo, RepoError, RepoMode, object_path, parse_object_name, variant_path};
+use super::{
+    ObjectKind, RefUpdate, Repo, RepoError, RepoMode, Room, object_path, parse_object_name, variant_path,
+};
 
 /// What storing an object did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,7 @@ pub struct Transaction<'r> {
     claims: Vec<Mutex<Claims>>,
     refs: Mutex<Vec<RefUpdate>>,
     counters: Counters,
+    room: Room,
     /// Set when an object was claimed and not written whole: other threads may rely on it.
     failed: AtomicBool,
 }
@@ -98,11 +101,12 @@ enum Claim {
 /// Stands for an object's base name, which has no variant's bits.
 const BASE: [u8; 16] = [0; 16];
 
+/// A transaction's own directory. Its lock says that its owner lives.
 #[derive(Debug)]
-struct Staging {
-    parent: Dir,
-    name: String,
-    dir: Dir,
+pub(super) struct Staging {
+    pub(super) parent: Dir,
+    pub(super) name: String,
+    pub(super) dir: Dir,
     _owner: FileLock,
     adopted: bool,
 }
@@ -173,6 +177,8 @@ impl Repo {
     pub fn begin(&self) -> Result<Transaction<'_>, RepoError> {
         self.check_writable()?;
         let shared = self.lock_shared()?;
+        let room = self.room()?;
+        room.take(0)?;
         let staging = Staging::open(self)?;
         Ok(Transaction {
             repo: self,
@@ -181,6 +187,7 @@ impl Repo {
             claims: (0..CLAIM_SHARDS).map(|_| Mutex::default()).collect(),
             refs: Mutex::default(),
             counters: Counters::default(),
+            room,
             failed: AtomicBool::new(false),
         })
     }
@@ -203,6 +210,15 @@ impl Staging {
                 return Self::prepare(parent, name.to_owned(), dir, owner, true);
             }
         }
+        Self::make(parent)
+    }
+
+    /// Makes a new one, and leaves alone what interrupted runs have staged.
+    pub(super) fn fresh(repo: &Repo) -> Result<Self, RepoError> {
+        Self::make(repo.dir().ensure_dir(TMP, 0o700)?)
+    }
+
+    fn make(parent: Dir) -> Result<Self, RepoError> {
         loop {
             let name = format!("txn-{}", super::init::random_hex(8)?);
             parent.create_dir(&name, 0o700)?;
@@ -250,7 +266,7 @@ impl Staging {
         }
     }
 
-    fn create(&self, name: &str, mode: u32) -> Result<File, FsError> {
+    pub(super) fn create(&self, name: &str, mode: u32) -> Result<File, FsError> {
         match self.dir.create_file(name, mode) {
             Err(error) if error.is_not_found() => {
                 let shard = Path::new(name).parent().expect("a staged name has a shard");
@@ -464,6 +480,11 @@ impl<'r> Transaction<'r> {
         Ok(found == Some(size))
     }
 
+    /// Fails where `bytes` more would leave less free than is to stay free.
+    pub(crate) fn take_room(&self, bytes: u64) -> Result<(), RepoError> {
+        self.room.take(bytes)
+    }
+
     /// Returns whether there is what an interrupted run staged.
     pub(crate) fn has_adopted(&self) -> bool {
         self.staging.adopted
@@ -640,6 +661,7 @@ impl<'r> Transaction<'r> {
         let resumed =
             self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
         if !resumed && !link(&name)? {
+            self.room.take(hashed.size)?;
             let file = self.staging.create(&name, 0o600)?;
             let path = self.staging.dir.path().join(&name);
             write(&file, &path)?;
@@ -796,6 +818,7 @@ impl<'r> Transaction<'r> {
 
     fn stage_encoded(&self, name: &str, digest: &Digest, bytes: &[u8]) -> Result<(), RepoError> {
         if !(self.staging.adopted && self.reuse_staged(name, None, digest)?) {
+            self.room.take(bytes.len() as u64)?;
             let mut file = self.staging.create(name, 0o644)?;
             file.write_all(bytes)
                 .map_err(|error| FsError::new("write", name, error))?;
@@ -1050,7 +1073,7 @@ fn copy_verified(source: &File, target: &File, path: &Path, hashed: &Hashed) -> 
 }
 
 /// Copies, hashing; a block of zeros becomes a hole, so a sparse file stays one.
-fn copy_hashing(source: &File, mut target: &File) -> std::io::Result<(BlobId, u64)> {
+pub(super) fn copy_hashing(source: &File, mut target: &File) -> std::io::Result<(BlobId, u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; crate::fs::CHUNK];
     let mut size = 0u64;

@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, DirTreeId};
 use crate::format::{DirTree, Node, limits};
 
-use super::{ObjectKind, Repo, RepoError};
+use super::{Repo, RepoError};
 
 /// Something that dirtrees can be read from: a repository, or trees held in memory.
 pub trait TreeSource: Sync {
@@ -56,31 +56,16 @@ pub(crate) enum Ancestry {
 }
 
 impl Reachable {
+    /// Adds a commit with its tree, without its parents.
     pub(crate) fn add_commit(
         &mut self,
         repo: &Repo,
         id: &CommitId,
-        ancestry: Ancestry,
         cancel: &Cancel,
     ) -> Result<(), RepoError> {
-        let mut next = Some(*id);
-        let mut first = true;
-        while let Some(id) = next {
-            cancel.check()?;
-            if !first && (self.commits.contains(&id) || !repo.has_object(ObjectKind::Commit, id.digest())?) {
-                break;
-            }
-            first = false;
-            let commit = repo.load_commit(&id)?;
-            self.commits.insert(id);
-            self.add_tree(repo, &commit.root, cancel)?;
-            next = if ancestry == Ancestry::Follow {
-                commit.parent
-            } else {
-                None
-            };
-        }
-        Ok(())
+        let commit = repo.load_commit(id)?;
+        self.commits.insert(*id);
+        self.add_tree(repo, &commit.root, cancel)
     }
 
     /// An explicit stack: the depth of a tree is the tree's owner's choice.

@@ -46,6 +46,7 @@ impl Sysroot {
     ) -> Result<LaidOut, SysrootError> {
         let id = &decision.id;
         self.check_room_in_boot(decision, state)?;
+        self.repo.check_room(0)?;
         let record = RootRecord {
             commits: [id.commit].into(),
             ..RootRecord::default()

@@ -70,6 +70,7 @@ impl Sysroot {
         report.objects = self.repo.prune(
             &PruneOptions {
                 dry_run: options.dry_run,
+                ..PruneOptions::default()
             },
             progress,
             cancel,

@@ -1,0 +1,233 @@
+//! Good copies, until all are here.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use rustix::fs::Mode;
+
+use crate::digest::Digest;
+use crate::format::{Metadata, limits};
+use crate::fs::{FsError, hash_file};
+
+use super::super::object::{encode_error, inode_metadata};
+use super::super::transaction::{Staging, copy_hashing};
+use super::super::{ObjectKind, Repo, RepoError, RepoMode, object_path, variant_path};
+use super::{Candidate, Need};
+
+/// A file that is ready to be given its name.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) kind: ObjectKind,
+    pub(super) digest: Digest,
+    /// The name of the inode variant; `None` for the object's own file.
+    pub(super) variant: Option<String>,
+}
+
+impl Placed {
+    /// Where it goes, beneath its kind's directory.
+    pub(super) fn path(&self) -> String {
+        match &self.variant {
+            Some(variant) => variant_path(&self.digest, variant),
+            None => object_path(&self.digest),
+        }
+    }
+
+    /// Where it lies, beneath the staging directory.
+    pub(super) fn staged(&self) -> String {
+        format!("{}/{}", self.kind.dir(), self.path())
+    }
+}
+
+/// Verifies what it is given, and keeps it in a staging directory; in a dry run it only verifies.
+pub(super) struct Stage<'r> {
+    repo: &'r Repo,
+    dry_run: bool,
+    staging: Option<Staging>,
+    pub(super) placed: Vec<Placed>,
+}
+
+impl<'r> Stage<'r> {
+    pub(super) const fn new(repo: &'r Repo, dry_run: bool) -> Self {
+        Self {
+            repo,
+            dry_run,
+            staging: None,
+            placed: Vec::new(),
+        }
+    }
+
+    /// Gives the staging directory away, if there is one.
+    pub(super) const fn take(&mut self) -> Option<Staging> {
+        self.staging.take()
+    }
+
+    fn create(&mut self, placed: &Placed) -> Result<File, RepoError> {
+        if self.staging.is_none() {
+            self.staging = Some(Staging::fresh(self.repo)?);
+        }
+        let staging = self.staging.as_ref().expect("it was made just now");
+        Ok(staging.create(&placed.staged(), 0o644)?)
+    }
+
+    /// Takes a dirtree or a commit, and returns its bytes if they are the object's.
+    pub(super) fn encoded(
+        &mut self,
+        kind: ObjectKind,
+        digest: &Digest,
+        candidate: &Candidate,
+    ) -> Result<Option<Vec<u8>>, RepoError> {
+        let limit = match kind {
+            ObjectKind::Commit => limits::MAX_COMMIT,
+            _ => limits::MAX_DIRTREE,
+        };
+        let bytes = match candidate {
+            Candidate::Bytes(bytes) => bytes.clone(),
+            Candidate::File(file, _) => match read(file, limit) {
+                Ok(bytes) => bytes,
+                // A source that cannot be read has nothing to give.
+                Err(_) => return Ok(None),
+            },
+        };
+        if bytes.len() > limit || Digest::of(&bytes) != *digest {
+            return Ok(None);
+        }
+        if !self.dry_run {
+            let placed = Placed {
+                kind,
+                digest: *digest,
+                variant: None,
+            };
+            let mut file = self.create(&placed)?;
+            file.write_all(&bytes)
+                .map_err(|error| FsError::new("write", placed.staged(), error))?;
+            self.placed.push(placed);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Takes a blob, as every inode that it lacks, and returns its size if the bytes are the blob's.
+    pub(super) fn blob(
+        &mut self,
+        digest: &Digest,
+        need: &Need,
+        has_base: bool,
+        missing: &[([u8; 16], Metadata)],
+        candidate: &Candidate,
+    ) -> Result<Option<u64>, RepoError> {
+        let Some(size) = verify(digest, need.size, candidate) else {
+            return Ok(None);
+        };
+        if self.dry_run {
+            return Ok(Some(size));
+        }
+        let mut inodes: Vec<(Option<String>, Metadata)> = Vec::new();
+        if self.repo.mode() == RepoMode::BareUser {
+            if !has_base {
+                inodes.push((None, Metadata::with_mode(0o644)));
+            }
+        } else {
+            let mut missing = missing.iter().map(|(_, metadata)| metadata);
+            if !has_base {
+                let base = match missing.next().or_else(|| need.inodes.values().next()) {
+                    Some(metadata) => metadata.clone(),
+                    None => self.own_metadata(digest)?,
+                };
+                inodes.push((None, base));
+            }
+            for metadata in missing {
+                let variant = metadata
+                    .variant_name()
+                    .map_err(|source| encode_error("inode metadata", source))?;
+                inodes.push((Some(variant), metadata.clone()));
+            }
+        }
+        for (variant, metadata) in inodes {
+            let placed = Placed {
+                kind: ObjectKind::Blob,
+                digest: *digest,
+                variant,
+            };
+            let file = self.create(&placed)?;
+            self.fill(&file, &placed, candidate, size)?;
+            let path = placed.staged();
+            match self.repo.mode() {
+                RepoMode::BareUser => rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))
+                    .map_err(|errno| FsError::new("set the mode of", &path, errno))?,
+                RepoMode::Bare => crate::fs::apply_to_file(&file, &metadata, Path::new(&path))?,
+            }
+            self.placed.push(placed);
+        }
+        Ok(Some(size))
+    }
+
+    /// What nothing needs keeps the owner and the mode that it has.
+    fn own_metadata(&self, digest: &Digest) -> Result<Metadata, RepoError> {
+        let base = object_path(digest);
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        Ok(match objects.stat_optional(&base)? {
+            Some(stat) => inode_metadata(objects, base.as_ref(), &stat)?,
+            None => Metadata::with_mode(0o644),
+        })
+    }
+
+    /// Writes the bytes, and checks that what was written is what was verified: somebody may write to the source.
+    fn fill(
+        &self,
+        mut target: &File,
+        placed: &Placed,
+        candidate: &Candidate,
+        size: u64,
+    ) -> Result<(), RepoError> {
+        let fail = |error| RepoError::from(FsError::new("write", placed.staged(), error));
+        let (found, len) = match candidate {
+            Candidate::Bytes(bytes) => {
+                target.write_all(bytes).map_err(fail)?;
+                return Ok(());
+            }
+            Candidate::File(source, _) => {
+                (&mut &*source).seek(SeekFrom::Start(0)).map_err(fail)?;
+                if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+                    hash_file(target)
+                } else {
+                    copy_hashing(source, target)
+                }
+                .map_err(fail)?
+            }
+        };
+        if (found.digest(), len) != (&placed.digest, size) {
+            return Err(fail(std::io::Error::other(
+                "the source was changed while it was being read",
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the size of the bytes if they are the blob's.
+fn verify(digest: &Digest, size: Option<u64>, candidate: &Candidate) -> Option<u64> {
+    let fits = |len: u64| size.is_none_or(|size| size == len);
+    match candidate {
+        Candidate::Bytes(bytes) => {
+            let len = bytes.len() as u64;
+            (fits(len) && Digest::of(bytes) == *digest).then_some(len)
+        }
+        Candidate::File(file, _) => {
+            let metadata = file.metadata().ok()?;
+            if !metadata.is_file() || !fits(metadata.len()) {
+                return None;
+            }
+            (&mut &*file).seek(SeekFrom::Start(0)).ok()?;
+            let (found, len) = hash_file(file).ok()?;
+            (found.digest() == digest).then_some(len)
+        }
+    }
+}
+
+fn read(file: &File, limit: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    (&mut &*file).seek(SeekFrom::Start(0))?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
