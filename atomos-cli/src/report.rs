@@ -7,15 +7,20 @@ use libatomos::boot::BootError;
 use libatomos::checkout::CheckoutError;
 use libatomos::commit::{CommitError, OsTreeError};
 use libatomos::error::ErrorKind;
+use libatomos::export::ExportError;
 use libatomos::fs::{FsError, LockError};
 use libatomos::health::HealthError;
+use libatomos::import::ImportError;
 use libatomos::names::InvalidName;
+use libatomos::oci::OciError;
+use libatomos::ostree::OstreeError;
 use libatomos::publish::PublishError;
 use libatomos::pull::PullError;
 use libatomos::remote::RemoteError;
 use libatomos::repair::RepairError;
 use libatomos::repo::RepoError;
 use libatomos::sign::SignError;
+use libatomos::source::SourceError;
 use libatomos::sysroot::SysrootError;
 use libatomos::transport::{TransportError, TransportErrorKind};
 
@@ -140,6 +145,91 @@ impl From<CommitError> for CliError {
             CommitError::Fs(error) => error.into(),
             error => {
                 let hint = hint_for_commit(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<ExportError> for CliError {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Repo(error) => error.into(),
+            ExportError::Fs(error) => error.into(),
+            ExportError::Oci(error) => error.into(),
+            ExportError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => Self::stdout(error),
+            ExportError::Whiteout { .. } => {
+                let hint = "a tar archive can have such names: `atomos export REV -o FILE`".to_owned();
+                Self::new(error.kind(), error, Some(hint))
+            }
+            error => Self::new(error.kind(), error, None),
+        }
+    }
+}
+
+impl From<OstreeError> for CliError {
+    fn from(error: OstreeError) -> Self {
+        match error {
+            OstreeError::Fs(error) => error.into(),
+            error => {
+                let hint = match &error {
+                    OstreeError::RefNotFound { path, .. } => {
+                        Some(format!("`ostree refs --repo={}` lists the refs", shown(path)))
+                    }
+                    OstreeError::Missing { .. } | OstreeError::Damaged { .. } => Some(
+                        "`ostree fsck` looks through the repository; pull the ref there again".to_owned(),
+                    ),
+                    _ => None,
+                };
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<ImportError> for CliError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Ostree(error) => error.into(),
+            ImportError::Repo(error) => error.into(),
+            error => {
+                let hint = match &error {
+                    ImportError::Diverged { .. } => Some("import under another name: --as REF".to_owned()),
+                    _ => None,
+                };
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<OciError> for CliError {
+    fn from(error: OciError) -> Self {
+        match error {
+            OciError::Fs(error) => error.into(),
+            error => {
+                let hint = match &error {
+                    OciError::NotFound { found, .. } => match found.is_empty() {
+                        true => Some("the layout has no images".to_owned()),
+                        false => Some(format!("it has: {}", found.join(", "))),
+                    },
+                    OciError::Ambiguous { .. } => Some("name one: LAYOUT:NAME".to_owned()),
+                    OciError::Blob { .. } => Some("copy the image again".to_owned()),
+                    _ => None,
+                };
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<SourceError> for CliError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Commit(error) => error.into(),
+            SourceError::Oci(error) => error.into(),
+            error => {
+                let hint = hint_for_source(&error);
                 Self::new(error.kind(), error, hint)
             }
         }
@@ -494,6 +584,20 @@ fn hint_for_commit(error: &CommitError) -> Option<String> {
             "without --kernel, the newest is taken".to_owned()
         }
         CommitError::OsTree(_) => "change the tree, or commit it as it is, without --os".to_owned(),
+        _ => return None,
+    })
+}
+
+fn hint_for_source(error: &SourceError) -> Option<String> {
+    Some(match error {
+        SourceError::Archive { name, .. } if name.is_file() => {
+            format!(
+                "`tar -tvf {}` lists what another program makes of it",
+                shown(name)
+            )
+        }
+        SourceError::Adopt => "leave --adopt out".to_owned(),
+        SourceError::Override { .. } => "remove its line from the list of modes".to_owned(),
         _ => return None,
     })
 }

@@ -3,12 +3,16 @@
 use std::path::Path;
 
 use atomos_fuzz::{Laws, Parser};
+use libatomos::testing::decode;
 
 fn main() {
     let laws = Laws::new();
     for (parser, target) in Parser::ALL {
         write(target, laws.seeds(parser));
     }
+    write("tar", decode::archive_seeds());
+    write("oci", decode::layout_seeds());
+    write("ostree", decode::ostree_seeds());
     // A tree's table is its commit and its dirtrees, each after its length.
     let (mut commits, mut dirtrees) = (Vec::new(), Vec::new());
     for table in laws.seeds(Parser::Tree) {

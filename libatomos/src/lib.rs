@@ -71,6 +71,7 @@
 //! modules point one way, and a test keeps them so.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod archive;
 pub mod boot;
 pub mod cancel;
 pub mod checkout;
@@ -80,13 +81,17 @@ pub mod diff;
 pub mod digest;
 pub mod error;
 pub mod etc_merge;
+pub mod export;
 pub mod failpoint;
 pub mod format;
 pub mod fs;
 pub mod health;
+pub mod import;
 pub mod lint;
 pub mod names;
+pub mod oci;
 pub mod os_var;
+pub mod ostree;
 mod parallel;
 pub mod patch;
 pub mod progress;
@@ -97,6 +102,7 @@ pub mod repair;
 pub mod repo;
 pub mod sign;
 pub mod site;
+pub mod source;
 pub mod sysroot;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -135,6 +141,21 @@ pub enum Error {
     /// A commit failed.
     #[error(transparent)]
     Commit(#[from] commit::CommitError),
+    /// Sources were not committed.
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
+    /// An export failed.
+    #[error(transparent)]
+    Export(#[from] export::ExportError),
+    /// An import failed.
+    #[error(transparent)]
+    Import(#[from] import::ImportError),
+    /// An image layout cannot be read or written.
+    #[error(transparent)]
+    Oci(#[from] oci::OciError),
+    /// An OSTree repository cannot be read.
+    #[error(transparent)]
+    Ostree(#[from] ostree::OstreeError),
     /// A checkout failed.
     #[error(transparent)]
     Checkout(#[from] checkout::CheckoutError),
@@ -186,6 +207,11 @@ impl Error {
             Self::Health(error) => error.kind(),
             Self::EtcMerge(error) => error.kind(),
             Self::Commit(error) => error.kind(),
+            Self::Source(error) => error.kind(),
+            Self::Export(error) => error.kind(),
+            Self::Import(error) => error.kind(),
+            Self::Oci(error) => error.kind(),
+            Self::Ostree(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
             Self::Remote(error) => error.kind(),
             Self::Publish(error) => error.kind(),

@@ -12,6 +12,8 @@ use serde::Serialize;
 pub enum Phase {
     /// Listing the source tree.
     Scan,
+    /// Reading archives, and storing what is new of them.
+    Read,
     /// Hashing files and storing the new ones.
     Store,
     /// Making directories and files.
@@ -30,6 +32,8 @@ pub enum Phase {
     Image,
     /// Making patches.
     Patch,
+    /// Writing a tree as an archive.
+    Export,
     /// Merging `/etc`.
     MergeEtc,
     /// Copying kernel and initramfs.
@@ -44,6 +48,7 @@ impl Phase {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Scan => "Scanning",
+            Self::Read => "Reading",
             Self::Store => "Storing",
             Self::Checkout => "Checking out",
             Self::Verify => "Verifying",
@@ -53,6 +58,7 @@ impl Phase {
             Self::Compress => "Compressing",
             Self::Image => "Making the image",
             Self::Patch => "Making patches",
+            Self::Export => "Exporting",
             Self::MergeEtc => "Merging /etc",
             Self::Kernel => "Copying the kernel",
             Self::Sync => "Syncing",

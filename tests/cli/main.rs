@@ -37,4 +37,5 @@ mod rev_parse;
 mod serve;
 mod show;
 mod site;
+mod sources;
 mod stats;

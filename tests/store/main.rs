@@ -6,9 +6,12 @@
 )]
 
 mod adopt;
+mod archives;
 mod crash;
 mod damage;
+mod exports;
 mod locks;
+mod ostree;
 mod repair;
 mod resume;
 mod round_trip;

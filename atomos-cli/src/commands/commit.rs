@@ -1,24 +1,25 @@
 //! `atomos commit`
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use libatomos::commit::{
-    CommitOptions, CommitOutcome, CommitReport, KernelChoice, MtimePolicy, OsTreeOptions, Parent, commit,
-};
-use libatomos::fs::Dir;
+use libatomos::commit::{CommitOutcome, CommitReport, KernelChoice, MtimePolicy, OsTreeOptions, Parent};
 use libatomos::names::RefName;
+use libatomos::oci::Platform;
 use libatomos::repo::Repo;
+use libatomos::source::{SourceOptions, StatOverride, commit_sources};
 
 use super::RunResult;
+use super::commit_source::{SourceArgs, open_file};
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, os_tree, text};
 use crate::report::CliError;
 
-/// Commit a directory
+/// Commit a directory, an archive, or several of them
 ///
-/// Stores the directory's files that the repository does not have yet, makes a commit of the whole, and moves the ref to
+/// Stores the files that the repository does not have yet, makes a commit of the whole tree, and moves the ref to
 /// it. Prints the commit's digest, alone, on stdout. Until the ref moves nothing of it can be seen; an interrupted run is
 /// taken up by the next one.
 ///
@@ -31,7 +32,10 @@ Examples:
   atomos commit -b debian/13 --os -s 'Debian 13.1' --version 13.1 ./rootfs
   atomos commit -b debian/13 --os --unpack modules,docs ./rootfs     smaller updates, more room on disk
   atomos commit -b debian/13 --skip-if-unchanged --unchanged-exit-77 ./rootfs
-  atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it")]
+  atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it
+  curl -s https://images.example/root.tar.zst | atomos commit -b base --os --tar -
+  atomos commit -b base --os --oci ./layout:bookworm
+  atomos commit -b custom --tree ref=base --tree tar=fixes.tar ./overlay     each over those before")]
 pub struct CommitArgs {
     /// The ref to move to the new commit; it is made if it is missing
     #[arg(short = 'b', long = "ref", value_name = "REF")]
@@ -103,6 +107,17 @@ pub struct CommitArgs {
     /// this repository is taken to be what it was then, and is not read. This is how to distrust that.
     #[arg(long)]
     no_cache: bool,
+    /// Change modes as this file says
+    ///
+    /// A line for each file, as OSTree has them: MODE PATH. The bits of MODE, or +MODE, are added, and =MODE replaces. A number
+    /// is decimal, and octal if it begins with a 0: `+04000 /usr/bin/su`. A path that the sources do not have is an
+    /// error.
+    #[arg(long, value_name = "FILE")]
+    statoverride: Option<PathBuf>,
+
+    /// Of an image for several kinds of machines, take that for this one [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
 
     /// Leave sockets out instead of failing
     #[arg(long)]
@@ -116,9 +131,8 @@ pub struct CommitArgs {
     #[arg(long, requires = "skip_if_unchanged")]
     unchanged_exit_77: bool,
 
-    /// The directory to commit
-    #[arg(value_name = "DIR")]
-    source: PathBuf,
+    #[command(flatten)]
+    sources: SourceArgs,
 }
 
 /// What to unpack.
@@ -176,8 +190,17 @@ fn source_date_epoch() -> Result<Option<i64>, CliError> {
 pub fn run(context: &Context, args: CommitArgs) -> RunResult {
     let epoch = source_date_epoch()?;
     let repo = context.open_repo()?;
-    let source = Dir::open_ambient(&args.source)?;
-    let mut options = CommitOptions::default();
+    let sources = args
+        .sources
+        .0
+        .iter()
+        .map(|source| source.open(&repo, args.platform.as_ref()));
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let mut all = SourceOptions::default();
+    if let Some(path) = &args.statoverride {
+        all.overrides = stat_overrides(path)?;
+    }
+    let options = &mut all.commit;
     options.parent = parent(&repo, &args)?;
     options.reference = args.reference;
     options.subject = args.subject;
@@ -202,7 +225,7 @@ pub fn run(context: &Context, args: CommitArgs) -> RunResult {
         os.unpack.documents = args.unpack.contains(&UnpackArg::Docs);
         options.os = Some(os);
     }
-    let report = commit(&repo, source, &options, context.progress(), context.cancel())?;
+    let report = commit_sources(&repo, sources, &all, context.progress(), context.cancel())?;
     render(context, &report)?;
     Ok(
         if report.outcome == CommitOutcome::Unchanged && args.unchanged_exit_77 {
@@ -211,6 +234,21 @@ pub fn run(context: &Context, args: CommitArgs) -> RunResult {
             Outcome::Done
         },
     )
+}
+
+/// More than any list of modes has.
+const MAX_LIST: u64 = 16 * 1024 * 1024;
+
+fn stat_overrides(path: &Path) -> Result<Vec<StatOverride>, CliError> {
+    let mut text = Vec::new();
+    open_file(path)?
+        .take(MAX_LIST)
+        .read_to_end(&mut text)
+        .map_err(|error| libatomos::fs::FsError::new("read", path, error))?;
+    StatOverride::parse_list(&text).map_err(|error| {
+        let what = format!("cannot read the list of modes {}: {error}", path.display());
+        CliError::of_kind(error.kind(), what)
+    })
 }
 
 fn parent(repo: &Repo, args: &CommitArgs) -> Result<Parent, CliError> {

@@ -10,14 +10,17 @@ mod cat;
 mod checkout;
 mod cleanup;
 mod commit;
+mod commit_source;
 mod completions;
 mod config;
 mod deploy;
 mod diff;
 mod etc;
+mod export;
 mod finalize;
 mod fsck;
 mod history;
+mod import;
 mod init;
 mod install;
 mod kargs;
@@ -62,6 +65,8 @@ pub enum Command {
     Init(init::InitArgs),
     Commit(Box<commit::CommitArgs>),
     Checkout(checkout::CheckoutArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     Lint(lint::LintArgs),
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
@@ -115,6 +120,8 @@ impl Command {
             Self::Init(args) => init::run(context, &args),
             Self::Commit(args) => commit::run(context, *args),
             Self::Checkout(args) => checkout::run(context, &args),
+            Self::Export(args) => export::run(context, &args),
+            Self::Import(args) => import::run(context, &args),
             Self::Lint(args) => lint::run(context, &args),
             Self::Ls(args) => ls::run(context, &args),
             Self::Cat(args) => cat::run(context, &args),

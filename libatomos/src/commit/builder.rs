@@ -13,7 +13,7 @@ use crate::format::{Commit, Entry, MetadataValue, Node};
 use crate::fs::{Dir, remove_tree_contents};
 use crate::names::RefName;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{RefUpdate, Repo, TransactionStats};
+use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats};
 
 use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink};
 use super::os_tree;
@@ -117,10 +117,32 @@ pub fn commit(
     cancel: &Cancel,
 ) -> Result<CommitReport, CommitError> {
     let pool = crate::parallel::pool(options.threads);
-    let mut tree = {
-        let _phase = PhaseGuard::begin(progress, Phase::Scan, None, Unit::Items);
-        pool.install(|| SourceTree::scan(source, &options.scan, cancel))?
-    };
+    let tree = scan(&pool, source, options, progress, cancel)?;
+    arrange_and_commit(&pool, repo, None, tree, options, progress, cancel)
+}
+
+/// Lists the directory `source`.
+pub(crate) fn scan(
+    pool: &ThreadPool,
+    source: Dir,
+    options: &CommitOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<SourceTree, CommitError> {
+    let _phase = PhaseGuard::begin(progress, Phase::Scan, None, Unit::Items);
+    pool.install(|| SourceTree::scan(source, &options.scan, cancel))
+}
+
+/// Brings a listed tree into a deployable shape where that is asked for, and commits it; in `transaction` where one has begun.
+pub(crate) fn arrange_and_commit<'r>(
+    pool: &ThreadPool,
+    repo: &'r Repo,
+    transaction: Option<Transaction<'r>>,
+    mut tree: SourceTree,
+    options: &CommitOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CommitReport, CommitError> {
     let os = match &options.os {
         Some(os) => Some(pool.install(|| os_tree::arrange(&mut tree, os, options.owner, cancel))?),
         None => None,
@@ -129,33 +151,39 @@ pub fn commit(
         && let Some(mounted) = tree.skipped().first()
     {
         return Err(CommitError::MountedInside {
-            root: tree.root.path().to_owned(),
+            root: tree.root_path(),
             mounted: mounted.clone(),
         });
     }
-    let mut report = commit_tree(&pool, repo, &tree, options, progress, cancel)?;
+    let transaction = match transaction {
+        Some(transaction) => transaction,
+        None => repo.begin()?,
+    };
+    let mut report = commit_tree(pool, repo, transaction, &tree, options, progress, cancel)?;
     report.os = os;
     if options.adopt {
         // Only now: until the commit is durable the source is the one place where the files are. Names are left that lead to
         // the store's own inodes, so they go whatever became of the commit's tree.
         crate::failpoint::hit("commit.adopted").map_err(crate::repo::RepoError::from)?;
         let _phase = PhaseGuard::begin(progress, Phase::Sweep, None, Unit::Items);
-        remove_tree_contents(&tree.root)?;
+        for root in tree.roots() {
+            remove_tree_contents(root)?;
+        }
     }
     Ok(report)
 }
 
 /// Commits a listed tree. The work is done on `pool`; what makes it durable is done on the calling thread, where a
 /// test can stop it ([`crate::failpoint`]).
-pub(super) fn commit_tree(
+fn commit_tree(
     pool: &ThreadPool,
     repo: &Repo,
+    transaction: Transaction<'_>,
     tree: &SourceTree,
     options: &CommitOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CommitReport, CommitError> {
-    let transaction = repo.begin()?;
     let current = match &options.reference {
         Some(name) => repo.ref_optional(name)?,
         None => None,
@@ -177,7 +205,10 @@ pub(super) fn commit_tree(
     };
     let cache = match options.no_cache {
         true => None,
-        false => Some(StatCache::load(repo, &tree.root)?),
+        false => tree
+            .only_root()
+            .map(|root| StatCache::load(repo, root))
+            .transpose()?,
     };
     let inodes = match options.no_cache {
         true => None,

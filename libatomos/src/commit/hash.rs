@@ -20,7 +20,7 @@ use crate::unpack::{Codec, Unpacker};
 
 use super::memory::MemoryTrees;
 use super::mtime::{only_time_differs, recompiled_stems, stem_of_source};
-use super::source::{Content, SourceKind, SourceTree};
+use super::source::{Content, ModeChange, SourceKind, SourceTree};
 use super::stat_cache::StatCache;
 use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy};
@@ -220,6 +220,10 @@ impl Hasher<'_> {
             let parent = group.parent.as_ref().and_then(|tree| tree.get(&source.name));
             let (metadata, kind) = match content {
                 Content::Bytes(bytes) => self.made_up(bytes, &source.metadata, parent)?,
+                Content::Stored(blob) => self.stored(*blob, *size, &source.metadata, parent)?,
+                Content::UnpackedBlob { blob, codec } => {
+                    self.unpacked(blob, *codec, &source.name, &source.metadata, parent, scratch)?
+                }
                 Content::Disk { directory, name } | Content::Unpacked { directory, name, .. } => {
                     if let Some((metadata, kind)) = self.known(*node, parent)? {
                         phase.advance(*size);
@@ -238,7 +242,8 @@ impl Hasher<'_> {
                         Content::Unpacked { codec, .. } => Some(*codec),
                         _ => None,
                     };
-                    self.on_disk(dir, OsStr::from_bytes(name), codec, parent, scratch)?
+                    let change = self.tree.mode_change(*node);
+                    self.on_disk(dir, OsStr::from_bytes(name), codec, change, parent, scratch)?
                 }
             };
             phase.advance(*size);
@@ -296,6 +301,61 @@ impl Hasher<'_> {
         Ok((metadata, node))
     }
 
+    /// A blob that is staged already, or in the store.
+    fn stored(
+        &self,
+        blob: BlobId,
+        size: u64,
+        metadata: &Metadata,
+        parent: Option<&Entry>,
+    ) -> Result<(Metadata, Node), CommitError> {
+        let node = Node::File {
+            size,
+            blob,
+            verity: None,
+        };
+        let metadata = self.record(metadata, metadata.xattrs.clone(), &node, parent);
+        if let Sink::Store(transaction) = self.sink {
+            transaction.store_loose(self.tree.blob_files(), &blob, size, &metadata)?;
+        }
+        Ok((metadata, node))
+    }
+
+    /// Unpacks a blob that is staged already, or in the store.
+    fn unpacked(
+        &self,
+        blob: &BlobId,
+        codec: Codec,
+        name: &[u8],
+        metadata: &Metadata,
+        parent: Option<&Entry>,
+        scratch: &mut Scratch,
+    ) -> Result<(Metadata, Node), CommitError> {
+        let path = PathBuf::from(OsStr::from_bytes(name));
+        let packed = self.tree.blob_files().open(blob)?;
+        let len = stat(&packed, &|| path.clone())?.size;
+        let unpack = || {
+            (&packed).rewind()?;
+            Unpacker::new(codec, &packed, len)
+        };
+        let hashed = unpack()
+            .and_then(|mut unpacker| hash_stream(&mut unpacker, scratch))
+            .map_err(|source| CommitError::Unpack {
+                path: path.clone(),
+                source,
+            })?;
+        let node = Node::File {
+            size: hashed.size,
+            blob: hashed.blob,
+            verity: None,
+        };
+        let metadata = self.record(metadata, metadata.xattrs.clone(), &node, parent);
+        if let Sink::Store(transaction) = self.sink {
+            transaction.store_stream(&path, &metadata, &hashed, scratch, unpack)?;
+        }
+        Ok((metadata, node))
+    }
+
     /// Takes metadata and bytes from the same open file: one that replaced what was listed must not get a setuid bit or
     /// an owner that was another's. A compressed file is unpacked as it streams, and keeps its metadata.
     fn on_disk(
@@ -303,6 +363,7 @@ impl Hasher<'_> {
         dir: &Dir,
         name: &OsStr,
         codec: Option<Codec>,
+        change: Option<ModeChange>,
         parent: Option<&Entry>,
         scratch: &mut Scratch,
     ) -> Result<(Metadata, Node), CommitError> {
@@ -328,7 +389,10 @@ impl Hasher<'_> {
             blob: hashed.blob,
             verity: None,
         };
-        let listed = super::source::metadata_of(&before);
+        let mut listed = super::source::metadata_of(&before);
+        if let Some(change) = change {
+            listed.mode = change.apply(listed.mode);
+        }
         let xattrs = read_xattrs(&file, &path)?;
         let metadata = self.record(&listed, xattrs.clone(), &node, parent);
         let mut adopted = false;

@@ -22,6 +22,7 @@ use crate::fs::FsError;
 use crate::repo::RepoError;
 
 pub use builder::{CommitOptions, CommitOutcome, CommitReport, Parent, commit};
+pub(crate) use builder::{arrange_and_commit, scan};
 pub use memory::{MemoryTrees, hash_directory};
 pub use mtime::MtimePolicy;
 pub(crate) use os_tree::USR_MERGED;
@@ -29,7 +30,7 @@ pub use os_tree::{
     DropReason, Dropped, Generated, KernelChoice, KernelReport, LeftPacked, Linked, Moved, OsTreeError,
     OsTreeOptions, OsTreeReport, OsTreeWarning, Unpack, Unpacked,
 };
-pub use source::{Content, ScanOptions, SourceKind, SourceNode, SourceTree};
+pub use source::{Content, ModeChange, ScanOptions, SourceKind, SourceNode, SourceTree};
 
 /// Why a commit failed.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 //! Nodes lie in one vector and refer to each other by index, which is compact and lets a tree be rearranged cheaply.
 //! A file's content is named by where it lies on disk, so moving its node does not touch it.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,8 +13,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::cancel::Cancel;
-use crate::format::{Metadata, limits};
-use crate::fs::{Dir, FileKind, Stat, read_xattrs, read_xattrs_at};
+use crate::digest::BlobId;
+use crate::format::{Metadata, Xattrs, limits};
+use crate::fs::{Dir, FileKind, FsError, Stat, read_xattrs, read_xattrs_at};
+use crate::repo::BlobFiles;
 use crate::unpack::{Codec, Unpacker};
 
 use super::CommitError;
@@ -35,6 +38,15 @@ pub enum Content {
         directory: u32,
         /// The file's name on disk.
         name: Box<[u8]>,
+        /// How it is compressed.
+        codec: Codec,
+    },
+    /// A blob that the transaction has staged, or that the store has.
+    Stored(BlobId),
+    /// What such a blob holds, which is compressed.
+    UnpackedBlob {
+        /// The blob.
+        blob: BlobId,
         /// How it is compressed.
         codec: Codec,
     },
@@ -91,12 +103,37 @@ pub struct ScanOptions {
 /// A listed tree. Node 0 is the root.
 #[derive(Debug)]
 pub struct SourceTree {
-    pub(super) root: Dir,
+    /// Where directories are: from this index on, beneath this one.
+    roots: Vec<(u32, Dir)>,
     nodes: Vec<SourceNode>,
     /// Of every node that was listed; those that were made up come after them.
     listed: Vec<Listed>,
     directories: Vec<PathBuf>,
     skipped: Vec<PathBuf>,
+    /// Where blobs are that are named by their digest.
+    blobs: Option<BlobFiles>,
+    /// What becomes of the modes of files on disk, which are read again with their bytes.
+    modes: HashMap<u32, ModeChange>,
+}
+
+/// What becomes of a mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModeChange {
+    /// These bits are added to it.
+    Add(u32),
+    /// It is replaced.
+    Set(u32),
+}
+
+impl ModeChange {
+    /// Returns what becomes of `mode`.
+    #[must_use]
+    pub const fn apply(self, mode: u32) -> u32 {
+        match self {
+            Self::Add(bits) => mode | bits,
+            Self::Set(bits) => bits,
+        }
+    }
 }
 
 /// The inode of a listed node, as it was then.
@@ -136,20 +173,16 @@ impl SourceTree {
             },
             kind: SourceKind::Dir { children: Vec::new() },
         };
-        let mut tree = Self {
-            root,
-            nodes: vec![root_node],
-            listed: vec![Listed::of(&stat)],
-            directories: Vec::new(),
-            skipped: Vec::new(),
-        };
+        let mut tree = Self::with_root(root_node);
+        tree.listed.push(Listed::of(&stat));
+        tree.roots.push((0, root.try_clone()?));
         // Level by level: the directories of a level are listed in parallel, and put together in their order.
         let mut level: Vec<(u32, PathBuf)> = vec![(0, PathBuf::new())];
         let mut depth = 0;
         while !level.is_empty() {
             if depth > limits::MAX_DEPTH {
                 return Err(CommitError::TooDeep {
-                    path: tree.root.path().join(&level[0].1),
+                    path: root.path().join(&level[0].1),
                 });
             }
             let first = tree.directories.len() as u32;
@@ -158,7 +191,7 @@ impl SourceTree {
                 .enumerate()
                 .map(|(index, (_, path))| {
                     cancel.check()?;
-                    list(&tree.root, path, first + index as u32, stat.dev, options)
+                    list(&root, path, first + index as u32, stat.dev, options)
                 })
                 .collect::<Result<_, CommitError>>()?;
             let mut next = Vec::new();
@@ -184,6 +217,60 @@ impl SourceTree {
             depth += 1;
         }
         Ok(tree)
+    }
+
+    /// Makes a tree of nothing but its root, which must be a directory.
+    pub(crate) fn with_root(root: SourceNode) -> Self {
+        Self {
+            roots: Vec::new(),
+            nodes: vec![root],
+            listed: Vec::new(),
+            directories: Vec::new(),
+            skipped: Vec::new(),
+            blobs: None,
+            modes: HashMap::new(),
+        }
+    }
+
+    /// Says where blobs are that are named by their digest.
+    pub(crate) fn set_blobs(&mut self, blobs: BlobFiles) {
+        self.blobs = Some(blobs);
+    }
+
+    /// Takes over the directories on disk of another tree; returns by how much their indexes grow.
+    pub(crate) fn take_directories(&mut self, other: &mut Self) -> u32 {
+        let first = self.directories.len() as u32;
+        self.directories.append(&mut other.directories);
+        self.skipped.append(&mut other.skipped);
+        let roots = other.roots.drain(..).map(|(at, root)| (first + at, root));
+        self.roots.extend(roots);
+        first
+    }
+
+    /// Changes a node's mode, also where it is a file whose mode is read again with its bytes.
+    pub(crate) fn change_mode(&mut self, index: u32, change: ModeChange) {
+        let node = &mut self.nodes[index as usize];
+        node.metadata.mode = change.apply(node.metadata.mode);
+        self.modes.insert(index, change);
+    }
+
+    /// Returns what becomes of the mode of the file on disk `index`.
+    pub(super) fn mode_change(&self, index: u32) -> Option<ModeChange> {
+        self.modes.get(&index).copied()
+    }
+
+    /// Opens a blob that is named by its digest.
+    pub(super) fn blob_files(&self) -> &BlobFiles {
+        self.blobs
+            .as_ref()
+            .expect("a tree that names blobs knows where they are")
+    }
+
+    /// Removes nodes from their directories.
+    pub(crate) fn retain_children(&mut self, parent: u32, keep: impl FnMut(&u32) -> bool) {
+        if let SourceKind::Dir { children } = &mut self.nodes[parent as usize].kind {
+            children.retain(keep);
+        }
     }
 
     /// Returns the directories of the source, by the index that [`Content::Disk`] uses; paths from the root.
@@ -300,35 +387,77 @@ impl SourceTree {
         let SourceKind::File { content, .. } = &self.node(index).kind else {
             return Ok(None);
         };
-        let path = |directory: &u32, name: &[u8]| {
-            self.directories[*directory as usize].join(OsStr::from_bytes(name))
+        let limited = |file: File| -> Result<Vec<u8>, CommitError> {
+            let mut bytes = Vec::new();
+            let fail = |error| {
+                FsError::new(
+                    "read",
+                    String::from_utf8_lossy(&self.node(index).name).as_ref(),
+                    error,
+                )
+            };
+            file.take(limit as u64 + 1)
+                .read_to_end(&mut bytes)
+                .map_err(fail)?;
+            if bytes.len() > limit {
+                return Err(fail(io::Error::other(format!("it holds more than {limit} bytes"))).into());
+            }
+            Ok(bytes)
+        };
+        let unpacked = |file: File, codec, path: PathBuf| {
+            unpack(&file, codec, limit).map_err(|source| CommitError::Unpack { path, source })
         };
         Ok(Some(match content {
             Content::Bytes(bytes) => bytes.to_vec(),
-            Content::Disk { directory, name } => self.root.read(path(directory, name), limit)?,
+            Content::Disk { directory, name } => {
+                let (root, path) = self.place(*directory, name);
+                root.read(path, limit)?
+            }
             Content::Unpacked {
                 directory,
                 name,
                 codec,
             } => {
-                let path = path(directory, name);
-                let file = self.root.open_file(&path)?;
-                unpack(&file, *codec, limit).map_err(|source| CommitError::Unpack { path, source })?
+                let (root, path) = self.place(*directory, name);
+                unpacked(root.open_file(&path)?, *codec, path)?
+            }
+            Content::Stored(blob) => limited(self.blob_files().open(blob)?)?,
+            Content::UnpackedBlob { blob, codec } => {
+                let path = PathBuf::from(OsStr::from_bytes(&self.node(index).name));
+                unpacked(self.blob_files().open(blob)?, *codec, path)?
             }
         }))
     }
 
     /// Opens the file on disk that a node's content comes from; `None` for what comes from nowhere.
     pub(crate) fn open_content(&self, index: u32) -> Result<Option<File>, CommitError> {
-        let SourceKind::File {
-            content: Content::Disk { directory, name } | Content::Unpacked { directory, name, .. },
-            ..
-        } = &self.node(index).kind
-        else {
+        let SourceKind::File { content, .. } = &self.node(index).kind else {
             return Ok(None);
         };
-        let path = self.directories[*directory as usize].join(OsStr::from_bytes(name));
-        Ok(Some(self.root.open_file(path)?))
+        Ok(match content {
+            Content::Disk { directory, name } | Content::Unpacked { directory, name, .. } => {
+                let (root, path) = self.place(*directory, name);
+                Some(root.open_file(path)?)
+            }
+            Content::Stored(blob) | Content::UnpackedBlob { blob, .. } => Some(self.blob_files().open(blob)?),
+            Content::Bytes(_) => None,
+        })
+    }
+
+    /// Returns a file's extended attributes: those of the file on disk where its content is one, else the node's.
+    pub(crate) fn xattrs_of(&self, index: u32) -> Result<Xattrs, CommitError> {
+        let node = self.node(index);
+        let SourceKind::File {
+            content: Content::Disk { .. } | Content::Unpacked { .. },
+            ..
+        } = &node.kind
+        else {
+            return Ok(node.metadata.xattrs.clone());
+        };
+        Ok(match self.open_content(index)? {
+            Some(file) => read_xattrs(&file, Path::new(OsStr::from_bytes(&node.name)))?,
+            None => Xattrs::new(),
+        })
     }
 
     /// Returns the files that can be reached from the root, and the bytes in them.
@@ -359,15 +488,49 @@ impl SourceTree {
     /// Returns whether any file has other names, on the device `dev`.
     pub(super) fn has_links_on(&self, dev: u64) -> Result<bool, CommitError> {
         // What is mounted in the tree is not listed, so all of it is on one device.
-        Ok(self.root.stat_self()?.dev == dev && self.listed.iter().any(|listed| listed.is_linked))
+        let Some(root) = self.only_root() else {
+            return Ok(false);
+        };
+        Ok(root.stat_self()?.dev == dev && self.listed.iter().any(|listed| listed.is_linked))
+    }
+
+    /// Returns the directories that were listed, which are removed when they were adopted.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Dir> {
+        self.roots.iter().map(|(_, root)| root)
+    }
+
+    /// Returns the directory that was listed, where it is one.
+    pub(super) fn only_root(&self) -> Option<&Dir> {
+        match self.roots.as_slice() {
+            [(_, root)] => Some(root),
+            _ => None,
+        }
+    }
+
+    /// Returns where the first of them is, for messages.
+    pub(super) fn root_path(&self) -> PathBuf {
+        self.roots()
+            .next()
+            .map_or_else(PathBuf::new, |root| root.path().to_owned())
+    }
+
+    /// Returns beneath what a directory of the source lies, and its path there.
+    fn root_of(&self, directory: u32) -> (&Dir, &Path) {
+        let after = self.roots.partition_point(|(first, _)| *first <= directory);
+        (&self.roots[after - 1].1, &self.directories[directory as usize])
+    }
+
+    fn place(&self, directory: u32, name: &[u8]) -> (&Dir, PathBuf) {
+        let (root, path) = self.root_of(directory);
+        (root, path.join(OsStr::from_bytes(name)))
     }
 
     pub(super) fn open_directory(&self, directory: u32) -> Result<Dir, CommitError> {
-        let path = &self.directories[directory as usize];
+        let (root, path) = self.root_of(directory);
         Ok(if path.as_os_str().is_empty() {
-            self.root.try_clone()?
+            root.try_clone()?
         } else {
-            self.root.open_dir(path)?
+            root.open_dir(path)?
         })
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again.
 
+mod loose;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -134,6 +136,11 @@ const CLAIM_SHARDS: usize = 64;
 /// Directory of large blobs that are being put together.
 const PARTIAL: &str = "partial";
 
+/// Directory of blobs whose inodes are not known yet.
+const LOOSE: &str = "loose";
+
+pub(crate) use loose::{BlobFiles, LooseError};
+
 /// A large blob that is being put together. Bytes are appended.
 #[derive(Debug)]
 pub(crate) struct Partial {
@@ -242,6 +249,8 @@ impl Staging {
         for kind in ObjectKind::ALL {
             dir.ensure_dir(kind.dir(), 0o700)?;
         }
+        // Whoever reads a stream reads it from its start, and does not know what another one held.
+        dir.remove_tree(LOOSE)?;
         Ok(Self {
             parent,
             name,
@@ -844,6 +853,7 @@ impl<'r> Transaction<'r> {
         if self.staging.adopted {
             self.drop_unclaimed()?;
         }
+        self.staging.dir.remove_tree(LOOSE)?;
         self.staging.dir.sync_fs()?;
         crate::failpoint::hit("store.synced")?;
         for kind in ObjectKind::ALL {

@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub(crate) use unpacker::{Unpacker, begins_as};
+pub(crate) use unpacker::{Unpacker, XZ_MEMORY, ZSTD_WINDOW_LOG, begins_as};
 
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -23,8 +23,8 @@ const LARGEST_LIMIT: u64 = 1024 * 1024 * 1024;
 const RATIO: u64 = 256;
 
 /// Memory of a decoder, as the two that let a file choose take it.
-const XZ_MEMORY: u64 = 128 * 1024 * 1024;
-const ZSTD_WINDOW_LOG: u32 = 27;
+pub(crate) const XZ_MEMORY: u64 = 128 * 1024 * 1024;
+pub(crate) const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// Reads what a compressed file holds.
 pub(crate) struct Unpacker<'r, R: Read> {

@@ -21,7 +21,6 @@ use std::io;
 use rayon::prelude::*;
 
 use crate::cancel::Cancel;
-use crate::fs::read_xattrs;
 use crate::unpack::module_index::{self, BINARY, MAX_INDEX, TEXT};
 use crate::unpack::{Codec, Compressed, INITRAMFS, MODULES, Unpacker, UpdateCost, begins_as, initramfs};
 
@@ -70,15 +69,18 @@ pub(super) fn arrange(shaper: &mut Shaper<'_>, wanted: Unpack, cancel: &Cancel) 
     for file in plan.files {
         let node = shaper.tree.node_mut(file.node);
         node.name = file.name;
-        if let SourceKind::File { size, content } = &mut node.kind
-            && let Content::Disk { directory, name } = content
-        {
-            done.entry(file.what).or_default().add(*size);
-            *content = Content::Unpacked {
-                directory: *directory,
-                name: std::mem::take(name),
-                codec: file.codec,
+        if let SourceKind::File { size, content } = &mut node.kind {
+            let codec = file.codec;
+            *content = match content {
+                Content::Disk { directory, name } => Content::Unpacked {
+                    directory: *directory,
+                    name: std::mem::take(name),
+                    codec,
+                },
+                Content::Stored(blob) => Content::UnpackedBlob { blob: *blob, codec },
+                _ => continue,
             };
+            done.entry(file.what).or_default().add(*size);
         }
     }
     for (node, name) in plan.names {
@@ -312,7 +314,7 @@ fn look_inside(tree: &SourceTree, file: &Candidate) -> Result<Option<LeftPacked>
         return Ok(Some(LeftPacked::NotPacked));
     };
     let path = std::path::PathBuf::from(lossy(&file.path));
-    let xattrs = read_xattrs(&disk, &path)?;
+    let xattrs = tree.xattrs_of(file.node)?;
     if SIGNATURES.iter().any(|name| xattrs.get(name).is_some()) {
         return Ok(Some(LeftPacked::Signed));
     }
@@ -381,9 +383,7 @@ fn rewrite_indexes(tree: &mut SourceTree, version: u32, renames: &Renames) -> Re
             continue;
         }
         // Those of a file are read with its bytes, and this one's are read here.
-        if let Some(file) = tree.open_content(node)? {
-            tree.node_mut(node).metadata.xattrs = read_xattrs(&file, std::path::Path::new(name))?;
-        }
+        tree.node_mut(node).metadata.xattrs = tree.xattrs_of(node)?;
         tree.node_mut(node).kind = SourceKind::File {
             size: after.len() as u64,
             content: Content::Bytes(after.into()),

@@ -1,0 +1,166 @@
+//! `atomos export`
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use libatomos::export::{ExportCompression, ExportReport, ImageOptions, export_image, export_tar};
+use libatomos::fs::Dir;
+use libatomos::oci::{Layout, Platform};
+
+use super::RunResult;
+use super::commit_source::split_layout;
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{json, text};
+use crate::report::CliError;
+
+/// Write a commit's tree as a tar archive or as an OCI image
+///
+/// The same tree is the same bytes, whenever and wherever it is exported: entries are sorted, owners are numbers, and
+/// extended attributes are PAX records (SCHILY.xattr). `atomos commit --tar` of the archive has the same root digest. Every file is verified on its
+/// way. A file appears under its name when it is complete; what comes on stdout is complete if the exit code is 0.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos export debian/13 -o debian-13.tar
+  atomos export debian/13 | ssh host tar -C /srv/root --xattrs --xattrs-include='*' -xpf -
+  atomos export debian/13 --compress zstd -o debian-13.tar.zst
+  atomos export debian/13 --oci ./layout:debian-13     an image, for podman, skopeo or umoci")]
+pub struct ExportArgs {
+    /// The commit
+    #[arg(value_name = "REV")]
+    rev: String,
+
+    /// Where the archive goes; - is standard output [default: -]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "oci")]
+    output: Option<PathBuf>,
+
+    /// Write an image of one layer into this OCI layout, which is made if it is missing, and replace the one of this name
+    #[arg(long, value_name = "LAYOUT[:NAME]")]
+    oci: Option<PathBuf>,
+
+    /// How to compress [default: none for an archive, gzip for an image]
+    #[arg(long, value_name = "HOW")]
+    compress: Option<CompressArg>,
+
+    /// Which machines an image is for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", requires = "oci")]
+    platform: Option<Platform>,
+}
+
+/// How to compress.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CompressArg {
+    /// Not at all
+    None,
+    /// As gzip does
+    Gzip,
+    /// As zstd does
+    Zstd,
+}
+
+impl From<CompressArg> for ExportCompression {
+    fn from(compress: CompressArg) -> Self {
+        match compress {
+            CompressArg::None => Self::None,
+            CompressArg::Gzip => Self::Gzip,
+            CompressArg::Zstd => Self::Zstd,
+        }
+    }
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &ExportArgs) -> RunResult {
+    let repo = context.open_repo()?;
+    let commit = repo.resolve_commit(&args.rev)?;
+    let (progress, cancel) = (context.progress(), context.cancel());
+    if let Some(place) = &args.oci {
+        let (path, name) = split_layout(place);
+        let layout = Layout::ensure(Dir::ensure_ambient(&path)?)?;
+        let mut options = ImageOptions::default();
+        options.name = name;
+        if let Some(compress) = args.compress {
+            options.compression = compress.into();
+        }
+        if let Some(platform) = &args.platform {
+            options.platform = platform.clone();
+        }
+        let report = export_image(&repo, &commit, &layout, &options, progress, cancel)?;
+        summary(context, &report.export, &path.display().to_string());
+        context.ui().result(|out| {
+            if context.json() {
+                json::write(out, &report)
+            } else {
+                writeln!(out, "{}", report.manifest)
+            }
+        })?;
+        return Ok(Outcome::Done);
+    }
+    let compression = args
+        .compress
+        .map_or(ExportCompression::None, ExportCompression::from);
+    match args.output.as_deref().filter(|path| path.as_os_str() != "-") {
+        None => {
+            if context.json() {
+                return Err(
+                    CliError::usage("standard output cannot have both the archive and its report")
+                        .with_hint("name a file: -o FILE"),
+                );
+            }
+            let stdout = io::stdout();
+            if stdout.is_terminal() {
+                return Err(
+                    CliError::usage("an archive is nothing for a terminal").with_hint("name a file: -o FILE")
+                );
+            }
+            let report = export_tar(&repo, &commit, compression, stdout.lock(), progress, cancel)?;
+            summary(context, &report, "standard output");
+        }
+        Some(path) => {
+            let report = to_file(path, |file| {
+                Ok(export_tar(&repo, &commit, compression, file, progress, cancel)?)
+            })?;
+            summary(context, &report, &path.display().to_string());
+            if context.json() {
+                context.ui().result(|out| json::write(out, &report))?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Writes a file beside its place, and moves it there when it is complete.
+fn to_file<T>(path: &Path, write: impl FnOnce(&File) -> Result<T, CliError>) -> Result<T, CliError> {
+    let failed = |error| CliError::io(format!("cannot write {}", path.display()), error);
+    let name = path
+        .file_name()
+        .ok_or_else(|| CliError::usage(format!("{} is no name for a file", path.display())))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(temporary);
+    let file = File::create(&temporary).map_err(failed)?;
+    let written = write(&file).and_then(|report| {
+        file.sync_all()
+            .and_then(|()| fs::rename(&temporary, path))
+            .map_err(failed)?;
+        Ok(report)
+    });
+    if written.is_err() {
+        // What is reported is why it was not written.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn summary(context: &Context, report: &ExportReport, place: &str) {
+    context.ui().status(format_args!(
+        "Exported {} to {}: {}, {}",
+        report.commit.short(),
+        text::escape_text(place),
+        text::count(report.files, "file", "files"),
+        text::size(report.bytes)
+    ));
+}

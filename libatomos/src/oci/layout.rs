@@ -1,0 +1,330 @@
+//! A layout on disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+
+use serde::de::DeserializeOwned;
+
+use crate::archive::Compression;
+use crate::fs::Dir;
+
+use super::document::{CONFIG, Index, REF_NAME};
+use super::{Config, Descriptor, Manifest, OciDigest, OciError, Platform, Verified};
+
+/// Bytes of a document. Registries take 4 MiB.
+const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
+
+/// Layers of an image. Container engines stop at 127.
+const MAX_LAYERS: usize = 1024;
+
+/// Indexes in indexes.
+const MAX_NESTING: usize = 4;
+
+const LAYOUT: &str = "oci-layout";
+const INDEX: &str = "index.json";
+const BLOBS: &str = "blobs/sha256";
+
+/// An image layout.
+#[derive(Debug)]
+pub struct Layout {
+    dir: Dir,
+}
+
+/// An image in a layout.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Image {
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// Labels of its configuration.
+    pub labels: BTreeMap<String, String>,
+    /// Its layers, the lowest first.
+    pub(crate) layers: Vec<Layer>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    pub(crate) descriptor: Descriptor,
+    /// How it is compressed.
+    pub(crate) compression: Compression,
+    /// The digest of the archive in it.
+    pub(crate) diff_id: OciDigest,
+}
+
+impl Layout {
+    /// Opens a layout.
+    pub fn open(dir: Dir) -> Result<Self, OciError> {
+        let layout = Self { dir };
+        let bytes = layout.dir.read(LAYOUT, MAX_DOCUMENT as usize)?;
+        let marker: BTreeMap<String, serde_json::Value> = layout.parse(LAYOUT, &bytes)?;
+        match marker
+            .get("imageLayoutVersion")
+            .and_then(|version| version.as_str())
+        {
+            Some(version) if version.starts_with("1.") => Ok(layout),
+            _ => Err(layout.wrong(LAYOUT, "it is not of version 1")),
+        }
+    }
+
+    /// Opens a layout, or makes an empty one.
+    pub fn ensure(dir: Dir) -> Result<Self, OciError> {
+        if dir.exists(LAYOUT)? {
+            return Self::open(dir);
+        }
+        if !dir.entries()?.is_empty() {
+            let layout = Self { dir };
+            return Err(layout.wrong(".", "it is neither empty nor an image layout"));
+        }
+        dir.ensure_dir_all(BLOBS, 0o755)?;
+        let empty = br#"{"schemaVersion":2,"manifests":[]}"#;
+        dir.write_atomic(INDEX, empty, 0o644)?;
+        dir.write_atomic(LAYOUT, br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+        Ok(Self { dir })
+    }
+
+    pub(crate) const fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Finds the image `name`, or the only one; of several platforms, that for `platform`, or for this machine.
+    pub fn image(&self, name: Option<&str>, platform: Option<&Platform>) -> Result<Image, OciError> {
+        let index: Index = self.index()?;
+        let mut named: Vec<Descriptor> = index
+            .manifests
+            .iter()
+            .filter(|descriptor| name.is_none() || descriptor.name() == name)
+            .cloned()
+            .collect();
+        let found: Vec<String> = index
+            .manifests
+            .iter()
+            .map(|descriptor| {
+                let name = descriptor.name().unwrap_or("(without a name)");
+                name.escape_debug().to_string()
+            })
+            .collect();
+        let path = || self.dir.path().to_owned();
+        if named.len() > 1 && name.is_none() && named.iter().any(|image| image.name().is_some()) {
+            return Err(OciError::Ambiguous { path: path(), found });
+        }
+        let own = Platform::own();
+        let wanted = platform.unwrap_or(&own);
+        for _ in 0..MAX_NESTING {
+            // One image that says nothing of platforms is for whoever asks.
+            let alone = named.len() == 1 && (platform.is_none() || named[0].platform.is_none());
+            let chosen = named.iter().position(|descriptor| {
+                alone
+                    || descriptor
+                        .platform
+                        .as_ref()
+                        .is_some_and(|platform| wanted.accepts(platform))
+            });
+            let Some(chosen) = chosen else {
+                return Err(OciError::NotFound {
+                    path: path(),
+                    wanted: match name {
+                        Some(name) => format!("{} for {wanted}", name.escape_debug()),
+                        None => format!("for {wanted}"),
+                    },
+                    found,
+                });
+            };
+            let descriptor = named.swap_remove(chosen);
+            if descriptor.is_index() {
+                let index: Index = self.document(&descriptor)?;
+                named = index.manifests;
+                continue;
+            }
+            if !descriptor.is_manifest() {
+                let rule = format!("{} is no image", descriptor.media_type.escape_debug());
+                return Err(self.wrong(INDEX, rule));
+            }
+            return self.manifest(descriptor);
+        }
+        Err(self.wrong(INDEX, "it has indexes in indexes in indexes"))
+    }
+
+    fn manifest(&self, descriptor: Descriptor) -> Result<Image, OciError> {
+        let manifest: Manifest = self.document(&descriptor)?;
+        let config: Config = self.document(&manifest.config)?;
+        let wrong = |rule: String| self.wrong(&descriptor.digest, rule);
+        if manifest.layers.len() > MAX_LAYERS || manifest.layers.len() != config.rootfs.diff_ids.len() {
+            let rule = "its layers are not those of its configuration, or more than 1024";
+            return Err(wrong(rule.to_owned()));
+        }
+        let mut layers = Vec::new();
+        for (layer, diff_id) in manifest.layers.into_iter().zip(&config.rootfs.diff_ids) {
+            let compression = compression_of(&layer.media_type).ok_or_else(|| {
+                wrong(format!(
+                    "it has a layer of the type {}, which is not known",
+                    layer.media_type.escape_debug()
+                ))
+            })?;
+            let diff_id = OciDigest::parse(diff_id)
+                .ok_or_else(|| wrong(format!("{} is no digest", diff_id.escape_debug())))?;
+            layers.push(Layer {
+                descriptor: layer,
+                compression,
+                diff_id,
+            });
+        }
+        Ok(Image {
+            manifest: descriptor,
+            labels: config.config.and_then(|config| config.labels).unwrap_or_default(),
+            layers,
+        })
+    }
+
+    /// Opens a blob, which is verified while it is read.
+    pub(crate) fn open_blob(&self, descriptor: &Descriptor) -> Result<Verified<File>, OciError> {
+        let digest = OciDigest::parse(&descriptor.digest).ok_or_else(|| OciError::Blob {
+            digest: descriptor.digest.escape_debug().to_string(),
+            rule: "that is no digest, or not of SHA-256 or SHA-512".to_owned(),
+        })?;
+        let file = self.dir.open_file(digest.path())?;
+        Ok(Verified::new(file, digest, descriptor.size))
+    }
+
+    /// Reads a blob that is a document.
+    fn document<T: DeserializeOwned>(&self, descriptor: &Descriptor) -> Result<T, OciError> {
+        if descriptor.size > MAX_DOCUMENT {
+            return Err(OciError::Blob {
+                digest: descriptor.digest.escape_debug().to_string(),
+                rule: "it is a document of more than 4 MiB".to_owned(),
+            });
+        }
+        let mut blob = self.open_blob(descriptor)?;
+        let mut bytes = Vec::new();
+        blob.read_to_end(&mut bytes).map_err(|error| OciError::Blob {
+            digest: descriptor.digest.clone(),
+            rule: format!("it cannot be read: {error}"),
+        })?;
+        blob.finish()?;
+        self.parse(&descriptor.digest, &bytes)
+    }
+
+    fn index(&self) -> Result<Index, OciError> {
+        let bytes = self.dir.read(INDEX, MAX_DOCUMENT as usize)?;
+        let index: Index = self.parse(INDEX, &bytes)?;
+        if index.schema_version != 2 {
+            return Err(self.wrong(INDEX, "it is not of version 2"));
+        }
+        Ok(index)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, name: &str, bytes: &[u8]) -> Result<T, OciError> {
+        serde_json::from_slice(bytes).map_err(|error| self.wrong(name, error.to_string()))
+    }
+
+    fn wrong(&self, name: &str, rule: impl Into<String>) -> OciError {
+        OciError::Document {
+            path: self.dir.path().join(name),
+            rule: rule.into(),
+        }
+    }
+
+    /// Writes a document as a blob.
+    pub(crate) fn write_document(
+        &self,
+        media_type: &str,
+        document: &impl serde::Serialize,
+    ) -> Result<Descriptor, OciError> {
+        let bytes = serde_json::to_vec(document).expect("documents have texts for keys");
+        let mut hashing = super::Hashing::sha256(std::io::sink());
+        std::io::Write::write_all(&mut hashing, &bytes).expect("a sink takes everything");
+        let (digest, size) = hashing.digest();
+        self.dir.write_atomic(digest.path(), &bytes, 0o644)?;
+        Ok(Descriptor::new(media_type, &digest.to_string(), size))
+    }
+
+    /// Writes a configuration.
+    pub(crate) fn write_config(&self, config: &Config) -> Result<Descriptor, OciError> {
+        self.write_document(CONFIG, config)
+    }
+
+    /// Gives a file that was written beside the blobs the name of its digest. It is durable when the caller has synced.
+    pub(crate) fn place_blob(&self, temporary: &str, digest: &OciDigest) -> Result<(), OciError> {
+        Ok(self.dir.rename(temporary, &self.dir, digest.path())?)
+    }
+
+    /// Puts an image into the index, in place of one of its name, or of the same image. This is the visible step.
+    pub(crate) fn publish(&self, mut image: Descriptor, name: Option<&str>) -> Result<(), OciError> {
+        let mut index = self.index()?;
+        if let Some(name) = name {
+            image.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+        }
+        index
+            .manifests
+            .retain(|other| other.name() != image.name() || (name.is_none() && other.digest != image.digest));
+        index.manifests.push(image);
+        let bytes = serde_json::to_vec(&index).expect("documents have texts for keys");
+        self.dir.sync_fs()?;
+        crate::failpoint::hit("oci.synced")?;
+        self.dir.write_atomic(INDEX, &bytes, 0o644)?;
+        self.dir.sync_fs()?;
+        crate::failpoint::hit("oci.published")?;
+        Ok(())
+    }
+}
+
+/// Returns how a layer of this type is compressed; `None` for what is no layer.
+fn compression_of(media_type: &str) -> Option<Compression> {
+    Some(match media_type {
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar" => Compression::None,
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Compression::Gzip,
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Compression::Zstd,
+        _ => return None,
+    })
+}
+
+/// Reads documents without a layout on disk, for a fuzzer: each is what the one before is asked for.
+#[cfg(feature = "testing")]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(crate) fn check_documents(bytes: &[u8]) {
+    use sha2::Digest as _;
+    static PLACE: std::sync::LazyLock<std::sync::Mutex<tempfile::TempDir>> =
+        std::sync::LazyLock::new(|| std::sync::Mutex::new(tempfile::tempdir().unwrap()));
+    let place = PLACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let layout = Layout::ensure(Dir::open_ambient(place.path()).unwrap()).unwrap();
+    // The last first, as those before have its digest and its size.
+    let mut next: Option<(String, usize)> = None;
+    let parts: Vec<&[u8]> = bytes.splitn(3, |byte| *byte == 0).collect();
+    let mut written = Vec::new();
+    for (at, part) in parts.iter().enumerate().rev() {
+        let mut text = String::from_utf8_lossy(part).into_owned();
+        if let Some((digest, size)) = &next {
+            text = text.replace("\"@@\",\"size\":0", &format!("\"{digest}\",\"size\":{size}"));
+        }
+        if at == 0 {
+            layout.dir.write_atomic(INDEX, text.as_bytes(), 0o644).unwrap();
+        } else {
+            let hex = crate::digest::hex(&sha2::Sha256::digest(text.as_bytes()));
+            let path = format!("{BLOBS}/{hex}");
+            layout.dir.write_atomic(&path, text.as_bytes(), 0o644).unwrap();
+            next = Some((format!("sha256:{hex}"), text.len()));
+            written.push(path);
+        }
+    }
+    for name in [None, Some("a")] {
+        if let Ok(image) = layout.image(name, None) {
+            assert!(image.layers.len() <= MAX_LAYERS);
+            for layer in &image.layers {
+                // Whatever it is called, it lies among the blobs.
+                let _ = layout.open_blob(&layer.descriptor);
+                assert!(OciDigest::parse(&layer.diff_id.to_string()).is_some());
+            }
+        }
+    }
+    for path in written {
+        layout.dir.remove_file_optional(path).unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+//! Sources that are no single directory, and the ways out.
+
+use std::process::{Command, Stdio};
+
+use crate::common::{EPOCH, Scratch, has_tool};
+
+fn root_of(scratch: &Scratch, reference: &str) -> String {
+    scratch
+        .atomos(&["rev-parse", &format!("{reference}^{{tree}}")])
+        .ok()
+}
+
+#[test]
+fn an_export_is_committed_as_the_same_tree_from_a_file_a_pipe_and_an_image() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    let wanted = root_of(&scratch, "os");
+    scratch.atomos(&["export", "os", "-o", "os.tar"]).code(0);
+    scratch
+        .atomos(&["export", "os", "--compress", "zstd", "-o", "os.tar.zst"])
+        .code(0);
+    for file in ["os.tar", "os.tar.zst"] {
+        scratch.atomos(&["commit", "-b", "again", "--tar", file]).code(0);
+        assert_eq!(root_of(&scratch, "again"), wanted, "{file}");
+    }
+    // Nothing but the archive is on stdout, and nothing but the digest is there after a commit.
+    let piped = scratch.command(&["export", "os"]).output().unwrap();
+    assert_eq!(piped.stdout, std::fs::read(scratch.path("os.tar")).unwrap());
+    let mut command = scratch.command(&["commit", "-b", "piped", "--tar", "-"]);
+    command.stdin(Stdio::from(std::fs::File::open(scratch.path("os.tar")).unwrap()));
+    let run = scratch.run(&mut command).code(0);
+    assert_eq!(run.out.trim_end().len(), 64);
+    assert_eq!(root_of(&scratch, "piped"), wanted);
+
+    let manifest = scratch
+        .atomos(&["export", "os", "--oci", "layout:one", "--platform", "linux/arm64"])
+        .ok();
+    assert!(manifest.starts_with("sha256:"), "{manifest}");
+    scratch
+        .atomos(&["commit", "-b", "image", "--oci", "layout:one"])
+        .code(0);
+    assert_eq!(root_of(&scratch, "image"), wanted);
+    let run = scratch
+        .atomos(&["commit", "-b", "image", "--oci", "layout:two"])
+        .code(3);
+    assert!(run.err.contains("hint: it has: one"), "{}", run.err);
+}
+
+#[test]
+fn sources_are_laid_over_one_another_in_the_order_of_the_command_line() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch.write("over/etc/motd", "over\n");
+    scratch.write("last/etc/motd", "last\n");
+    let motd = |args: &[&str]| {
+        let fixed = ["commit", "-b", "mixed", "--owner", "0:0", "--mtime", "zero"];
+        scratch.atomos(&[&fixed[..], args].concat()).code(0);
+        scratch.atomos(&["cat", "mixed", "/etc/motd"]).ok()
+    };
+    assert_eq!(motd(&["--tree", "ref=os", "over", "last"]), "last\n");
+    assert_eq!(motd(&["last", "--tree", "ref=os", "over"]), "over\n");
+    assert_eq!(
+        motd(&["over", "--tree", "dir=last", "--tree", "ref=os"]),
+        "hello\n"
+    );
+    scratch.write("modes", "=04755 /usr/bin/sh\n");
+    motd(&["--tree", "ref=os", "--statoverride", "modes"]);
+    let listing = scratch.atomos(&["ls", "mixed", "/usr/bin"]).ok();
+    assert!(listing.contains("rws"), "{listing}");
+    scratch.write("modes", "4755 /usr/bin/sh\n");
+    let run = scratch
+        .atomos(&["commit", "--statoverride", "modes", "tree"])
+        .code(5);
+    assert!(
+        run.err.contains("line 1") && run.err.contains("04755"),
+        "{}",
+        run.err
+    );
+    scratch.atomos(&["commit", "--tree", "zip=x"]).code(2);
+    scratch
+        .atomos(&["commit", "--tar", "-", "--tree", "tar=-"])
+        .code(2);
+    scratch.atomos(&["commit"]).code(2);
+}
+
+#[test]
+fn a_bad_member_is_named_and_nothing_is_committed() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    if !has_tool("tar", "an archive with a bad member") {
+        return;
+    }
+    let tar = Command::new("tar")
+        .args(["-C", scratch.path("").to_str().unwrap(), "-cf"])
+        .arg(scratch.path("bad.tar"))
+        .args(["--transform", "s,^tree/etc/motd,../escaped,", "-P", "tree"])
+        .status();
+    assert!(tar.unwrap().success());
+    let run = scratch
+        .atomos(&["commit", "-b", "bad", "--tar", "bad.tar"])
+        .code(5);
+    assert!(run.err.contains("../escaped") && run.out.is_empty(), "{run:?}");
+    scratch.atomos(&["rev-parse", "bad"]).code(3);
+    assert!(!scratch.path("escaped").exists());
+}
+
+#[test]
+fn history_of_ostree_is_imported() {
+    if !has_tool("ostree", "importing from OSTree") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.tree();
+    let ostree = |words: &[&str]| {
+        let status = Command::new("ostree")
+            .current_dir(scratch.path(""))
+            .args(words)
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success(), "{words:?}");
+    };
+    ostree(&["init", "--repo=old", "--mode=archive"]);
+    let time = format!("--timestamp=@{EPOCH}");
+    for subject in ["one", "two"] {
+        ostree(&[
+            "commit",
+            "--repo=old",
+            "-b",
+            "os/stable",
+            "-s",
+            subject,
+            &time,
+            "--canonical-permissions",
+            "tree",
+        ]);
+    }
+    let report = scratch
+        .atomos(&["import", "--json", "--ostree", "old", "os/stable"])
+        .json();
+    assert_eq!(report["refs"][0]["imported"], 2);
+    let log = scratch.atomos(&["log", "os/stable"]).ok();
+    assert!(log.contains("one") && log.contains("two"), "{log}");
+    scratch.atomos(&["fsck"]).code(0);
+    let run = scratch.atomos(&["import", "--ostree", "old", "none"]).code(3);
+    assert!(run.err.contains("hint: `ostree refs --repo=old`"), "{}", run.err);
+}
