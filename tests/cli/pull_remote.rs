@@ -25,7 +25,7 @@ fn a_pull_brings_a_version_and_says_what_it_took() {
     assert_eq!(lines.len(), 2, "{}", run.err);
     assert_eq!(lines[0], format!("Pulled origin:os: 2 ({})", &second[..12]));
     assert!(
-        lines[1].contains(" in 1 request for 5 new blobs of "),
+        lines[1].contains(" in 2 requests for 5 new blobs of "),
         "{}",
         run.err
     );

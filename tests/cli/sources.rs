@@ -67,7 +67,7 @@ fn sources_are_laid_over_one_another_in_the_order_of_the_command_line() {
     );
     scratch.write("modes", "=04755 /usr/bin/sh\n");
     motd(&["--tree", "ref=os", "--statoverride", "modes"]);
-    let listing = scratch.atomos(&["ls", "mixed", "/usr/bin"]).ok();
+    let listing = scratch.atomos(&["ls", "-l", "mixed", "/usr/bin"]).ok();
     assert!(listing.contains("rws"), "{listing}");
     scratch.write("modes", "4755 /usr/bin/sh\n");
     let run = scratch
