@@ -1,6 +1,6 @@
 //! Trees that are no single directory: archives, images, commits, and several of them over one another.
 //!
-//! [`commit_sources`] lays each [`Source`] over those before it, in memory, and commits what comes out as [`commit`](crate::commit::commit) commits a
+//! [`commit_sources`] lays each [`Source`] over those before it, in memory, and commits what comes out as [`commit`] commits a
 //! directory. The bytes of an archive's members go straight into the transaction, so memory does not grow with them. A source is
 //! hostile until it is read: its names cannot lead anywhere but into the tree, and an error says which member is bad.
 
@@ -261,7 +261,7 @@ impl Reading<'_> {
 /// name. Archives may have whiteouts, which remove what the sources before have. Directories that an archive does
 /// not name are root's, with mode 0755, and of 1970.
 ///
-/// Takes the shared lock. The visible step is that of [`commit`](crate::commit::commit).
+/// Takes the shared lock. The visible step is that of [`commit`].
 pub fn commit_sources(
     repo: &Repo,
     mut sources: Vec<Source>,
