@@ -321,7 +321,7 @@ impl From<RepairError> for CliError {
         match error {
             RepairError::Repo(error) => error.into(),
             RepairError::Remote(error) => error.into(),
-            RepairError::Pull(error) => error.into(),
+            RepairError::Pull(error) => (*error).into(),
             RepairError::Fs(error) => error.into(),
             error => Self::new(
                 error.kind(),

@@ -29,7 +29,7 @@ pub enum RepairError {
     },
     /// The site cannot be used.
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Pull(Box<PullError>),
     /// The remote cannot be used.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -39,6 +39,12 @@ pub enum RepairError {
     /// A system call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
+}
+
+impl From<PullError> for RepairError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
 }
 
 impl RepairError {
