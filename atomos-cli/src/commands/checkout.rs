@@ -126,6 +126,7 @@ pub fn run(context: &Context, args: &CheckoutArgs) -> RunResult {
     let repo = context.open_repo()?;
     let mut options = CheckoutOptions::default();
     options.link = args.link.into();
+    options.remember = true;
     options.ownership = if args.user {
         Ownership::User
     } else {

@@ -66,6 +66,8 @@ pub struct CheckoutOptions {
     /// Fail before anything is made when there is no room for the directories of the tree. Files are taken for hardlinks,
     /// which need none.
     pub check_room: bool,
+    /// Keep a record in the repository of what the directory is a checkout of, for a later [`update()`].
+    pub remember: bool,
 }
 
 /// Why a checkout failed.
@@ -230,7 +232,9 @@ pub fn checkout(
         error => error,
     })?;
     removed?;
-    if let Some(dir) = parent.open_dir_optional(name).ok().flatten() {
+    if options.remember
+        && let Some(dir) = parent.open_dir_optional(name).ok().flatten()
+    {
         in_place::remember(repo, &located, &dir, options);
     }
     Ok(report)

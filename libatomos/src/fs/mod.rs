@@ -30,5 +30,5 @@ pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
-pub(crate) use xattr::{disinherit, has_no_other_xattrs};
+pub(crate) use xattr::{SELINUX, disinherit, has_no_other_xattrs, remove_other_xattrs};
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

@@ -24,6 +24,9 @@ fn is_transient(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name == b"security.evm" || name == b"system.nfs4_acl"
 }
 
+/// A kernel with SELinux labels every inode that it makes, so a tree that records no label has nothing to say of one.
+pub(crate) const SELINUX: &[u8] = b"security.selinux";
+
 /// Returns the extended attributes of an open file or directory; `path` is for messages.
 pub fn read_xattrs(file: impl AsFd, path: &Path) -> Result<Xattrs, FsError> {
     read(
@@ -79,6 +82,21 @@ pub fn write_xattrs_at(dir: &Dir, name: &OsStr, xattrs: &Xattrs) -> Result<(), F
     for (attribute, value) in writable(xattrs) {
         rustix::fs::lsetxattr(&path, OsStr::from_bytes(attribute), value, XattrFlags::empty())
             .map_err(FsError::at("set an extended attribute of", dir.path(), name))?;
+    }
+    Ok(())
+}
+
+/// Removes the attributes of a directory that a tree would record and `kept` lacks. A label stays, which a system with a policy
+/// gives to whatever has none.
+pub(crate) fn remove_other_xattrs(dir: &Dir, kept: &Xattrs) -> Result<(), FsError> {
+    for (name, _) in read_xattrs(dir, dir.path())?.iter() {
+        if kept.get(name).is_none() && name != SELINUX {
+            rustix::fs::fremovexattr(dir, OsStr::from_bytes(name)).map_err(FsError::at(
+                "remove an extended attribute of",
+                dir.path(),
+                "",
+            ))?;
+        }
     }
     Ok(())
 }

@@ -40,7 +40,6 @@ pub use holders::{HolderStats, Share};
 pub(crate) use init::random_hex;
 pub use layout::ObjectKind;
 pub(crate) use layout::{object_path, parse_object_name, variant_path};
-pub(crate) use object::SELINUX;
 pub use partial::PartialCommits;
 pub use prune::{PruneOptions, PruneReport};
 pub use pull_local::{LocalPullOptions, LocalPullReport};

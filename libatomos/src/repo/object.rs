@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::format::{Commit, DirTree, FormatError, Metadata, limits};
-use crate::fs::{Dir, FileKind, FsError, Stat, read_xattrs_at};
+use crate::fs::{Dir, FileKind, FsError, SELINUX, Stat, read_xattrs_at};
 
 use super::{ObjectKind, Repo, RepoError, object_path, parse_object_name, variant_path};
 
@@ -207,9 +207,6 @@ pub(crate) fn encode_error(what: impl Into<String>, source: FormatError) -> Repo
         source,
     }
 }
-
-/// A kernel with SELinux labels every inode that it makes, so a tree that records no label has nothing to say of one.
-pub(crate) const SELINUX: &[u8] = b"security.selinux";
 
 /// Returns whether the inode at `path` has exactly `metadata`.
 pub(crate) fn inode_matches(

@@ -329,6 +329,9 @@ fn move_in(dir: &Dir, holding: &Dir, plan: &Plan, ownership: Ownership) -> Resul
             crate::failpoint::hit("checkout.update-moved").map_err(RepoError::from)?;
         }
         if let Some(metadata) = &step.metadata {
+            if ownership == Ownership::Exact {
+                crate::fs::remove_other_xattrs(&opened, &metadata.xattrs)?;
+            }
             apply_to_dir(&opened, metadata, ownership)?;
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::checkout::{CheckoutError, Ownership};
 use crate::digest::BlobId;
 use crate::format::{Entry, Metadata, Node};
-use crate::fs::{Dir, FileKind, FsError, Stat, hash_file, read_xattrs_at};
+use crate::fs::{Dir, FileKind, FsError, SELINUX, Stat, hash_file, read_xattrs_at};
 use crate::repo::Repo;
 
 use crate::checkout::metadata::user_mode;
@@ -65,9 +65,9 @@ impl Look<'_> {
                     return Ok(false);
                 }
                 let mut found = read_xattrs_at(dir, name)?;
-                if metadata.xattrs.get(crate::repo::SELINUX).is_none() {
+                if metadata.xattrs.get(SELINUX).is_none() {
                     // A system with a policy labels whatever has no label.
-                    found.remove(crate::repo::SELINUX);
+                    found.remove(SELINUX);
                 }
                 Ok(found == metadata.xattrs)
             }

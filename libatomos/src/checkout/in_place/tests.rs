@@ -74,7 +74,10 @@ impl Scene {
             let source = Dir::open_ambient(&tree).unwrap();
             crate::commit::commit(repo.repo(), source, &options, &NoProgress, &Cancel::new()).unwrap();
         }
-        let mut options = CheckoutOptions::default();
+        let mut options = CheckoutOptions {
+            remember: true,
+            ..CheckoutOptions::default()
+        };
         if !rustix::process::geteuid().is_root() {
             options.ownership = Ownership::User;
         }
@@ -438,4 +441,34 @@ fn copies_are_updated_as_links_are() {
     scene.check_out();
     scene.update().unwrap();
     assert_eq!(scene.found(), scene.wanted("new"));
+}
+
+#[test]
+fn an_attribute_that_a_directory_no_longer_has_goes() {
+    let set = |path: &Path| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(path, "user.note", b"old", flags).is_ok()
+    };
+    let scene = Scene::new(&Model::new(), &Model::new());
+    let tree = scene.repo.scratch().join("noted");
+    fs::create_dir_all(tree.join("dir")).unwrap();
+    if !rustix::process::geteuid().is_root() || !set(&tree.join("dir")) || !set(&tree) {
+        return crate::testing::skip("attributes of directories", "they cannot be set here");
+    }
+    let _ = scene.repo.commit("old", &tree);
+    scene.check_out();
+    fs::remove_dir_all(&tree).unwrap();
+    fs::create_dir_all(tree.join("dir")).unwrap();
+    let _ = scene.repo.commit("new", &tree);
+    scene.update().unwrap();
+    assert_eq!(scene.found(), scene.wanted("new"));
+    for path in [scene.dest.clone(), scene.dest.join("dir")] {
+        let mut names = [0u8; 256];
+        let len = rustix::fs::listxattr(&path, &mut names[..]).unwrap();
+        assert!(
+            !String::from_utf8_lossy(&names[..len]).contains("user.note"),
+            "{}",
+            path.display()
+        );
+    }
 }

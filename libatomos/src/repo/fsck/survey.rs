@@ -11,10 +11,11 @@ use crate::format::{Commit, DirTree, Node, limits};
 use crate::fs::{Dir, FileKind, FsError, hash_file};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
-use super::super::object::{SELINUX, inode_metadata};
+use super::super::object::inode_metadata;
 use super::super::traverse::{parse_variant_bits, variant_bits};
 use super::super::{ObjectKind, Repo, RepoError, RepoMode, parse_object_name};
 use super::{Finding, FsckOptions, FsckReport, Problem};
+use crate::fs::SELINUX;
 
 /// What reading every object has shown. Nothing was followed yet.
 pub(in crate::repo) struct Survey {
