@@ -178,7 +178,7 @@ impl Receiver<'_> {
         // What an interrupted run left is verified with the whole.
         if partial.len() < end {
             let skip = (partial.len() - start) as usize;
-            self.transaction.take_room(end - partial.len())?;
+            self.transaction.will_write(end - partial.len())?;
             partial
                 .write_all(&bytes[skip..])
                 .map_err(|error| FsError::new("write", "a blob", error))?;

@@ -8,6 +8,7 @@
 //! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again.
 
 mod loose;
+mod write_back;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -84,6 +85,7 @@ pub struct Transaction<'r> {
     refs: Mutex<Vec<RefUpdate>>,
     counters: Counters,
     room: Room,
+    write_back: WriteBack,
     /// Set when an object was claimed and not written whole: other threads may rely on it.
     failed: AtomicBool,
 }
@@ -140,6 +142,7 @@ const PARTIAL: &str = "partial";
 const LOOSE: &str = "loose";
 
 pub(crate) use loose::{BlobFiles, LooseError};
+use write_back::WriteBack;
 
 /// A large blob that is being put together. Bytes are appended.
 #[derive(Debug)]
@@ -195,6 +198,7 @@ impl Repo {
             refs: Mutex::default(),
             counters: Counters::default(),
             room,
+            write_back: WriteBack::default(),
             failed: AtomicBool::new(false),
         })
     }
@@ -489,9 +493,11 @@ impl<'r> Transaction<'r> {
         Ok(found == Some(size))
     }
 
-    /// Fails where `bytes` more would leave less free than is to stay free.
-    pub(crate) fn take_room(&self, bytes: u64) -> Result<(), RepoError> {
-        self.room.take(bytes)
+    /// Announces that `bytes` are about to be staged. Fails where they would leave less free than is to stay free.
+    pub(crate) fn will_write(&self, bytes: u64) -> Result<(), RepoError> {
+        self.room.take(bytes)?;
+        self.write_back.note(bytes, &self.staging.dir);
+        Ok(())
     }
 
     /// Returns whether there is what an interrupted run staged.
@@ -670,7 +676,7 @@ impl<'r> Transaction<'r> {
         let resumed =
             self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
         if !resumed && !link(&name)? {
-            self.room.take(hashed.size)?;
+            self.will_write(hashed.size)?;
             let file = self.staging.create(&name, 0o600)?;
             let path = self.staging.dir.path().join(&name);
             write(&file, &path)?;
@@ -827,7 +833,7 @@ impl<'r> Transaction<'r> {
 
     fn stage_encoded(&self, name: &str, digest: &Digest, bytes: &[u8]) -> Result<(), RepoError> {
         if !(self.staging.adopted && self.reuse_staged(name, None, digest)?) {
-            self.room.take(bytes.len() as u64)?;
+            self.will_write(bytes.len() as u64)?;
             let mut file = self.staging.create(name, 0o644)?;
             file.write_all(bytes)
                 .map_err(|error| FsError::new("write", name, error))?;

@@ -1,0 +1,60 @@
+//! Has the disk write what is staged while more is being staged.
+//!
+//! A transaction ends with a wait for the disk. Left alone, the kernel begins to write when a good part of memory is dirty or
+//! half a minute has gone by, so the disk rests while objects are made and processors rest while it writes. Here it is given
+//! its work early, which takes about a third off a transaction of a gigabyte, and bounds what is dirty.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+
+use crate::fs::Dir;
+
+/// Bytes that are staged before the disk is told. Each telling closes a transaction of the file system's journal, so it has to
+/// be worth it.
+const STRIDE: u64 = 64 << 20;
+
+/// Counts what is staged, and has it written now and then. Dropping it waits for the disk.
+#[derive(Debug, Default)]
+pub(super) struct WriteBack {
+    pending: AtomicU64,
+    running: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl WriteBack {
+    /// Counts `bytes` that are about to be written on the file system of `dir`. Does not wait for them.
+    pub(super) fn note(&self, bytes: u64, dir: &Dir) {
+        let pending = self.pending.fetch_add(bytes, Ordering::Relaxed);
+        if pending.saturating_add(bytes) < STRIDE {
+            return;
+        }
+        let mut running = match self.running.try_lock() {
+            Ok(running) => running,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Another thread is at it.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if running.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.pending.store(0, Ordering::Relaxed);
+        // An error of the disk is told once to each open file. This one is opened anew, so that the transaction's own sync,
+        // which is the one that counts, is told again.
+        let Ok(dir) = dir.open_dir(".") else {
+            return;
+        };
+        *running = std::thread::Builder::new()
+            .name("write-back".to_owned())
+            .spawn(move || drop(dir.sync_fs_unwatched()))
+            .ok();
+    }
+}
+
+impl Drop for WriteBack {
+    fn drop(&mut self) {
+        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = running.take() {
+            drop(thread.join());
+        }
+    }
+}
