@@ -21,14 +21,17 @@ use crate::ui::Ui;
 /// Where the repository of a sysroot lies.
 const SYSROOT_REPO: &str = "atomos/repo";
 
+thread_local! {
+    /// Whether this thread has mounts of its own. Mounts belong to threads, not to processes.
+    static OWN_MOUNTS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The surroundings of one run.
 pub struct Context {
     globals: Globals,
     ui: Ui,
     cancel: Cancel,
     progress: Renderer,
-    /// Whether this process has mounts of its own.
-    writable: Cell<bool>,
 }
 
 impl Context {
@@ -41,7 +44,6 @@ impl Context {
             ui,
             cancel,
             progress,
-            writable: Cell::new(false),
         })
     }
 
@@ -85,6 +87,23 @@ impl Context {
                 })
             }
         }
+    }
+
+    /// Opens the same repository to read it, in the mounts that everybody sees.
+    pub fn open_repo_as_it_is(&self) -> Result<Repo, CliError> {
+        self.open_repo_at(
+            &self
+                .named_repo()
+                .map_or_else(|| self.sysroot_repo(), Path::to_owned),
+        )
+    }
+
+    /// Calls `each` in a thread of its own. It may have mounts of its own then, and the caller's stay as they are.
+    pub fn apart<T: Send>(&self, each: impl FnOnce() -> Result<T, CliError> + Send) -> Result<T, CliError> {
+        std::thread::scope(|scope| match scope.spawn(each).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
 
     /// Opens the repository at `path`, with the global options applied.
@@ -148,10 +167,11 @@ impl Context {
         self.open_sysroot()
     }
 
-    /// A booted system has its physical root read-only; this process gets mounts of its own, in which it is not.
+    /// A booted system has its physical root read-only; this thread, and those it starts, get mounts of
+    /// their own, in which it is not.
     fn make_writable(&self) -> Result<(), CliError> {
         let booted = self.globals.sysroot == Path::new("/") && Path::new("/").join(BOOTED).exists();
-        if booted && rustix::process::geteuid().is_root() && !self.writable.replace(true) {
+        if booted && rustix::process::geteuid().is_root() && !OWN_MOUNTS.replace(true) {
             make_writable_in_private(&[Path::new("/sysroot"), Path::new("/boot")])?;
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::io;
 use libatomos::boot::BootError;
 use libatomos::checkout::CheckoutError;
 use libatomos::commit::{CommitError, OsTreeError};
+use libatomos::composefs::ComposefsError;
 use libatomos::error::ErrorKind;
 use libatomos::export::ExportError;
 use libatomos::fs::{FsError, LockError};
@@ -39,7 +40,7 @@ pub struct CliError {
 #[derive(Debug)]
 enum Cause {
     Repo(Box<RepoError>),
-    Other(Box<dyn Error>),
+    Other(Box<dyn Error + Send + Sync>),
     /// Whoever reads stdout does not want more.
     BrokenPipe,
 }
@@ -54,7 +55,7 @@ struct Own {
 }
 
 impl CliError {
-    fn new(kind: ErrorKind, error: impl Error + 'static, hint: Option<String>) -> Self {
+    fn new(kind: ErrorKind, error: impl Error + Send + Sync + 'static, hint: Option<String>) -> Self {
         Self {
             cause: Cause::Other(Box::new(error)),
             failure: Failure::Kind(kind),
@@ -243,6 +244,19 @@ impl From<CheckoutError> for CliError {
             CheckoutError::Fs(error) => error.into(),
             error => {
                 let hint = hint_for_checkout(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<ComposefsError> for CliError {
+    fn from(error: ComposefsError) -> Self {
+        match error {
+            ComposefsError::Repo(error) => error.into(),
+            ComposefsError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_composefs(&error);
                 Self::new(error.kind(), error, hint)
             }
         }
@@ -623,6 +637,21 @@ fn hint_for_checkout(error: &CheckoutError) -> Option<String> {
             "repeat that update, or update to what it was before; then this one".to_owned()
         }
         CheckoutError::Busy { .. } => "wait until it is done".to_owned(),
+        _ => return None,
+    })
+}
+
+fn hint_for_composefs(error: &ComposefsError) -> Option<String> {
+    Some(match error {
+        ComposefsError::NotInImages { .. } | ComposefsError::TooLarge { .. } => {
+            "check it out instead: atomos checkout REV DIR".to_owned()
+        }
+        ComposefsError::Exists { path } => {
+            format!("choose another name, or remove it first: rm {}", shown(path))
+        }
+        ComposefsError::NoName { .. } => "name a file".to_owned(),
+        ComposefsError::Kernel { .. } => "check it out instead: atomos checkout REV DIR".to_owned(),
+        ComposefsError::NotMounted { .. } => "`findmnt -t overlay` lists what is mounted".to_owned(),
         _ => return None,
     })
 }

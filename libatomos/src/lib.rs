@@ -76,6 +76,7 @@ pub mod boot;
 pub mod cancel;
 pub mod checkout;
 pub mod commit;
+pub mod composefs;
 pub mod compress;
 pub mod diff;
 pub mod digest;
@@ -159,6 +160,9 @@ pub enum Error {
     /// A checkout failed.
     #[error(transparent)]
     Checkout(#[from] checkout::CheckoutError),
+    /// An image was not made, or not mounted.
+    #[error(transparent)]
+    Composefs(#[from] composefs::ComposefsError),
     /// A remote cannot be used.
     #[error(transparent)]
     Remote(#[from] remote::RemoteError),
@@ -213,6 +217,7 @@ impl Error {
             Self::Oci(error) => error.kind(),
             Self::Ostree(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
+            Self::Composefs(error) => error.kind(),
             Self::Remote(error) => error.kind(),
             Self::Publish(error) => error.kind(),
             Self::Pull(error) => error.kind(),

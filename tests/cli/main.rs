@@ -25,6 +25,7 @@ mod log;
 mod ls;
 mod machine;
 mod mirror;
+mod mount;
 mod progress;
 mod prune;
 mod publish;

@@ -9,6 +9,7 @@ use libatomos::checkout::{
     CheckoutError, CheckoutOptions, CheckoutReport, InPlaceReport, LinkMode, Ownership, Union, UpdateOptions,
     checkout, union, update,
 };
+use libatomos::composefs;
 use libatomos::error::ErrorKind;
 use libatomos::repo::Repo;
 
@@ -27,6 +28,8 @@ use crate::report::CliError;
 /// Both look first: where something is in the way, or was changed by somebody, they name it and change nothing. Then each name
 /// changes in one step, and DEST as a whole in many; an update that is interrupted is taken up by the same command.
 ///
+/// With --composefs DEST becomes one file, an image of the names and metadata, for `atomos mount --image`.
+///
 /// From a bare repository the files are hardlinks to the store's: that is fast and takes no space, and writing to such a
 /// file damages the repository. Ask for --link copy to get files of your own.
 #[derive(Debug, Args)]
@@ -36,7 +39,8 @@ Examples:
   atomos checkout --user --subpath /usr/share/doc debian/13 ./doc
   atomos checkout --update debian/13 /srv/root       bring it to the newest
   atomos checkout --update=debian/13^ debian/13 /srv/root       it is a checkout of the one before
-  atomos checkout --union replace overlay/site /srv/root")]
+  atomos checkout --union replace overlay/site /srv/root
+  atomos checkout --composefs debian/13 debian.img")]
 pub struct CheckoutArgs {
     /// The part of the tree that is wanted
     #[arg(long, value_name = "P")]
@@ -69,10 +73,14 @@ pub struct CheckoutArgs {
     #[arg(long, value_name = "HOW")]
     union: Option<UnionArg>,
 
+    /// Make an image of names and metadata, which is mounted over the repository
+    #[arg(long, conflicts_with_all = ["update", "union", "user", "link"])]
+    composefs: bool,
+
     /// A ref, a digest, or the beginning of one
     rev: String,
 
-    /// The directory to make, or to update
+    /// The directory to make, or to update; the image, with --composefs
     dest: PathBuf,
 }
 
@@ -124,6 +132,9 @@ impl From<Link> for LinkMode {
 /// Runs the verb.
 pub fn run(context: &Context, args: &CheckoutArgs) -> RunResult {
     let repo = context.open_repo()?;
+    if args.composefs {
+        return image(context, &repo, args);
+    }
     let mut options = CheckoutOptions::default();
     options.link = args.link.into();
     options.remember = true;
@@ -179,6 +190,23 @@ pub fn run(context: &Context, args: &CheckoutArgs) -> RunResult {
             "The files are the repository's own: do not write to them. --link copy makes files of your own.",
         );
     }
+    Ok(Outcome::Done)
+}
+
+fn image(context: &Context, repo: &Repo, args: &CheckoutArgs) -> RunResult {
+    let subpath = args.subpath.as_ref().map_or(&b""[..], |path| path.as_bytes());
+    let report = composefs::image(repo, &args.rev, subpath, &args.dest, context.cancel())?;
+    let ui = context.ui();
+    if context.json() {
+        ui.result(|out| json::write(out, &report))?;
+    }
+    ui.status(format_args!(
+        "Made the image {} of {}: {}, {}",
+        text::escape_path(&args.dest),
+        args.rev,
+        text::count(report.inodes, "inode", "inodes"),
+        text::size(report.bytes)
+    ));
     Ok(Outcome::Done)
 }
 

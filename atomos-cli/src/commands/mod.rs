@@ -30,6 +30,7 @@ mod lint;
 mod log;
 mod ls;
 mod mirror;
+mod mount;
 mod pin;
 mod prune;
 mod publish;
@@ -46,6 +47,7 @@ mod stats;
 mod status;
 mod switch;
 mod sysroot;
+mod umount;
 mod undeploy;
 mod upgrade;
 mod usr_overlay;
@@ -65,6 +67,8 @@ pub enum Command {
     Init(init::InitArgs),
     Commit(Box<commit::CommitArgs>),
     Checkout(checkout::CheckoutArgs),
+    Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Lint(lint::LintArgs),
@@ -120,6 +124,8 @@ impl Command {
             Self::Init(args) => init::run(context, &args),
             Self::Commit(args) => commit::run(context, *args),
             Self::Checkout(args) => checkout::run(context, &args),
+            Self::Mount(args) => mount::run(context, &args),
+            Self::Umount(args) => umount::run(context, &args),
             Self::Export(args) => export::run(context, &args),
             Self::Import(args) => import::run(context, &args),
             Self::Lint(args) => lint::run(context, &args),

@@ -1,6 +1,7 @@
 //! `atomos prune`
 
 use clap::Args;
+use libatomos::composefs::forget_earlier_boots;
 use libatomos::repo::PruneOptions;
 
 use super::RunResult;
@@ -46,6 +47,9 @@ pub fn run(context: &Context, args: &PruneArgs) -> RunResult {
     options.dry_run = args.dry_run;
     options.depth = args.depth;
     options.keep_younger_than = args.keep_younger_than;
+    if !args.dry_run {
+        forget_earlier_boots(&repo)?;
+    }
     let report = repo.prune(&options, context.progress(), context.cancel())?;
     let mut line = format!(
         "{} {}, {}, {}",

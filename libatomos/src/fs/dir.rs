@@ -225,6 +225,21 @@ impl Dir {
             .map(File::from)
     }
 
+    /// Makes a file that has no name and goes when nobody has it open, for reading and writing.
+    pub(crate) fn create_unnamed(&self, mode: u32) -> Result<File, FsError> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(mode)) {
+            Ok(fd) => Ok(File::from(fd)),
+            // A file system that has files with names only.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
+                let (name, file) = self.write_beside(format!("unnamed-{}", std::process::id()), b"", mode)?;
+                self.remove_file(&name)?;
+                Ok(file)
+            }
+            Err(errno) => Err(FsError::new("create a file in", &self.path, errno)),
+        }
+    }
+
     /// Opens the file `name` for reading and writing, and makes it if it is missing.
     pub fn open_or_create_file(&self, name: impl AsRef<Path>, mode: u32) -> Result<File, FsError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;

@@ -1,6 +1,7 @@
 //! The same work for atomos, for ostree and for `cp`, as command lines.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,6 +59,8 @@ pub enum Work {
     Checkout,
     /// The same, then written back with `sync -f`.
     CheckoutSynced,
+    /// The first version mounted: an image is made of it, and mounted over the repository.
+    Mount,
     /// The checkout of the first version becomes one of the second.
     Update,
     /// Every object verified.
@@ -68,12 +71,13 @@ pub enum Work {
 
 impl Work {
     /// In the order in which one run does it.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FirstCommit,
         Self::CommitAgain,
         Self::CommitKnown,
         Self::Checkout,
         Self::CheckoutSynced,
+        Self::Mount,
         Self::SecondCommit,
         Self::Update,
         Self::Diff,
@@ -88,6 +92,7 @@ impl Work {
             Self::FirstCommit => "first commit",
             Self::Adopt => "first commit, `--adopt`",
             Self::CommitKnown => "commit again, stat cache",
+            Self::Mount => "composefs: image made and mounted",
             Self::Update => "checkout `--update` to the second version",
             Self::CommitAgain => "commit again, every byte hashed again",
             Self::SecondCommit => "commit of the second version",
@@ -108,6 +113,7 @@ impl Work {
             Self::CommitAgain => &[(Ostree, self, 0.12)],
             Self::CommitKnown => &[(Ostree, Self::CommitAgain, 0.02)],
             Self::Checkout => &[(Ostree, self, 0.4), (Cp, self, 0.75)],
+            Self::Mount => &[(Ostree, Self::Checkout, 0.1)],
             Self::Update => &[(Atomos, Self::Checkout, 0.35)],
             Self::Fsck => &[(Ostree, self, 0.12)],
             Self::Diff => &[(Ostree, self, 0.1)],
@@ -191,6 +197,9 @@ impl Ring {
     /// # Errors
     /// If it cannot be removed.
     pub fn remove(&self, contestant: Contestant) -> Result<()> {
+        if contestant == Contestant::Atomos {
+            self.unmount()?;
+        }
         remove(&self.repo(contestant))?;
         if contestant == Contestant::Atomos {
             remove(&self.adopting())?;
@@ -202,6 +211,28 @@ impl Ring {
     /// A repository that adopts a tree, and the tree.
     fn adopting(&self) -> PathBuf {
         self.directory.join("repo-adopt")
+    }
+
+    /// Where a tree is mounted.
+    fn mounted(&self) -> PathBuf {
+        self.directory.join("mounted")
+    }
+
+    /// Ends the mount of the run before, if there was one, and leaves the directory.
+    fn unmount(&self) -> Result<()> {
+        let place = self.mounted();
+        let parent = self
+            .directory
+            .metadata()
+            .context("cannot look at the work directory")?;
+        std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        let found = place
+            .metadata()
+            .with_context(|| format!("cannot look at {}", place.display()))?;
+        if found.dev() != parent.dev() {
+            time(&mut self.atomos(&["umount", path(&place)]))?;
+        }
+        Ok(())
     }
 
     fn consumed(&self) -> PathBuf {
@@ -222,6 +253,7 @@ impl Ring {
                     let (parent, to) = (format!("{REF}^"), self.checkout_directory(contestant));
                     time(&mut self.atomos(&["checkout", "--link", "hardlink", &parent, path(&to)]))?;
                 }
+                Work::Mount => self.unmount()?,
                 Work::Adopt => {
                     remove(&self.adopting())?;
                     remove(&self.consumed())?;
@@ -279,6 +311,7 @@ impl Ring {
                 let to = self.checkout_directory(Contestant::Atomos);
                 self.atomos(&["checkout", "--link", "hardlink", REF, path(&to)])
             }
+            Work::Mount => self.atomos(&["mount", REF, path(&self.mounted())]),
             Work::CheckoutSynced => then_sync(self.atomos_command(Work::Checkout), &self.directory),
             Work::Fsck => self.atomos(&["fsck"]),
             Work::Diff => self.atomos(&["diff", &parent, REF]),
@@ -302,7 +335,7 @@ impl Ring {
             Work::CheckoutSynced => then_sync(self.ostree_command(Work::Checkout)?, &self.directory),
             Work::Fsck => self.ostree(&["fsck", "--quiet"]),
             Work::Diff => self.ostree(&["diff", &parent, REF]),
-            Work::Adopt | Work::CommitKnown | Work::Update => return None,
+            Work::Adopt | Work::CommitKnown | Work::Mount | Work::Update => return None,
         })
     }
 

@@ -1,0 +1,108 @@
+//! `atomos mount`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use libatomos::composefs::{self, Image};
+use serde::Serialize;
+
+use super::RunResult;
+use crate::context::Context;
+use crate::exit_code::Outcome;
+use crate::output::{json, text};
+use crate::report::CliError;
+
+/// Mount a tree without checking it out
+///
+/// Makes an image of the names and metadata of REV, and mounts it on DIR, over the repository: nothing is linked or copied. What is
+/// mounted is read-only and has owners, modes, times and extended attributes as they were committed. The commit is kept from
+/// `atomos prune` until `atomos umount DIR`, or until the machine has booted again.
+///
+/// Takes root, and Linux 6.12 or newer with EROFS and overlayfs. Reading a file does not check its bytes: `atomos fsck` does.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos mount debian/13 /mnt
+  atomos mount --subpath /usr/share debian/13^ /mnt
+  atomos checkout --composefs debian/13 debian.img && atomos mount --image debian.img /mnt
+  atomos umount /mnt")]
+pub struct MountArgs {
+    /// The directory of the tree that is wanted
+    #[arg(long, value_name = "P", conflicts_with = "image")]
+    subpath: Option<OsString>,
+
+    /// Mount an image that `atomos checkout --composefs` made: a file, in place of REV
+    #[arg(long)]
+    image: bool,
+
+    /// A ref, a digest, or the beginning of one
+    #[arg(value_name = "REV|FILE")]
+    source: OsString,
+
+    /// Where to mount it: a directory, which is hidden meanwhile
+    dir: PathBuf,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Report<'a> {
+    dir: &'a Path,
+    bytes: u64,
+    digest: libatomos::Digest,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context, args: &MountArgs) -> RunResult {
+    // On a machine that runs a deployment the repository is written to in mounts that nobody else sees; this one is to be seen.
+    let image = context.apart(|| prepare(context, args))?;
+    if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir) {
+        // The first error is the one to tell.
+        drop(context.apart(|| Ok(composefs::release(&context.open_repo()?, &args.dir)?)));
+        return Err(error.into());
+    }
+    let ui = context.ui();
+    if context.json() {
+        let report = Report {
+            dir: &args.dir,
+            bytes: image.report.bytes,
+            digest: image.report.digest,
+        };
+        ui.result(|out| json::write(out, &report))?;
+    }
+    ui.status(format_args!(
+        "Mounted on {}, read-only, until `atomos umount`; the image has {}",
+        text::escape_path(&args.dir),
+        text::size(image.report.bytes)
+    ));
+    Ok(Outcome::Done)
+}
+
+/// Makes or opens the image, and has its commit stay.
+fn prepare(context: &Context, args: &MountArgs) -> Result<Image, CliError> {
+    if args.image {
+        context
+            .ui()
+            .warning("what the image needs is kept only as long as a ref or something else keeps it");
+        return Ok(Image::open(Path::new(&args.source))?);
+    }
+    let rev = args
+        .source
+        .to_str()
+        .ok_or_else(|| CliError::usage("a revision is UTF-8"))?;
+    let repo = context.open_repo()?;
+    composefs::forget_earlier_boots(&repo)?;
+    match repo.resolve_commit(rev) {
+        Ok(commit) => composefs::hold(&repo, &args.dir, commit)?,
+        Err(_) => context
+            .ui()
+            .warning("a tree that no commit was named for is kept only as long as something else keeps it"),
+    }
+    let subpath = args.subpath.as_ref().map_or(&b""[..], |path| path.as_bytes());
+    Image::make(&repo, rev, subpath, context.cancel()).map_err(|error| {
+        // The first error is the one to tell.
+        drop(composefs::release(&repo, &args.dir));
+        error.into()
+    })
+}

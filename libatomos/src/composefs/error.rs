@@ -1,0 +1,80 @@
+//! What can go wrong with images.
+
+use std::path::PathBuf;
+
+use crate::error::ErrorKind;
+use crate::fs::FsError;
+use crate::repo::RepoError;
+
+/// Why an image was not made or not mounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ComposefsError {
+    /// Something in the tree cannot be in an image.
+    #[error("cannot put {} into an image: {reason}", path.display())]
+    NotInImages {
+        /// Where it is in the tree.
+        path: PathBuf,
+        /// What it is.
+        reason: &'static str,
+    },
+    /// The tree has too many entries.
+    #[error("cannot make an image: the tree has more than {limit} entries")]
+    TooLarge {
+        /// The most.
+        limit: u64,
+    },
+    /// There is something where the image is to be.
+    #[error("cannot make the image {}: it exists", path.display())]
+    Exists {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The image has no name of its own.
+    #[error("cannot make the image {}: the path does not end in a name", path.display())]
+    NoName {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The kernel cannot do it.
+    #[error("cannot mount an image on {}: {missing}", path.display())]
+    Kernel {
+        /// Where it was to be mounted.
+        path: PathBuf,
+        /// What the kernel does not have.
+        missing: &'static str,
+    },
+    /// No image is mounted there.
+    #[error("cannot unmount {}: no image is mounted there", path.display())]
+    NotMounted {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A system call failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+impl From<crate::cancel::Cancelled> for ComposefsError {
+    fn from(cancelled: crate::cancel::Cancelled) -> Self {
+        Self::Repo(cancelled.into())
+    }
+}
+
+impl ComposefsError {
+    /// Returns the coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotInImages { .. } | Self::TooLarge { .. } | Self::Kernel { .. } => ErrorKind::Unsupported,
+            Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::NoName { .. } => ErrorKind::Invalid,
+            Self::NotMounted { .. } => ErrorKind::NotFound,
+            Self::Repo(error) => error.kind(),
+            Self::Fs(error) => error.kind(),
+        }
+    }
+}

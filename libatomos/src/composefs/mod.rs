@@ -1,0 +1,20 @@
+//! Trees as images of their metadata, mounted over the store.
+//!
+//! An image has every name of a tree, with owner, mode, time and attributes, and for the bytes of each file the name of its blob in the
+//! store. It is made from dirtrees alone, takes some 200 bytes for a file, and is the same for the same tree. Mounted, it is
+//! two file systems of the kernel's: EROFS for the image, and over it an overlay that takes a file's bytes from the store, which
+//! is its *data-only* layer (`Documentation/filesystems/overlayfs.rst`). What is mounted is read-only.
+//!
+//! The idea is that of [composefs](https://github.com/composefs/composefs); the images are not, byte for byte, those that it makes.
+//!
+//! Nothing here proves the bytes of a file: whoever can write to the store can change what is seen. An image is as it was
+//! made, for it has no name while it is mounted.
+
+mod erofs;
+mod error;
+mod image;
+mod mount;
+
+pub use error::ComposefsError;
+pub use image::{Image, ImageReport, image};
+pub use mount::{forget_earlier_boots, hold, mount, release, unmount};

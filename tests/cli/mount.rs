@@ -1,0 +1,224 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+
+use crate::common::{Run, Scratch, is_root};
+
+/// A repository in mode `bare` with a place to mount on, which is unmounted at the end.
+struct Mounted {
+    scratch: Scratch,
+}
+
+impl Mounted {
+    /// `None` where this machine cannot mount images, after saying so.
+    fn new() -> Option<Self> {
+        if !is_root("mounting an image") {
+            return None;
+        }
+        let scratch = Scratch::empty();
+        scratch.atomos(&["init", "--mode", "bare"]).code(0);
+        fs::create_dir(scratch.path("on")).unwrap();
+        let mounted = Self { scratch };
+        mounted.scratch.write("probe/file", "probe");
+        mounted
+            .scratch
+            .atomos(&["commit", "--ref", "probe", "probe"])
+            .code(0);
+        let run = mounted.mount("probe");
+        if run.err.contains("this kernel") {
+            eprintln!("skipped: {}", run.err);
+            return None;
+        }
+        run.code(0);
+        mounted.scratch.atomos(&["umount", "on"]).code(0);
+        Some(mounted)
+    }
+
+    fn mount(&self, rev: &str) -> Run {
+        self.scratch.atomos(&["mount", rev, "on"])
+    }
+
+    /// The digest of the root directory that a commit of a directory has.
+    fn tree_of(&self, name: &str, directory: &str) -> String {
+        self.scratch
+            .atomos(&["commit", "--no-cache", "--ref", name, directory])
+            .code(0);
+        self.scratch
+            .atomos(&["rev-parse", &format!("{name}^{{tree}}")])
+            .ok()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Where it is mounted still, an assertion has failed, and a temporary directory is about to be removed.
+        let _ = Command::new("umount")
+            .arg("-q")
+            .arg(self.scratch.path("on"))
+            .status();
+    }
+}
+
+fn sh(scratch: &Scratch, script: &str) {
+    let status = Command::new("sh")
+        .args(["-eu", "-c", script])
+        .current_dir(scratch.path("tree"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{script}");
+}
+
+#[test]
+fn what_is_mounted_is_what_was_committed_to_the_last_attribute() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    scratch.tree();
+    sh(
+        scratch,
+        r#"
+        touch empty; chmod 000 empty
+        cp usr/bin/sh setuid; chown 12:34 setuid; chmod 6755 setuid; touch -d @-5 setuid
+        mkfifo fifo; mknod null c 1 3; mknod disk b 259 70000; chmod 1777 etc
+        ln -s "$(printf %02100d 0)" long-link; ln -s "$(printf %04000d 0)" longest-link; ln -s / short-link
+        printf %070000d 0 > large
+        setfattr -n user.note -v value etc; setfattr -n user.note -v "$(printf %01500d 0)" usr/bin/sh
+        setfattr -n trusted.overlay.opaque -v y usr; setfattr -n trusted.overlay.redirect -v /x etc/motd
+        setfattr -n security.capability -v 0sAQAAAgAkAAAAAAAAAAAAAAAAAAA= large
+        setfattr -n system.posix_acl_access -v 0sAgAAAAEABgD/////AgAGAAEAAAAEAAQA/////xAABgD/////IAAEAP////8= etc/motd
+        mkdir -p deep/a/b/c many none "$(printf %0255d 1)" '-' '!' '.x' '..y'
+        for i in $(seq 700); do echo $i > many/$(printf 'name-%0*d' $((i % 200 + 1)) $i); done
+        touch -d @1 deep/a
+        "#,
+    );
+    let committed = mounted.tree_of("os", "tree");
+    let run = mounted.mount("os").code(0);
+    assert!(run.err.starts_with("Mounted on on, read-only"), "{}", run.err);
+    assert_eq!(mounted.tree_of("again", "on"), committed);
+    // Names are found one by one, too, not only listed.
+    for entry in fs::read_dir(scratch.path("tree/many")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let [here, there] =
+            ["tree/many", "on/many"].map(|dir| fs::read(scratch.path(dir).join(&name)).unwrap());
+        assert_eq!(here, there);
+    }
+    assert!(!scratch.path("on/many/name").exists());
+    assert_eq!(fs::metadata(scratch.path("on/deep")).unwrap().nlink(), 3);
+    let refused = fs::write(scratch.path("on/etc/motd"), "").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    scratch.atomos(&["umount", "on"]).code(0);
+    assert_eq!(fs::read_dir(scratch.path("on")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_commit_stays_while_it_is_mounted() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    scratch.tree();
+    scratch.commit("first");
+    mounted.mount("os").code(0);
+    scratch.atomos(&["refs", "--delete", "os"]).code(0);
+    scratch.atomos(&["prune"]).code(0);
+    assert_eq!(fs::read(scratch.path("on/etc/motd")).unwrap(), b"hello\n");
+    scratch.atomos(&["fsck"]).code(0);
+    scratch.atomos(&["umount", "on"]).code(0);
+    let roots = || fs::read_dir(scratch.path("repo/roots")).unwrap().count();
+    assert_eq!(roots(), 0);
+    // What another boot has left is let go of.
+    let run = scratch.atomos(&["rev-parse", "probe"]).ok();
+    let record = format!("{{\"commits\": [\"{}\"]}}", run.trim());
+    fs::write(
+        scratch.path("repo/roots/mount.0123456789ab.0123456789abcdef"),
+        record,
+    )
+    .unwrap();
+    scratch.atomos(&["prune"]).code(0);
+    assert_eq!(roots(), 0);
+}
+
+#[test]
+fn a_part_is_mounted_and_what_is_no_mount_is_not_unmounted() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    scratch.tree();
+    scratch.commit("first");
+    scratch
+        .atomos(&["mount", "--subpath", "/usr/lib", "os", "on"])
+        .code(0);
+    assert_eq!(fs::read(scratch.path("on/os-release")).unwrap(), b"ID=test\n");
+    scratch.atomos(&["umount", "on"]).code(0);
+    let run = scratch.atomos(&["umount", "on"]);
+    assert!(
+        run.err.contains("cannot unmount on: no image is mounted there"),
+        "{}",
+        run.err
+    );
+    assert_eq!(run.code, 3);
+    let run = scratch.atomos(&["mount", "os", "nowhere"]);
+    assert!(run.err.contains("nowhere"), "{}", run.err);
+    assert_ne!(run.code, 0);
+    assert_eq!(fs::read_dir(scratch.path("repo/roots")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_image_is_a_file_that_can_be_mounted_later() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    scratch.tree();
+    scratch.commit("first");
+    let report = scratch
+        .atomos(&["checkout", "--composefs", "os", "image", "--json"])
+        .json();
+    scratch.atomos(&["checkout", "--composefs", "os", "same"]).code(0);
+    assert_eq!(
+        fs::read(scratch.path("image")).unwrap(),
+        fs::read(scratch.path("same")).unwrap()
+    );
+    let metadata = fs::metadata(scratch.path("image")).unwrap();
+    assert_eq!(report["bytes"], metadata.len());
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o644);
+    let run = scratch.atomos(&["mount", "--image", "image", "on"]).code(0);
+    assert!(run.err.contains("is kept only as long as"), "{}", run.err);
+    assert_eq!(fs::read(scratch.path("on/etc/motd")).unwrap(), b"hello\n");
+    scratch.atomos(&["umount", "on"]).code(0);
+}
+
+#[test]
+fn what_no_image_can_have_is_named() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    let run = scratch.atomos(&["checkout", "--composefs", "--subpath", "/etc/motd", "os", "image"]);
+    assert!(run.err.contains("an image is made of a directory"), "{}", run.err);
+    assert!(!scratch.path("image").exists());
+    scratch.write("there", "");
+    let run = scratch
+        .atomos(&["checkout", "--composefs", "os", "there"])
+        .code(4);
+    assert!(
+        run.err.contains("cannot make the image there: it exists"),
+        "{}",
+        run.err
+    );
+    if !is_root("making a device") {
+        return;
+    }
+    sh(&scratch, "mknod usr/gone c 0 0");
+    scratch
+        .atomos(&["init", "--mode", "bare", "--repo", "bare"])
+        .code(0);
+    scratch
+        .atomos(&["commit", "--repo", "bare", "--ref", "os", "tree"])
+        .code(0);
+    let run = scratch.atomos(&["checkout", "--repo", "bare", "--composefs", "os", "image"]);
+    assert!(
+        run.err.contains("cannot put /usr/gone into an image"),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.path("image").exists());
+    let left = fs::read_dir(scratch.path("")).unwrap();
+    assert!(
+        left.flatten()
+            .all(|entry| !entry.file_name().to_string_lossy().contains("image"))
+    );
+}
