@@ -552,6 +552,10 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         RepoError::RefMoved { name, .. } => {
             format!("look at it with `atomos log {name}`, then run the command again, or use --force")
         }
+        RepoError::IsAlias { name, target } => format!(
+            "name {target} itself; or `atomos refs --delete {name}` removes the alias, and `atomos refs --force --alias {name}=REF` points it elsewhere"
+        ),
+        RepoError::AliasLoop { name } => format!("`atomos refs --delete {name}` removes the alias"),
         RepoError::RefCollision { other, .. } => {
             format!("choose another name, or remove the other ref with `atomos refs --delete {other}`")
         }

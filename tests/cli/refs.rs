@@ -86,3 +86,111 @@ fn a_bad_name_is_refused_with_the_rule() {
     let run = scratch.atomos(&["refs", "--create", "../x=os"]).code(2);
     assert!(run.err.contains("\"../x\" is not a ref name"), "{}", run.err);
 }
+
+#[test]
+fn an_alias_stands_for_the_ref_that_it_points_at() {
+    let (scratch, first, second) = two_commits();
+    scratch.atomos(&["refs", "--alias", "stable=os"]).code(0);
+    scratch.atomos(&["refs", "--alias", "latest=stable"]).code(0);
+    assert_eq!(
+        scratch.atomos(&["rev-parse", "latest"]).ok(),
+        format!("{second}\n")
+    );
+    assert_eq!(
+        scratch.atomos(&["refs"]).ok(),
+        format!("{second} latest -> stable\n{second} os\n{second} stable -> os\n")
+    );
+    let list = scratch.atomos(&["refs", "--json", "stable"]).json();
+    assert_eq!(
+        list,
+        serde_json::json!([{"name": "stable", "commit": second, "alias-of": "os"}])
+    );
+    // It follows the ref, and is not moved itself.
+    scratch.atomos(&["reset", "os", "os^"]).code(0);
+    assert_eq!(
+        scratch.atomos(&["rev-parse", "latest"]).ok(),
+        format!("{first}\n")
+    );
+    for command in [
+        &["commit", "-b", "stable", "tree"][..],
+        &["reset", "stable", &second],
+    ] {
+        let run = scratch.atomos(command).code(10);
+        assert!(
+            run.err.starts_with("error: stable is an alias of os"),
+            "{}",
+            run.err
+        );
+    }
+    scratch
+        .atomos(&["refs", "--force", "--create", "stable=os"])
+        .code(10);
+    // Loops, collisions and what does not exist.
+    scratch
+        .atomos(&["refs", "--force", "--alias", "stable=latest"])
+        .code(5);
+    scratch.atomos(&["refs", "--alias", "self=self"]).code(5);
+    scratch.atomos(&["refs", "--alias", "new=nothing"]).code(3);
+    scratch.atomos(&["refs", "--alias", "os=stable"]).code(10);
+    scratch.atomos(&["refs", "--alias", "os/x=stable"]).code(10);
+    scratch.atomos(&["refs", "--create", "stable/x=os"]).code(10);
+    scratch.atomos(&["refs", "--alias", "stable=latest"]).code(10);
+    // One that leads nowhere keeps nothing, and says so.
+    scratch.atomos(&["refs", "--delete", "os"]).code(0);
+    scratch.atomos(&["rev-parse", "stable"]).code(3);
+    assert!(scratch.atomos(&["refs"]).ok().starts_with(&"-".repeat(64)));
+    scratch.atomos(&["fsck"]).code(0);
+    let run = scratch
+        .atomos(&["refs", "--delete", "stable", "--delete", "latest"])
+        .code(0);
+    assert_eq!(run.err, "Removed the alias stable\nRemoved the alias latest\n");
+    assert_eq!(scratch.atomos(&["refs"]).ok(), "");
+    // Whoever writes the file by hand can make a loop.
+    std::fs::write(scratch.path("repo/aliases"), "b a\na b\n").unwrap();
+    let run = scratch.atomos(&["rev-parse", "a"]).code(5);
+    assert!(run.err.contains("the alias a leads to itself"), "{}", run.err);
+}
+
+#[test]
+fn an_alias_is_published_only_where_it_is_named() {
+    let scratch = crate::common::published();
+    scratch.atomos(&["refs", "--alias", "stable=os"]).code(0);
+    scratch.version("2");
+    scratch.publish(&[]).code(0);
+    assert!(!scratch.path("site/refs/stable").exists());
+    scratch.publish(&["--ref", "stable"]).code(0);
+    assert!(scratch.path("site/refs/stable").exists());
+    scratch.client(&["pull", "origin", "stable"]).code(0);
+}
+
+#[test]
+fn a_reset_moves_a_ref_and_says_how_to_go_back() {
+    let (scratch, first, second) = two_commits();
+    let run = scratch.atomos(&["reset", "os", "os^"]).code(0);
+    assert_eq!(
+        run.err,
+        format!(
+            "Ref os named {}, and names {}\nhint: `atomos reset os {}` takes it back, until a prune\n",
+            &second[..12],
+            &first[..12],
+            &second[..12]
+        )
+    );
+    let run = scratch
+        .atomos(&["reset", "os", &second, "--expect", &second])
+        .code(10);
+    assert!(
+        run.err.contains(&format!("was to be {second}, and is {first}")),
+        "{}",
+        run.err
+    );
+    let model = scratch.atomos(&["reset", "--json", "os", &second[..12]]).json();
+    assert_eq!(
+        model,
+        serde_json::json!({"name": "os", "old": first, "commit": second})
+    );
+    let run = scratch.atomos(&["reset", "os", "os"]).code(0);
+    assert_eq!(run.err, format!("Unchanged: ref os names {}\n", &second[..12]));
+    scratch.atomos(&["reset", "nothing", "os"]).code(3);
+    scratch.atomos(&["reset", "os", "nothing"]).code(3);
+}

@@ -37,6 +37,7 @@ mod publish;
 mod pull;
 mod refs;
 mod remote;
+mod reset;
 mod rev_parse;
 mod rollback;
 mod serve;
@@ -78,6 +79,7 @@ pub enum Command {
     Log(log::LogArgs),
     Diff(diff::DiffArgs),
     Refs(refs::RefsArgs),
+    Reset(reset::ResetArgs),
     RevParse(rev_parse::RevParseArgs),
     Key(key::KeyArgs),
     Publish(Box<publish::PublishArgs>),
@@ -135,6 +137,7 @@ impl Command {
             Self::Log(args) => log::run(context, &args),
             Self::Diff(args) => diff::run(context, &args),
             Self::Refs(args) => refs::run(context, &args),
+            Self::Reset(args) => reset::run(context, &args),
             Self::RevParse(args) => rev_parse::run(context, &args),
             Self::Key(args) => key::run(context, &args),
             Self::Publish(args) => publish::run(context, &args),

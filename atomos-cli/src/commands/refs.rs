@@ -18,12 +18,16 @@ use crate::report::CliError;
 /// and those beneath it.
 ///
 /// Several --create and --delete are done together, all or none. Removing a ref removes no objects: `atomos prune` does.
+///
+/// An alias points at a ref, and stands for it wherever a revision is read; it is listed with `-> REF`. It is never moved by a commit or a
+/// reset, keeps nothing from a prune by itself, and is published only where it is named.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   atomos refs
   atomos refs --create stable=debian/13
-  atomos refs --delete debian/12")]
+  atomos refs --delete debian/12
+  atomos refs --alias stable=debian/13")]
 pub struct RefsArgs {
     /// Make a ref that names the commit REV
     #[arg(long, value_name = "NAME=REV", value_parser = parse_create)]
@@ -33,19 +37,37 @@ pub struct RefsArgs {
     #[arg(long, value_name = "NAME")]
     delete: Vec<RefName>,
 
-    /// Let --create move a ref that exists, and --delete pass over one that does not
+    /// Make an alias that points at the ref REF
+    #[arg(long, value_name = "NAME=REF", value_parser = parse_alias, conflicts_with_all = ["create", "delete"])]
+    alias: Vec<(RefName, RefName)>,
+
+    /// Let --create move a ref that exists, --alias an alias, and --delete pass over one that does not
     #[arg(long)]
     force: bool,
 
     /// List this ref and those beneath it
-    #[arg(conflicts_with_all = ["create", "delete"])]
+    #[arg(conflicts_with_all = ["create", "delete", "alias"])]
     name: Option<RefName>,
 }
 
 #[derive(Serialize)]
 struct RefModel<'a> {
     name: &'a RefName,
-    commit: CommitId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<CommitId>,
+    #[serde(rename = "alias-of", skip_serializing_if = "Option::is_none")]
+    alias_of: Option<&'a RefName>,
+}
+
+fn parse_alias(text: &str) -> Result<(RefName, RefName), String> {
+    let (name, target) = text
+        .split_once('=')
+        .ok_or("a name, an equals sign and a ref are needed, as stable=debian/13")?;
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|error: libatomos::names::InvalidName| error.to_string())
+    };
+    Ok((parse(name)?, parse(target)?))
 }
 
 fn parse_create(text: &str) -> Result<(RefName, String), String> {
@@ -61,7 +83,9 @@ fn parse_create(text: &str) -> Result<(RefName, String), String> {
 
 /// Runs the verb.
 pub fn run(context: &Context, args: &RefsArgs) -> RunResult {
-    if args.create.is_empty() && args.delete.is_empty() {
+    if !args.alias.is_empty() {
+        make_aliases(context, args)?;
+    } else if args.create.is_empty() && args.delete.is_empty() {
         list(context, args)?;
     } else {
         change(context, args)?;
@@ -70,7 +94,8 @@ pub fn run(context: &Context, args: &RefsArgs) -> RunResult {
 }
 
 fn list(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
-    let refs = context.open_repo()?.refs()?;
+    let repo = context.open_repo()?;
+    let (refs, aliases) = (repo.refs()?, repo.aliases()?);
     let wanted = |name: &RefName| {
         args.name.as_ref().is_none_or(|wanted| {
             name.as_str()
@@ -78,31 +103,68 @@ fn list(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     };
-    let models: Vec<_> = refs
+    let mut models: Vec<_> = refs
         .iter()
-        .filter(|(name, _)| wanted(name))
         .map(|(name, commit)| RefModel {
             name,
-            commit: *commit,
+            commit: Some(*commit),
+            alias_of: None,
         })
         .collect();
+    for (name, target) in &aliases {
+        models.push(RefModel {
+            name,
+            // One that leads nowhere is listed: it is what somebody looks for.
+            commit: repo.ref_optional(name).ok().flatten(),
+            alias_of: Some(target),
+        });
+    }
+    models.retain(|model| wanted(model.name));
+    models.sort_by_key(|model| model.name);
     context.ui().result(|out| {
         if context.json() {
             return json::write(out, &models);
         }
-        models
-            .iter()
-            .try_for_each(|model| writeln!(out, "{} {}", model.commit, model.name))
+        models.iter().try_for_each(|model| {
+            let commit = model
+                .commit
+                .map_or_else(|| "-".repeat(64), |commit| commit.to_string());
+            match model.alias_of {
+                Some(target) => writeln!(out, "{commit} {} -> {target}", model.name),
+                None => writeln!(out, "{commit} {}", model.name),
+            }
+        })
     })
+}
+
+fn make_aliases(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
+    let repo = context.open_repo()?;
+    for (name, target) in &args.alias {
+        let before = repo.aliases()?.remove(name);
+        if let Some(before) = before.filter(|_| !args.force) {
+            return Err(libatomos::repo::RepoError::IsAlias {
+                name: name.clone(),
+                target: before,
+            }
+            .into());
+        }
+        repo.set_alias(name, Some(target))?;
+        context
+            .ui()
+            .status(format_args!("{name} is an alias of {target}"));
+    }
+    Ok(())
 }
 
 fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
     // Pruning between the look at a commit and the new name for it would leave the name dangling.
     let _shared = repo.lock_shared()?;
-    let current = repo.refs()?;
+    let (current, aliases) = (repo.refs()?, repo.aliases()?);
     let mut updates = Vec::new();
-    for name in &args.delete {
+    let (delete, old_aliases): (Vec<_>, Vec<_>) =
+        args.delete.iter().partition(|name| !aliases.contains_key(*name));
+    for name in delete {
         let found = current.get(name).copied();
         if found.is_none() && !args.force {
             return Err(libatomos::repo::RepoError::RefNotFound {
@@ -124,7 +186,13 @@ fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
             new: Some(repo.resolve_commit(rev)?),
         });
     }
-    repo.update_refs(&updates)?;
+    if !updates.is_empty() {
+        repo.update_refs(&updates)?;
+    }
+    for name in old_aliases {
+        repo.set_alias(name, None)?;
+        context.ui().status(format_args!("Removed the alias {name}"));
+    }
     for update in &updates {
         match &update.new {
             Some(commit) => context

@@ -104,6 +104,20 @@ pub enum RepoError {
         /// What it is.
         found: Option<CommitId>,
     },
+    /// What was to be moved is an alias.
+    #[error("{name} is an alias of {target}, and is not moved")]
+    IsAlias {
+        /// The alias.
+        name: RefName,
+        /// What it points at.
+        target: RefName,
+    },
+    /// Aliases lead nowhere but to each other.
+    #[error("the alias {name} leads to itself, or through more aliases than anybody needs")]
+    AliasLoop {
+        /// The alias.
+        name: RefName,
+    },
     /// A ref would have to be a file and a directory at once where refs are files.
     #[error("a ref cannot be called {name}: there is {other}, and one would lie within the other")]
     RefCollision {
@@ -216,12 +230,13 @@ impl RepoError {
             Self::Occupied { .. } => ErrorKind::AlreadyExists,
             Self::TakesRoot { .. } => ErrorKind::Denied,
             Self::AmbiguousPrefix { .. }
+            | Self::AliasLoop { .. }
             | Self::Config { .. }
             | Self::Encode { .. }
             | Self::Name(_)
             | Self::Digest(_) => ErrorKind::Invalid,
             Self::UnsupportedRepository { .. } | Self::WrongMode { .. } => ErrorKind::Unsupported,
-            Self::RefMoved { .. } | Self::RefCollision { .. } => ErrorKind::Conflict,
+            Self::RefMoved { .. } | Self::RefCollision { .. } | Self::IsAlias { .. } => ErrorKind::Conflict,
             Self::ObjectMissing { .. } | Self::ObjectDamaged { .. } => ErrorKind::Corrupt,
             Self::Fs(error) => error.kind(),
             Self::Lock(error) => error.kind(),

@@ -10,7 +10,9 @@ use crate::digest::Digest;
 pub(super) const CONFIG: &str = "config";
 /// Every ref and the commit it names, in one file.
 pub(super) const REFS: &str = "refs";
-/// Held while `refs` is replaced.
+/// Every alias and the ref it points at, in one file.
+pub(super) const ALIASES: &str = "aliases";
+/// Held while `refs` or `aliases` is replaced.
 pub(super) const REFS_LOCK: &str = "refs.lock";
 /// Shared to read and add, exclusive to prune.
 pub(super) const LOCK: &str = "lock";

@@ -6,6 +6,7 @@
 //!
 //! Readers and writers hold a shared lock, pruning an exclusive one. `repo-format.md` has the layout and the order.
 
+mod aliases;
 mod config;
 mod error;
 mod follow;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use crate::fs::{Dir, FileLock, LockMode, LockNotice};
 
+pub use aliases::Aliases;
 pub use config::{Config, FORMAT, Features, RepoMode};
 pub use error::RepoError;
 pub use follow::LastLink;

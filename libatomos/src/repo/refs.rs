@@ -40,9 +40,15 @@ impl Repo {
         })
     }
 
-    /// Returns the commit that the ref names, or `None` where there is no such ref.
+    /// Returns the commit that the ref names, or `None` where there is no such ref. An alias names what it points at.
     pub fn ref_optional(&self, name: &RefName) -> Result<Option<CommitId>, RepoError> {
-        Ok(self.refs()?.get(name).copied())
+        let refs = self.refs()?;
+        if let Some(commit) = refs.get(name) {
+            return Ok(Some(*commit));
+        }
+        let aliases = self.aliases()?;
+        let found = super::aliases::follow(&refs, &aliases, name)?;
+        Ok(found.and_then(|name| refs.get(name)).copied())
     }
 
     /// Applies every update or none. Durable on return. Takes the refs' lock.
@@ -57,7 +63,14 @@ impl Repo {
             |holders| self.lock_notice.waiting("the refs", holders),
         )?;
         let mut refs = self.refs()?;
+        let aliases = self.aliases()?;
         for update in updates {
+            if let Some(target) = aliases.get(&update.name) {
+                return Err(RepoError::IsAlias {
+                    name: update.name.clone(),
+                    target: target.clone(),
+                });
+            }
             let found = refs.get(&update.name).copied();
             if let Some(expected) = update.expected
                 && expected != found
@@ -73,7 +86,11 @@ impl Repo {
                     refs.remove(&update.name);
                 }
                 Some(commit) => {
-                    if let Some(other) = refs.keys().find(|other| other.collides_with(&update.name)) {
+                    if let Some(other) = refs
+                        .keys()
+                        .chain(aliases.keys())
+                        .find(|other| other.collides_with(&update.name))
+                    {
                         return Err(RepoError::RefCollision {
                             name: update.name.clone(),
                             other: other.clone(),

@@ -1,0 +1,168 @@
+//! Aliases: refs that name another ref.
+//!
+//! They are lines of the file `aliases`, `<target> <name>`, sorted by name. An alias is followed when a revision is resolved, and is never
+//! moved: whoever wants another version moves what it points at, and whoever wants it to point elsewhere says so.
+
+use std::collections::BTreeMap;
+
+use crate::format::limits;
+use crate::names::RefName;
+
+use super::layout::{ALIASES, REFS_LOCK};
+use super::{Refs, Repo, RepoError};
+
+/// Every alias, and the ref that it points at.
+pub type Aliases = BTreeMap<RefName, RefName>;
+
+/// Aliases that are followed one after another.
+const MAX_CHAIN: usize = 32;
+
+impl Repo {
+    /// Returns every alias.
+    pub fn aliases(&self) -> Result<Aliases, RepoError> {
+        let bytes = self
+            .dir()
+            .read_optional(ALIASES, limits::MAX_REFS)?
+            .unwrap_or_default();
+        parse(&bytes).map_err(|reason| RepoError::Config {
+            path: self.dir().path().join(ALIASES),
+            reason,
+        })
+    }
+
+    /// Makes `name` an alias of `target`, a ref or an alias that exists; or, where there is none, removes the alias. Durable on return. Takes
+    /// the refs' lock.
+    pub fn set_alias(&self, name: &RefName, target: Option<&RefName>) -> Result<(), RepoError> {
+        self.check_writable()?;
+        let _lock = self.lock_other(self.dir(), REFS_LOCK, "the refs")?;
+        let (refs, mut aliases) = (self.refs()?, self.aliases()?);
+        match target {
+            None => {
+                if aliases.remove(name).is_none() {
+                    return Err(RepoError::RefNotFound {
+                        name: name.clone(),
+                        repo: self.dir().path().to_owned(),
+                    });
+                }
+            }
+            Some(target) => {
+                let mut taken = refs.keys().chain(aliases.keys().filter(|other| *other != name));
+                if let Some(other) = taken.find(|other| *other == name || other.collides_with(name)) {
+                    return Err(RepoError::RefCollision {
+                        name: name.clone(),
+                        other: other.clone(),
+                    });
+                }
+                aliases.insert(name.clone(), target.clone());
+                if follow(&refs, &aliases, name)?.is_none() {
+                    return Err(RepoError::RefNotFound {
+                        name: target.clone(),
+                        repo: self.dir().path().to_owned(),
+                    });
+                }
+            }
+        }
+        crate::failpoint::hit("aliases.write")?;
+        self.dir().write_atomic(ALIASES, &format(&aliases), 0o644)?;
+        crate::failpoint::hit("aliases.sync")?;
+        self.dir().sync_fs()?;
+        Ok(())
+    }
+}
+
+/// Returns the ref that `name` is in the end: itself, or what the alias leads to; `None` where that does not exist.
+pub(super) fn follow<'a>(
+    refs: &Refs,
+    aliases: &'a Aliases,
+    name: &'a RefName,
+) -> Result<Option<&'a RefName>, RepoError> {
+    let mut at = name;
+    for _ in 0..=MAX_CHAIN {
+        if refs.contains_key(at) {
+            return Ok(Some(at));
+        }
+        match aliases.get(at) {
+            Some(next) => at = next,
+            None => return Ok(None),
+        }
+    }
+    Err(RepoError::AliasLoop { name: name.clone() })
+}
+
+fn format(aliases: &Aliases) -> Vec<u8> {
+    let lines = aliases.iter().map(|(name, target)| format!("{target} {name}\n"));
+    lines.collect::<String>().into_bytes()
+}
+
+/// Reads the bytes of `aliases`; anything but what a writer would have written is refused.
+fn parse(bytes: &[u8]) -> Result<Aliases, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err("its last line is cut short".to_owned());
+    }
+    let mut aliases = Aliases::new();
+    for (index, line) in text.split_terminator('\n').enumerate() {
+        let invalid = |reason: String| format!("line {}: {reason}", index + 1);
+        let (target, name) = line
+            .split_once(' ')
+            .ok_or_else(|| invalid("there is no space".to_owned()))?;
+        let target: RefName = target.parse().map_err(|error| invalid(format!("{error}")))?;
+        let name: RefName = name.parse().map_err(|error| invalid(format!("{error}")))?;
+        if aliases.last_key_value().is_some_and(|(last, _)| *last >= name) {
+            return Err(invalid("the names are not sorted".to_owned()));
+        }
+        aliases.insert(name, target);
+    }
+    Ok(aliases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::{CommitId, Digest};
+
+    fn name(text: &str) -> RefName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn aliases_round_trip_and_damage_is_refused() {
+        let aliases: Aliases = [
+            (name("latest"), name("stable")),
+            (name("stable"), name("debian/13")),
+        ]
+        .into();
+        let bytes = format(&aliases);
+        assert_eq!(parse(&bytes).unwrap(), aliases);
+        let text = String::from_utf8(bytes).unwrap();
+        for bad in [
+            text.trim_end().to_owned(),
+            format!("{text}{text}"),
+            "one\n".to_owned(),
+            "a ../b\n".to_owned(),
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn aliases_are_followed_and_loops_are_named() {
+        let refs: Refs = [(name("debian/13"), CommitId::new(Digest::of(b"x")))].into();
+        let mut aliases: Aliases = [
+            (name("latest"), name("stable")),
+            (name("stable"), name("debian/13")),
+            (name("gone"), name("debian/12")),
+        ]
+        .into();
+        assert_eq!(
+            follow(&refs, &aliases, &name("latest")).unwrap(),
+            Some(&name("debian/13"))
+        );
+        assert_eq!(follow(&refs, &aliases, &name("gone")).unwrap(), None);
+        aliases.insert(name("stable"), name("latest"));
+        assert!(matches!(
+            follow(&refs, &aliases, &name("latest")),
+            Err(RepoError::AliasLoop { .. })
+        ));
+    }
+}
