@@ -592,6 +592,9 @@ fn hint_for_commit(error: &CommitError) -> Option<String> {
         CommitError::SpecialFile { .. } => {
             "remove it, or leave such files out with --skip-special".to_owned()
         }
+        CommitError::SourceLeft { root, .. } => {
+            format!("do not commit it again; remove it: rm -r {}", shown(root))
+        }
         CommitError::SourceChanged { .. } => {
             "stop what writes to the tree, then run the command again".to_owned()
         }
@@ -647,7 +650,7 @@ fn hint_for_checkout(error: &CheckoutError) -> Option<String> {
 
 fn hint_for_composefs(error: &ComposefsError) -> Option<String> {
     Some(match error {
-        ComposefsError::NotInImages { .. } | ComposefsError::TooLarge { .. } => {
+        ComposefsError::NotInImages { .. } | ComposefsError::TooLarge => {
             "check it out instead: atomos checkout REV DIR".to_owned()
         }
         ComposefsError::Exists { path } => {
@@ -655,6 +658,7 @@ fn hint_for_composefs(error: &ComposefsError) -> Option<String> {
         }
         ComposefsError::NoName { .. } => "name a file".to_owned(),
         ComposefsError::Kernel { .. } => "check it out instead: atomos checkout REV DIR".to_owned(),
+        ComposefsError::Mounted { path } => format!("atomos umount {}", shown(path)),
         ComposefsError::NotMounted { .. } => "`findmnt -t overlay` lists what is mounted".to_owned(),
         _ => return None,
     })

@@ -29,8 +29,9 @@
 //! is armed is armed for the calling thread alone, so tests may run side by side; points in worker threads never
 //! stop.
 //!
-//! [`watch`] is for tests of power cuts, which look at the whole process.
+//! [`watch`] is for tests of power cuts, which look at the whole process; [`fault`] makes single system calls fail.
 
+pub mod fault;
 pub mod watch;
 
 /// An operation was stopped at a failpoint.

@@ -2,6 +2,8 @@
 //!
 //! Each operation has a pool of its own, so a program that embeds the library keeps its global rayon pool as it is.
 
+use std::sync::{Condvar, Mutex, PoisonError};
+
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Trees are walked recursively; this is room for the deepest one that the format allows.
@@ -37,7 +39,6 @@ pub(crate) fn in_order<T: Send, E: Send>(
     mut sink: impl FnMut(usize, T) -> Result<(), E>,
 ) -> Result<(), E> {
     use std::collections::BTreeMap;
-    use std::sync::{Condvar, Mutex, PoisonError};
 
     struct State<T, E> {
         next: usize,
@@ -121,6 +122,46 @@ pub(crate) fn in_order<T: Send, E: Send>(
 /// Returns how many threads there may be: what was asked for, or one for each processor.
 pub(crate) fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Keeps threads from using too much of something at once.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: u64,
+    used: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// A share of a budget. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Share<'b>(&'b Budget, u64);
+
+impl Budget {
+    pub(crate) const fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            used: Mutex::new(0),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits until `amount` may be used. More than there is gets all of it.
+    pub(crate) fn take(&self, amount: u64) -> Share<'_> {
+        let amount = amount.min(self.limit);
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        while *used + amount > self.limit {
+            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        *used += amount;
+        Share(self, amount)
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.1;
+        self.0.freed.notify_all();
+    }
 }
 
 #[cfg(test)]

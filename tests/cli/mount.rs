@@ -116,6 +116,15 @@ fn a_commit_stays_while_it_is_mounted() {
     scratch.tree();
     scratch.commit("first");
     mounted.mount("os").code(0);
+    // The one that is there stays held.
+    let run = mounted.mount("probe").code(4);
+    assert!(
+        run.err.contains("cannot mount an image on on: there is one"),
+        "{}",
+        run.err
+    );
+    let tree = scratch.atomos(&["rev-parse", "probe^{tree}"]).ok();
+    mounted.mount(tree.trim()).code(4);
     scratch.atomos(&["refs", "--delete", "os"]).code(0);
     scratch.atomos(&["prune"]).code(0);
     assert_eq!(fs::read(scratch.path("on/etc/motd")).unwrap(), b"hello\n");
@@ -125,14 +134,30 @@ fn a_commit_stays_while_it_is_mounted() {
     assert_eq!(roots(), 0);
     // What another boot has left is let go of.
     let run = scratch.atomos(&["rev-parse", "probe"]).ok();
+    mounted.mount("probe").code(0);
+    let name = fs::read_dir(scratch.path("repo/roots"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .file_name();
+    let name = name.into_string().unwrap();
+    let parts: Vec<&str> = name.split('.').collect();
     let record = format!("{{\"commits\": [\"{}\"]}}", run.trim());
-    fs::write(
-        scratch.path("repo/roots/mount.0123456789ab.0123456789abcdef"),
-        record,
-    )
-    .unwrap();
+    let other = |machine: &str, boot: &str| {
+        let name = format!("mount.{machine}.{boot}.4026531840.0123456789abcdef");
+        fs::write(scratch.path("repo/roots").join(&name), &record).unwrap();
+        name
+    };
+    let (earlier, foreign) = (other(parts[1], "0123456789ab"), other("01234567", parts[2]));
     scratch.atomos(&["prune"]).code(0);
-    assert_eq!(roots(), 0);
+    let is_there = |name: &str| scratch.path("repo/roots").join(name).exists();
+    assert_eq!(
+        (is_there(&name), is_there(&earlier), is_there(&foreign)),
+        (true, false, true)
+    );
+    scratch.atomos(&["umount", "on"]).code(0);
+    assert!(!is_there(&name));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use libatomos::composefs::{self, Image};
+use libatomos::composefs::{self, ComposefsError, Image, MountId};
 use serde::Serialize;
 
 use super::RunResult;
@@ -19,6 +19,9 @@ use crate::report::CliError;
 /// Makes an image of the names and metadata of REV, and mounts it on DIR, over the repository: nothing is linked or copied. What is
 /// mounted is read-only and has owners, modes, times and extended attributes as they were committed. The commit is kept from
 /// `atomos prune` until `atomos umount DIR`, or until the machine has booted again.
+///
+/// Where the repository's file system is mounted with nosuid, nodev or noexec, so is the tree, and with the first two where the repository does
+/// not belong to root alone.
 ///
 /// Takes root, and Linux 6.12 or newer with EROFS and overlayfs. Reading a file does not check its bytes: `atomos fsck` does.
 #[derive(Debug, Args)]
@@ -56,10 +59,11 @@ struct Report<'a> {
 /// Runs the verb.
 pub fn run(context: &Context, args: &MountArgs) -> RunResult {
     // On a machine that runs a deployment the repository is written to in mounts that nobody else sees; this one is to be seen.
-    let image = context.apart(|| prepare(context, args))?;
-    if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir) {
+    let id = MountId::new()?;
+    let image = context.apart(|| prepare(context, args, &id))?;
+    if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir, &id) {
         // The first error is the one to tell.
-        drop(context.apart(|| Ok(composefs::release(&context.open_repo()?, &args.dir)?)));
+        drop(context.apart(|| Ok(id.release(&context.open_repo()?)?)));
         return Err(error.into());
     }
     let ui = context.ui();
@@ -79,30 +83,42 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
     Ok(Outcome::Done)
 }
 
-/// Makes or opens the image, and has its commit stay.
-fn prepare(context: &Context, args: &MountArgs) -> Result<Image, CliError> {
+/// Makes or copies the image, and has its commit stay.
+fn prepare(context: &Context, args: &MountArgs, id: &MountId) -> Result<Image, CliError> {
+    if composefs::mounted(&args.dir)?.is_some() {
+        return Err(ComposefsError::Mounted {
+            path: args.dir.clone(),
+        }
+        .into());
+    }
+    let repo = context.open_repo()?;
     if args.image {
         context
             .ui()
             .warning("what the image needs is kept only as long as a ref or something else keeps it");
-        return Ok(Image::open(Path::new(&args.source))?);
+        return Ok(Image::open(&repo, Path::new(&args.source))?);
     }
     let rev = args
         .source
         .to_str()
         .ok_or_else(|| CliError::usage("a revision is UTF-8"))?;
-    let repo = context.open_repo()?;
     composefs::forget_earlier_boots(&repo)?;
-    match repo.resolve_commit(rev) {
-        Ok(commit) => composefs::hold(&repo, &args.dir, commit)?,
-        Err(_) => context
+    // Pruning between the look at a commit and the record that keeps it would remove what is to be mounted.
+    let _shared = repo.lock_shared()?;
+    repo.resolve_tree(rev)?;
+    let commit = repo.resolve_commit(rev).ok();
+    match commit {
+        Some(commit) => id.hold(&repo, commit)?,
+        None => context
             .ui()
             .warning("a tree that no commit was named for is kept only as long as something else keeps it"),
     }
     let subpath = args.subpath.as_ref().map_or(&b""[..], |path| path.as_bytes());
-    Image::make(&repo, rev, subpath, context.cancel()).map_err(|error| {
+    // A ref may name another commit by now than the one that is kept.
+    let rev = commit.map_or_else(|| rev.to_owned(), |commit| commit.to_string());
+    Image::make(&repo, &rev, subpath, context.cancel()).map_err(|error| {
         // The first error is the one to tell.
-        drop(composefs::release(&repo, &args.dir));
+        drop(id.release(&repo));
         error.into()
     })
 }

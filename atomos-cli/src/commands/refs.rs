@@ -17,7 +17,7 @@ use crate::report::CliError;
 /// Without an option, lists the refs, each after the digest of the commit that it names. With NAME, lists only that ref
 /// and those beneath it.
 ///
-/// Several --create and --delete are done together, all or none. Removing a ref removes no objects: `atomos prune` does.
+/// Several --create and --delete are done together, all or none; aliases are changed after that, one by one. Removing a ref removes no objects: `atomos prune` does.
 ///
 /// An alias points at a ref, and stands for it wherever a revision is read; it is listed with `-> REF`. It is never moved by a commit or a
 /// reset, keeps nothing from a prune by itself, and is published only where it is named.
@@ -156,6 +156,12 @@ fn make_aliases(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Each name once, in the order in which they were given.
+fn unique(names: &[RefName]) -> impl Iterator<Item = &RefName> {
+    let is_first = |(index, name): &(usize, &RefName)| !names[..*index].contains(name);
+    names.iter().enumerate().filter(is_first).map(|(_, name)| name)
+}
+
 fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
     // Pruning between the look at a commit and the new name for it would leave the name dangling.
@@ -163,7 +169,7 @@ fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     let (current, aliases) = (repo.refs()?, repo.aliases()?);
     let mut updates = Vec::new();
     let (delete, old_aliases): (Vec<_>, Vec<_>) =
-        args.delete.iter().partition(|name| !aliases.contains_key(*name));
+        unique(&args.delete).partition(|name| !aliases.contains_key(*name));
     for name in delete {
         let found = current.get(name).copied();
         if found.is_none() && !args.force {

@@ -11,6 +11,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::digest::BlobId;
+use crate::failpoint::fault::call;
 use crate::format::Metadata;
 use crate::fs::{CopyMethod, Dir, FsError, apply_to_file, copy_file_data};
 use crate::repo::{ObjectKind, Repo, RepoError, RepoMode, Room};
@@ -101,7 +102,9 @@ impl<'a> Ladder<'a> {
         };
         check_size(blob, size, found)?;
         let objects = self.repo.kind_dir(ObjectKind::Blob);
-        match rustix::fs::linkat(objects, &path, dir, name, AtFlags::empty()) {
+        match call("link", || {
+            rustix::fs::linkat(objects, &path, dir, name, AtFlags::empty())
+        }) {
             Ok(()) => Ok(true),
             // One file has too many names; the others may still be linked.
             Err(Errno::MLINK) if !must => Ok(false),

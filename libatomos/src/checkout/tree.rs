@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
+use crate::failpoint::fault::call;
 use crate::format::{DirTree, Entry, Metadata, Node};
 use crate::fs::{Dir, FsError, disinherit};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
@@ -344,10 +345,16 @@ impl<'a> Job<'a> {
             Ownership::User => Mode::from_raw_mode(metadata.mode & 0o777),
         };
         let fail = |errno| FsError::new("make the special file", dir.path().join(name), errno);
-        rustix::fs::mknodat(dir, name, kind, mode, rustix::fs::makedev(device.0, device.1)).map_err(fail)?;
+        call("mknod", || {
+            rustix::fs::mknodat(dir, name, kind, mode, rustix::fs::makedev(device.0, device.1))
+        })
+        .map_err(fail)?;
         apply_to_name(dir, name, metadata, self.ownership)?;
         // After the owner, which clears bits, and because the umask took some.
-        rustix::fs::chmodat(dir, name, mode, rustix::fs::AtFlags::empty()).map_err(fail)?;
+        call("chmod", || {
+            rustix::fs::chmodat(dir, name, mode, rustix::fs::AtFlags::empty())
+        })
+        .map_err(fail)?;
         self.special.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -147,6 +147,9 @@ pub(crate) fn arrange_and_commit<'r>(
         Some(os) => Some(pool.install(|| os_tree::arrange(&mut tree, os, options.owner, cancel))?),
         None => None,
     };
+    if let Some(name) = &options.reference {
+        repo.check_is_no_alias(name)?;
+    }
     if options.adopt
         && let Some(mounted) = tree.skipped().first()
     {
@@ -167,7 +170,12 @@ pub(crate) fn arrange_and_commit<'r>(
         crate::failpoint::hit("commit.adopted").map_err(crate::repo::RepoError::from)?;
         let _phase = PhaseGuard::begin(progress, Phase::Sweep, None, Unit::Items);
         for root in tree.roots() {
-            remove_tree_contents(root)?;
+            // What is left of it is another tree: whoever tried again would commit that.
+            remove_tree_contents(root).map_err(|error| CommitError::SourceLeft {
+                commit: report.commit,
+                root: root.path().to_owned(),
+                source: Box::new(error),
+            })?;
         }
     }
     Ok(report)

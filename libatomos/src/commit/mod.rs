@@ -17,6 +17,7 @@ mod store_inodes;
 use std::path::PathBuf;
 
 use crate::cancel::Cancelled;
+use crate::digest::CommitId;
 use crate::error::ErrorKind;
 use crate::fs::FsError;
 use crate::repo::RepoError;
@@ -58,6 +59,16 @@ pub enum CommitError {
         /// Where, from its root.
         mounted: PathBuf,
     },
+    /// The commit was made and is durable, and the source, whose files it has adopted, could not be removed whole.
+    #[error("made the commit {commit}, but could not remove what is left of {}", root.display())]
+    SourceLeft {
+        /// The commit.
+        commit: CommitId,
+        /// The source.
+        root: PathBuf,
+        /// Why.
+        source: Box<FsError>,
+    },
     /// The tree is nested deeper than any path that the kernel accepts.
     #[error("{} is nested more than 2048 directories deep", path.display())]
     TooDeep {
@@ -98,6 +109,7 @@ impl CommitError {
                 ErrorKind::Invalid
             }
             Self::SourceChanged { .. } | Self::MountedInside { .. } => ErrorKind::Conflict,
+            Self::SourceLeft { source, .. } => source.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }

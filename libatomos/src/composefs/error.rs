@@ -18,12 +18,9 @@ pub enum ComposefsError {
         /// What it is.
         reason: &'static str,
     },
-    /// The tree has too many entries.
-    #[error("cannot make an image: the tree has more than {limit} entries")]
-    TooLarge {
-        /// The most.
-        limit: u64,
-    },
+    /// The tree has more entries, or more attributes, than an image holds.
+    #[error("cannot make an image: it would have more than 4 million entries, or more than 16 GiB")]
+    TooLarge,
     /// There is something where the image is to be.
     #[error("cannot make the image {}: it exists", path.display())]
     Exists {
@@ -43,6 +40,12 @@ pub enum ComposefsError {
         path: PathBuf,
         /// What the kernel does not have.
         missing: &'static str,
+    },
+    /// An image is mounted there.
+    #[error("cannot mount an image on {}: there is one", path.display())]
+    Mounted {
+        /// The place.
+        path: PathBuf,
     },
     /// No image is mounted there.
     #[error("cannot unmount {}: no image is mounted there", path.display())]
@@ -69,8 +72,8 @@ impl ComposefsError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotInImages { .. } | Self::TooLarge { .. } | Self::Kernel { .. } => ErrorKind::Unsupported,
-            Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::NotInImages { .. } | Self::TooLarge | Self::Kernel { .. } => ErrorKind::Unsupported,
+            Self::Exists { .. } | Self::Mounted { .. } => ErrorKind::AlreadyExists,
             Self::NoName { .. } => ErrorKind::Invalid,
             Self::NotMounted { .. } => ErrorKind::NotFound,
             Self::Repo(error) => error.kind(),

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -16,9 +17,9 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::{Digest, DirTreeId};
-use crate::format::{DirTree, Entry, Metadata, Node};
+use crate::format::{DirTree, Entry, Metadata, Node, limits};
 use crate::fs::{Dir, FsError, hash_file};
-use crate::repo::{Located, Repo, RepoError, TreeSource, object_path};
+use crate::repo::{Located, Repo, RepoError, Room, TreeSource, object_path, random_hex};
 
 use super::ComposefsError;
 use super::erofs::{
@@ -26,11 +27,17 @@ use super::erofs::{
     Xattrs, blocks, device, encode_block,
 };
 
-/// The most entries of an image. A tree may name one directory often, so that a small one has no end.
-const MAX_ENTRIES: usize = 1 << 24;
+/// The most entries of an image. A tree may name one directory often, so that a small store has trees without an end.
+const MAX_ENTRIES: usize = 1 << 22;
 
-/// Entries of directories that are kept from the first walk for the second.
-const MAX_KEPT: usize = 200_000;
+/// The most blocks: 16 GiB of nothing but metadata.
+const MAX_BLOCKS: u64 = 1 << 22;
+
+/// Bytes of dirtrees that are kept from the first walk for the second.
+const MAX_KEPT: usize = 48 << 20;
+
+/// Dirtrees that are loaded at once.
+const AT_ONCE: usize = 16;
 
 /// What is written at once.
 const BUFFER: usize = 256 * 1024;
@@ -63,20 +70,24 @@ impl Image {
     pub fn make(repo: &Repo, rev: &str, subpath: &[u8], cancel: &Cancel) -> Result<Self, ComposefsError> {
         let _lock = repo.lock_shared()?;
         let file = repo.dir().create_unnamed(0o600)?;
-        let report = write_revision(repo, rev, subpath, &file, cancel)?;
+        let report = write_revision(repo, rev, subpath, &file, &repo.room()?, cancel)?;
         Ok(Self { file, report })
     }
 
-    /// Opens one that was made as a file.
+    /// Takes one that was made as a file. It is copied: whoever owns the file may change it while it is mounted.
     ///
     /// # Errors
-    /// If there is none. What is in it is the kernel's to read.
-    pub fn open(path: &Path) -> Result<Self, ComposefsError> {
+    /// If there is none, or no room for it. What is in it is the kernel's to read.
+    pub fn open(repo: &Repo, path: &Path) -> Result<Self, ComposefsError> {
         let name = path.file_name().ok_or_else(|| ComposefsError::NoName {
             path: path.to_owned(),
         })?;
-        let file = parent(path)?.open_file(name)?;
-        let (digest, bytes) = hash_file(&file).map_err(|error| FsError::new("read", path, error))?;
+        let fail = |error| FsError::new("read", path, error);
+        let mut from = parent(path)?.open_file(name)?;
+        repo.check_room(from.metadata().map_err(fail)?.len())?;
+        let file = repo.dir().create_unnamed(0o600)?;
+        std::io::copy(&mut from, &mut &file).map_err(fail)?;
+        let (digest, bytes) = hash_file(&file).map_err(fail)?;
         let report = ImageReport {
             inodes: 0,
             bytes,
@@ -98,6 +109,7 @@ fn write_revision(
     rev: &str,
     subpath: &[u8],
     file: &File,
+    room: &Room,
     cancel: &Cancel,
 ) -> Result<ImageReport, ComposefsError> {
     let (root, metadata) = repo.resolve_tree(rev)?;
@@ -116,7 +128,7 @@ fn write_revision(
             });
         }
     };
-    write(repo, root, &metadata, file, cancel).map_err(|error| match error {
+    write(repo, root, &metadata, file, room, cancel).map_err(|error| match error {
         ComposefsError::Repo(error) => repo.explain_missing(repo.resolve_commit(rev).ok(), error).into(),
         error => error,
     })
@@ -145,8 +157,10 @@ pub fn image(
         return Err(exists());
     }
     let _lock = repo.lock_shared()?;
-    let (temporary, file) = parent.write_beside(name, b"", 0o644)?;
-    let made = write_revision(repo, rev, subpath, &file, cancel).and_then(|report| {
+    let temporary = format!(".atomos-image-{}", random_hex(8)?);
+    let file = parent.create_file(&temporary, 0o644)?;
+    let room = repo.room_beside(&parent)?;
+    let made = write_revision(repo, rev, subpath, &file, &room, cancel).and_then(|report| {
         match parent.rename_new(&temporary, &parent, name) {
             Err(error) if error.is_already_exists() => Err(exists()),
             Err(error) => Err(error.into()),
@@ -166,6 +180,7 @@ fn write(
     root: DirTreeId,
     metadata: &Metadata,
     file: &File,
+    room: &Room,
     cancel: &Cancel,
 ) -> Result<ImageReport, ComposefsError> {
     let mut walk = Walk::new(source, cancel);
@@ -175,22 +190,18 @@ fn write(
         match step {
             Step::Inode(index, inode) => {
                 debug_assert_eq!(index, places.len());
-                if index >= MAX_ENTRIES {
-                    return Err(ComposefsError::TooLarge {
-                        limit: MAX_ENTRIES as u64,
-                    });
-                }
                 let spot = space.place(inode.head(), inode.data_len());
-                places.push(Placed {
-                    slot: (spot.start / SLOT as u64) as u32,
-                    first: 0,
-                });
+                let slot = u32::try_from(spot.start / SLOT as u64).ok();
+                let slot = slot.filter(|_| index < MAX_ENTRIES && space.all_blocks() <= MAX_BLOCKS);
+                let slot = slot.ok_or(ComposefsError::TooLarge)?;
+                places.push(Placed { slot, first: 0 });
             }
             Step::Children(of, first) => places[of].first = first as u32,
         }
         Ok(())
     })?;
     let total = space.all_blocks();
+    room.take(total * BLOCK as u64)?;
     let mut writer = Writer {
         places: &places,
         space: Space::new(),
@@ -211,7 +222,6 @@ fn write(
     uuid.copy_from_slice(&root.digest().as_bytes()[..16]);
     let head = Super {
         inodes: places.len() as u64,
-        // Sixteen million entries take less than 2^32 blocks, whatever they are.
         blocks: total as u32,
         uuid,
     };
@@ -256,12 +266,7 @@ enum Content<'a> {
     Nothing,
     Device(u32),
     Symlink(&'a [u8]),
-    Dir {
-        tree: &'a DirTree,
-        /// How many entries are before the end of each block, `.` and `..` among them.
-        ends: Vec<usize>,
-        last: usize,
-    },
+    Dir(&'a Loaded),
 }
 
 impl Described<'_> {
@@ -277,7 +282,7 @@ impl Described<'_> {
     fn data_len(&self) -> usize {
         match &self.content {
             Content::Symlink(target) => target.len(),
-            Content::Dir { ends, last, .. } => (ends.len() - 1) * BLOCK + last,
+            Content::Dir(dir) => (dir.ends.len() - 1) * BLOCK + dir.last,
             _ => 0,
         }
     }
@@ -313,12 +318,70 @@ fn names(tree: &DirTree) -> impl Iterator<Item = (&[u8], Option<usize>)> {
     })
 }
 
+/// A dirtree, and how a directory of it lies in blocks.
+struct Loaded {
+    tree: DirTree,
+    /// How many entries are before the end of each block, `.` and `..` among them.
+    ends: Vec<usize>,
+    /// Bytes of the last block.
+    last: usize,
+    /// How many directories are in it.
+    dirs: u32,
+}
+
+impl Loaded {
+    fn new(tree: DirTree) -> Self {
+        let (ends, last) = blocks(names(&tree).map(|(name, _)| name));
+        let is_dir = |entry: &&Entry| matches!(entry.node, Node::Dir { .. });
+        let dirs = tree.entries().iter().filter(is_dir).count() as u32;
+        Self {
+            tree,
+            ends,
+            last,
+            dirs,
+        }
+    }
+}
+
 /// Walks a tree: each directory's entries, then what is in the first directory of them, and so on.
 struct Walk<'a> {
     source: &'a dyn TreeSource,
     cancel: &'a Cancel,
-    kept: HashMap<DirTreeId, Arc<DirTree>>,
-    kept_entries: usize,
+    kept: HashMap<DirTreeId, Arc<Loaded>>,
+    kept_bytes: usize,
+}
+
+/// A name, and the directory that it is in.
+struct Place {
+    parent: Option<Rc<Self>>,
+    name: Vec<u8>,
+    depth: usize,
+}
+
+impl Place {
+    fn path(&self) -> PathBuf {
+        let mut names = vec![self.name.as_slice()];
+        let mut next = self.parent.as_ref();
+        while let Some(place) = next {
+            names.push(&place.name);
+            next = place.parent.as_ref();
+        }
+        names.iter().rev().map(|name| OsStr::from_bytes(name)).collect()
+    }
+}
+
+/// About how many bytes a dirtree takes in memory.
+fn bytes_of(tree: &DirTree) -> usize {
+    let of = |entry: &Entry| {
+        let xattrs = entry.metadata.xattrs.iter();
+        let xattrs: usize = xattrs.map(|(name, value)| 48 + name.len() + value.len()).sum();
+        let target = match &entry.node {
+            Node::Symlink { target } => target.len(),
+            _ => 0,
+        };
+        size_of::<Entry>() + entry.name.len() + xattrs + target
+    };
+    tree.entries().iter().map(of).sum()
 }
 
 impl<'a> Walk<'a> {
@@ -327,7 +390,7 @@ impl<'a> Walk<'a> {
             source,
             cancel,
             kept: HashMap::new(),
-            kept_entries: 0,
+            kept_bytes: 0,
         }
     }
 
@@ -338,36 +401,45 @@ impl<'a> Walk<'a> {
         each: &mut dyn FnMut(Step<'_>) -> Result<(), ComposefsError>,
     ) -> Result<(), ComposefsError> {
         let node = Node::Dir { tree: root };
-        let root = self.load(&[root])?.remove(0);
-        let described = describe(metadata, &node, Some(&root), 0)
+        let tree = self.load(&root)?;
+        let described = describe(metadata, &node, Some(&tree), 0)
             .map_err(|reason| not_in_images(Path::new("/"), reason))?;
         each(Step::Inode(0, described))?;
+        drop(tree);
         let mut next = 1;
-        // The path is for messages.
-        let mut stack = vec![(0, root, PathBuf::from("/"))];
-        while let Some((of, dir, path)) = stack.pop() {
+        let top = Rc::new(Place {
+            parent: None,
+            name: b"/".to_vec(),
+            depth: 0,
+        });
+        let mut stack = vec![(0, root, top)];
+        while let Some((of, id, place)) = stack.pop() {
             self.cancel.check()?;
+            if place.depth > limits::MAX_DEPTH {
+                return Err(not_in_images(
+                    &place.path(),
+                    "it is nested more than 2048 directories deep",
+                ));
+            }
             each(Step::Children(of, next))?;
-            let ids: Vec<DirTreeId> = dir
-                .entries()
-                .iter()
-                .filter_map(|entry| match entry.node {
-                    Node::Dir { tree } => Some(tree),
-                    _ => None,
-                })
-                .collect();
-            let mut trees = self.load(&ids)?.into_iter();
+            let dir = self.load(&id)?;
+            self.load_ahead(&dir.tree)?;
             let begin = stack.len();
-            for entry in dir.entries() {
-                let tree = match entry.node {
-                    Node::Dir { .. } => trees.next(),
+            for entry in dir.tree.entries() {
+                let tree = match &entry.node {
+                    Node::Dir { tree } => Some(self.load(tree)?),
                     _ => None,
                 };
+                let here = || Place {
+                    parent: Some(Rc::clone(&place)),
+                    name: entry.name.clone(),
+                    depth: place.depth + 1,
+                };
                 let described = describe(&entry.metadata, &entry.node, tree.as_deref(), of)
-                    .map_err(|reason| not_in_images(&path.join(OsStr::from_bytes(&entry.name)), reason))?;
+                    .map_err(|reason| not_in_images(&here().path(), reason))?;
                 each(Step::Inode(next, described))?;
-                if let Some(tree) = tree {
-                    stack.push((next, tree, path.join(OsStr::from_bytes(&entry.name))));
+                if let Node::Dir { tree } = entry.node {
+                    stack.push((next, tree, Rc::new(here())));
                 }
                 next += 1;
             }
@@ -376,25 +448,50 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Loads dirtrees, on all processors.
-    fn load(&mut self, ids: &[DirTreeId]) -> Result<Vec<Arc<DirTree>>, RepoError> {
-        let (source, kept) = (self.source, &self.kept);
-        let one = |id: &DirTreeId| match kept.get(id) {
-            Some(tree) => Ok(Arc::clone(tree)),
-            None => source.dirtree(id).map(Arc::new),
-        };
-        let trees: Vec<Arc<DirTree>> = match ids.len() {
-            0 | 1 => ids.iter().map(one).collect::<Result<_, _>>()?,
-            _ => ids.par_iter().map(one).collect::<Result<_, _>>()?,
-        };
-        for (id, tree) in ids.iter().zip(&trees) {
-            let entries = tree.entries().len() + 1;
-            if self.kept_entries + entries <= MAX_KEPT && !self.kept.contains_key(id) {
-                self.kept.insert(*id, Arc::clone(tree));
-                self.kept_entries += entries;
+    fn load(&mut self, id: &DirTreeId) -> Result<Arc<Loaded>, RepoError> {
+        if let Some(tree) = self.kept.get(id) {
+            return Ok(Arc::clone(tree));
+        }
+        let tree = Arc::new(Loaded::new(self.source.dirtree(id)?));
+        self.keep(*id, &tree);
+        Ok(tree)
+    }
+
+    fn keep(&mut self, id: DirTreeId, tree: &Arc<Loaded>) {
+        let bytes = bytes_of(&tree.tree);
+        if self.kept_bytes + bytes <= MAX_KEPT {
+            self.kept_bytes += bytes;
+            self.kept.insert(id, Arc::clone(tree));
+        }
+    }
+
+    /// Loads what is in a directory on all processors, as long as there is room to keep it.
+    fn load_ahead(&mut self, dir: &DirTree) -> Result<(), RepoError> {
+        let mut missing: Vec<DirTreeId> = dir
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry.node {
+                Node::Dir { tree } if !self.kept.contains_key(&tree) => Some(tree),
+                _ => None,
+            })
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.len() < 2 {
+            return Ok(());
+        }
+        for some in missing.chunks(AT_ONCE) {
+            if self.kept_bytes >= MAX_KEPT / 2 {
+                return Ok(());
+            }
+            let source = self.source;
+            let load = |id: &DirTreeId| source.dirtree(id).map(|tree| (*id, Arc::new(Loaded::new(tree))));
+            let trees: Vec<_> = some.par_iter().map(load).collect::<Result<_, _>>()?;
+            for (id, tree) in trees {
+                self.keep(id, &tree);
             }
         }
-        Ok(trees)
+        Ok(())
     }
 }
 
@@ -411,7 +508,7 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 fn describe<'a>(
     metadata: &'a Metadata,
     node: &'a Node,
-    tree: Option<&'a DirTree>,
+    dir: Option<&'a Loaded>,
     parent: usize,
 ) -> Result<Described<'a>, &'static str> {
     let mut xattrs = Xattrs::default();
@@ -447,11 +544,7 @@ fn describe<'a>(
         Node::Char { major, minor } | Node::Block { major, minor } => {
             Content::Device(device(*major, *minor).ok_or("its device's number is too large")?)
         }
-        Node::Dir { .. } => {
-            let tree = tree.ok_or("it is a directory without entries")?;
-            let (ends, last) = blocks(names(tree).map(|(name, _)| name));
-            Content::Dir { tree, ends, last }
-        }
+        Node::Dir { .. } => Content::Dir(dir.ok_or("it is a directory without entries")?),
     };
     Ok(Described {
         metadata,
@@ -519,16 +612,13 @@ impl Writer<'_> {
             Content::Stored(size) => (Layout::Chunked, size, ONE_CHUNK),
             Content::Nothing => (Layout::Plain, 0, 0),
             Content::Device(device) => (Layout::Plain, 0, device),
-            Content::Symlink(_) | Content::Dir { .. } => {
+            Content::Symlink(_) | Content::Dir(_) => {
                 let block = self.first_block + spot.block;
                 (spot.layout, inode.data_len() as u64, block as u32)
             }
         };
         let links = match inode.content {
-            Content::Dir { tree, .. } => {
-                let is_dir = |entry: &&Entry| matches!(entry.node, Node::Dir { .. });
-                2 + tree.entries().iter().filter(is_dir).count() as u32
-            }
+            Content::Dir(dir) => 2 + dir.dirs,
             _ => 1,
         };
         self.inodes.skip_to(spot.start)?;
@@ -550,21 +640,15 @@ impl Writer<'_> {
         match &inode.content {
             Content::Stored(_) => self.inodes.buffer.extend_from_slice(&HOLE),
             Content::Symlink(target) => self.put(target, spot, true)?,
-            Content::Dir { tree, ends, .. } => self.directory(index, inode.parent, tree, ends, spot)?,
+            Content::Dir(dir) => self.directory(index, inode.parent, dir, spot)?,
             Content::Nothing | Content::Device(_) => {}
         }
         Ok(())
     }
 
-    fn directory(
-        &mut self,
-        index: usize,
-        parent: usize,
-        tree: &DirTree,
-        ends: &[usize],
-        spot: Spot,
-    ) -> Result<(), FsError> {
+    fn directory(&mut self, index: usize, parent: usize, dir: &Loaded, spot: Spot) -> Result<(), FsError> {
         let (places, first) = (self.places, self.places[index].first as usize);
+        let (tree, ends) = (&dir.tree, &dir.ends);
         let entries: Vec<Dirent<'_>> = names(tree)
             .map(|(name, entry)| {
                 let (inode, kind) = match entry {

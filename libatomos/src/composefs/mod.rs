@@ -8,13 +8,15 @@
 //! The idea is that of [composefs](https://github.com/composefs/composefs); the images are not, byte for byte, those that it makes.
 //!
 //! Nothing here proves the bytes of a file: whoever can write to the store can change what is seen. An image is as it was
-//! made, for it has no name while it is mounted.
+//! made: it is mounted from a file without a name.
 
 mod erofs;
 mod error;
+mod hold;
 mod image;
 mod mount;
 
 pub use error::ComposefsError;
+pub use hold::{MountId, forget_earlier_boots};
 pub use image::{Image, ImageReport, image};
-pub use mount::{forget_earlier_boots, hold, mount, release, unmount};
+pub use mount::{is_mounted, mount, mounted, unmount};

@@ -1,40 +1,50 @@
-//! Mounting images over the store, and what keeps their objects meanwhile.
+//! Mounting images over the store.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount as detach,
 };
 
-use crate::digest::{CommitId, Digest};
 use crate::fs::{Dir, FsError};
-use crate::repo::{ObjectKind, Repo, RootName, RootRecord};
+use crate::repo::{ObjectKind, Repo};
 
-use super::{ComposefsError, Image};
+use super::{ComposefsError, Image, MountId};
 
-/// What the roots of mounts are called, before the boot and the place.
-const ROOT: &str = "mount.";
+/// What the overlays say that they show, before their id.
+const SOURCE: &str = "atomos:";
 
-/// What `statfs` calls an overlay.
-const OVERLAYFS: u64 = 0x794c_7630;
+/// Bytes in the kernel's list of mounts. A machine of containers has thousands.
+const MAX_MOUNTINFO: usize = 64 << 20;
 
 /// Mounts an image on the directory `target`, read-only, over the objects of `repo`, which need not be writable. Takes root. Whoever
-/// does it sees to it that the objects stay: see [`hold`].
+/// does it sees to it that the objects stay: see [`MountId::hold`].
+///
+/// Where files of the repository cannot be setuid, devices or programs, because of how its file system is mounted or because it does not
+/// belong to root alone, those of the image cannot either.
 ///
 /// # Errors
-/// [`ComposefsError::Kernel`] where the kernel lacks a part.
-pub fn mount(repo: &Repo, image: &Image, target: &Path) -> Result<(), ComposefsError> {
+/// [`ComposefsError::Kernel`] where the kernel lacks a part; [`ComposefsError::Mounted`] if an image is mounted there.
+pub fn mount(repo: &Repo, image: &Image, target: &Path, id: &MountId) -> Result<(), ComposefsError> {
     let missing = |missing| ComposefsError::Kernel {
         path: target.to_owned(),
         missing,
     };
     let fail = |errno: Errno| ComposefsError::from(FsError::new("mount an image on", target, errno));
+    if mounted(target)?.is_some() {
+        return Err(ComposefsError::Mounted {
+            path: target.to_owned(),
+        });
+    }
     let place = Dir::open_ambient(target)?;
+    let objects = repo.kind_dir(ObjectKind::Blob);
+    let flags = inherited(objects)?;
     let erofs = mount_erofs(&image.file).map_err(|errno| match errno {
         Errno::NODEV => missing("this kernel has no EROFS"),
         Errno::NOTBLK => missing(
@@ -42,68 +52,83 @@ pub fn mount(repo: &Repo, image: &Image, target: &Path) -> Result<(), ComposefsE
         ),
         errno => fail(errno),
     })?;
-    let objects = repo.kind_dir(ObjectKind::Blob);
-    let overlay = mount_overlay(&erofs, objects).map_err(|errno| match errno {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
         Errno::NODEV => missing("this kernel has no overlayfs"),
-        Errno::INVAL => {
-            missing("the overlayfs of this kernel has no data-only layers; Linux 6.8 and newer have")
-        }
         errno => fail(errno),
     })?;
+    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
+    set("source", &format!("{SOURCE}{id}"))
+        .and_then(|()| set("metacopy", "on"))
+        .and_then(|()| set("redirect_dir", "on"))
+        .map_err(fail)?;
+    // An option that it does not know.
+    set("lowerdir+", &descriptor(&erofs))
+        .and_then(|()| set("datadir+", &descriptor(objects)))
+        .map_err(|errno| match errno {
+            Errno::INVAL => {
+                missing("the overlayfs of this kernel has no data-only layers; Linux 6.8 and newer have")
+            }
+            errno => fail(errno),
+        })?;
+    fsconfig_create(context.as_fd()).map_err(fail)?;
+    let overlay = fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY | flags,
+    )
+    .map_err(fail)?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&overlay, "", &place, "", how).map_err(fail)
 }
 
-/// Keeps a commit from pruning because of what is to be mounted on `target`, until [`release`], or until the machine has booted again
-/// and somebody prunes. Durable on return.
+/// Unmounts the image that is mounted on `target`.
 ///
 /// # Errors
-/// If the repository cannot be written.
-pub fn hold(repo: &Repo, target: &Path, commit: CommitId) -> Result<(), ComposefsError> {
-    let mut record = RootRecord::default();
-    record.commits.insert(commit);
-    Ok(repo.set_root(&root_name(target)?, &record)?)
-}
-
-/// Lets go of what was mounted on `target`; nothing is no error.
-///
-/// # Errors
-/// If the repository cannot be written.
-pub fn release(repo: &Repo, target: &Path) -> Result<(), ComposefsError> {
-    Ok(repo.remove_root(&root_name(target)?)?)
-}
-
-/// Unmounts what [`mount`] has mounted on `target`.
-///
-/// # Errors
-/// [`ComposefsError::NotMounted`] if nothing like it is mounted there; if it is in use.
+/// [`ComposefsError::NotMounted`] if none is, or something else is mounted over it; if it is in use.
 pub fn unmount(target: &Path) -> Result<(), ComposefsError> {
-    if !is_overlay(target)? {
+    if mounted(target)?.is_none() {
         return Err(ComposefsError::NotMounted {
             path: target.to_owned(),
         });
     }
-    detach(target, UnmountFlags::empty()).map_err(|errno| match errno {
-        Errno::INVAL => ComposefsError::NotMounted {
-            path: target.to_owned(),
-        },
-        errno => FsError::new("unmount", target, errno).into(),
-    })
+    Ok(detach(target, UnmountFlags::empty()).map_err(|errno| FsError::new("unmount", target, errno))?)
 }
 
-/// Lets go of what was mounted before the machine booted.
+/// Returns which image is mounted on `target`, if that is what is seen there.
 ///
 /// # Errors
-/// If the repository cannot be read or written.
-pub fn forget_earlier_boots(repo: &Repo) -> Result<(), ComposefsError> {
-    let now = format!("{ROOT}{}.", boot()?);
-    for (name, _) in repo.list_roots()? {
-        let text = name.to_string();
-        if text.starts_with(ROOT) && !text.starts_with(&now) {
-            repo.remove_root(&name)?;
-        }
+/// If there is no such directory.
+pub fn mounted(target: &Path) -> Result<Option<MountId>, ComposefsError> {
+    let target = absolute(target)?;
+    Ok(seen_on(&table()?, target.as_os_str().as_bytes()))
+}
+
+/// Returns whether the image is mounted anywhere, as far as this process sees: it may have been moved, or bound to other places.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn is_mounted(id: &MountId) -> Result<bool, ComposefsError> {
+    Ok(lines(&table()?).any(|(_, found)| found.as_ref() == Some(id)))
+}
+
+/// What of the mount that the objects lie on holds for whoever sees them elsewhere, too.
+fn inherited(objects: &Dir) -> Result<MountAttrFlags, FsError> {
+    let found = rustix::fs::fstatvfs(objects)
+        .map_err(|errno| FsError::new("look at the mount of", objects.path(), errno))?
+        .f_flag;
+    let stat = objects.stat_self()?;
+    let is_roots_own = stat.uid == 0 && stat.mode & 0o022 == 0;
+    let mut flags = MountAttrFlags::empty();
+    if found.contains(StatVfsMountFlags::NOSUID) || !is_roots_own {
+        flags |= MountAttrFlags::MOUNT_ATTR_NOSUID;
     }
-    Ok(())
+    if found.contains(StatVfsMountFlags::NODEV) || !is_roots_own {
+        flags |= MountAttrFlags::MOUNT_ATTR_NODEV;
+    }
+    if found.contains(StatVfsMountFlags::NOEXEC) {
+        flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    }
+    Ok(flags)
 }
 
 /// Mounts the image nowhere. Its file needs no name.
@@ -119,36 +144,12 @@ fn mount_erofs(image: &File) -> Result<OwnedFd, Errno> {
     )
 }
 
-fn mount_overlay(erofs: &OwnedFd, objects: &Dir) -> Result<OwnedFd, Errno> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
-    set("source", "atomos")?;
-    set("metacopy", "on")?;
-    set("redirect_dir", "on")?;
-    set("lowerdir+", &descriptor(erofs))?;
-    set("datadir+", &descriptor(objects))?;
-    fsconfig_create(context.as_fd())?;
-    fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
-    )
-}
-
 /// The path by which the kernel finds what is open.
 fn descriptor(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
-fn is_overlay(target: &Path) -> Result<bool, FsError> {
-    let found = rustix::fs::statfs(target).map_err(|errno| FsError::new("look at", target, errno))?;
-    // The field's type differs between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    let is_overlay = found.f_type as u64 & 0xffff_ffff == OVERLAYFS;
-    Ok(is_overlay)
-}
-
-/// One path for one place: a mount is found again by it.
+/// The path by which the kernel knows the directory.
 fn absolute(target: &Path) -> Result<PathBuf, FsError> {
     let dir = Dir::open_ambient(target)?;
     let path = rustix::fs::readlink(descriptor(&dir), Vec::new())
@@ -156,14 +157,76 @@ fn absolute(target: &Path) -> Result<PathBuf, FsError> {
     Ok(PathBuf::from(std::ffi::OsStr::from_bytes(path.as_bytes())))
 }
 
-fn root_name(target: &Path) -> Result<RootName, FsError> {
-    let place = Digest::of(absolute(target)?.as_os_str().as_bytes()).to_string();
-    let name = format!("{ROOT}{}.{}", boot()?, &place[..16]);
-    Ok(name.parse().expect("letters, digits and dots make a name"))
+/// The mounts that this process sees (`proc_pid_mountinfo(5)`).
+fn table() -> Result<Vec<u8>, FsError> {
+    Dir::open_ambient("/proc/self")?.read("mountinfo", MAX_MOUNTINFO)
 }
 
-/// A name of the time since the machine was booted.
-fn boot() -> Result<String, FsError> {
-    let bytes = Dir::open_ambient("/proc/sys/kernel/random")?.read("boot_id", 64)?;
-    Ok(Digest::of(&bytes).to_string()[..12].to_owned())
+/// Each mount's place, and which image it is, if it is one.
+fn lines(table: &[u8]) -> impl Iterator<Item = (Vec<u8>, Option<MountId>)> {
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let place = unescape(fields.nth(4)?);
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+        let (kind, source) = (rest.next()?, rest.next()?);
+        let id = source
+            .strip_prefix(SOURCE.as_bytes())
+            .filter(|_| kind == b"overlay");
+        let id = id.and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+        Some((place, id))
+    })
+}
+
+/// Of several mounts on one place the last is what is seen.
+fn seen_on(table: &[u8], target: &[u8]) -> Option<MountId> {
+    lines(table).filter(|(place, _)| place == target).last()?.1
+}
+
+/// Undoes the kernel's `\040` for a blank.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after
+            .get(..3)
+            .filter(|code| *first == b'\\' && code.iter().all(u8::is_ascii_digit));
+        match code {
+            Some(code) => {
+                let value = code
+                    .iter()
+                    .fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                out.push(value as u8);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_mount_on_a_place_counts() {
+        let id: MountId = "0123456789abcdef".parse().unwrap();
+        let ours = format!("36 35 98:0 / /mnt/a\\040b ro shared:1 - overlay atomos:{id} ro,lowerdir+=x");
+        let ours = ours.as_bytes();
+        let other = b"37 36 0:9 / /mnt/a\\040b rw - tmpfs tmpfs rw";
+        assert_eq!(seen_on(ours, b"/mnt/a b"), Some(id.clone()));
+        assert_eq!(seen_on(ours, b"/mnt/a"), None);
+        assert_eq!(seen_on(&[ours, other].join(&b'\n'), b"/mnt/a b"), None);
+        assert_eq!(seen_on(&[other, ours].join(&b'\n'), b"/mnt/a b"), Some(id));
+        let foreign = b"36 35 98:0 / /mnt ro - overlay overlay ro\nshort line";
+        assert_eq!(seen_on(foreign, b"/mnt"), None);
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        assert_eq!(unescape(b"a\\040b\\134\\x\\"), b"a b\\\\x\\");
+    }
 }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use crate::digest::BlobId;
+use crate::failpoint::fault::call;
 
 /// How a file's bytes came to be in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +29,11 @@ pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
     }
     let mut copied = 0u64;
     loop {
-        match rustix::fs::copy_file_range(from, None, to, None, 1 << 30) {
+        match call("copy_file_range", || {
+            rustix::fs::copy_file_range(from, None, to, None, 1 << 30)
+        }) {
             Ok(0) => break,
             Ok(len) => copied += len as u64,
-            Err(Errno::INTR) => {}
             // Not between these two file systems, or not for this kind of file.
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
                 if copied == 0 =>
@@ -42,8 +44,25 @@ pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
         }
     }
     // Some file systems of the kernel's own (proc, sysfs) say 0 where there are bytes: ask for the rest by reading.
-    io::copy(&mut &*from, &mut &*to)?;
-    Ok(CopyMethod::Copied)
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let len = read_up_to(from, &mut buffer)?;
+        write_all(to, &buffer[..len])?;
+        if len < buffer.len() {
+            return Ok(CopyMethod::Copied);
+        }
+    }
+}
+
+/// Writes all of `bytes` at the file's position.
+pub(crate) fn write_all(file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match call("write", || rustix::io::write(file, bytes))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            len => bytes = &bytes[len..],
+        }
+    }
+    Ok(())
 }
 
 /// Returns the digest of the file's bytes from its position on, and how many they are.

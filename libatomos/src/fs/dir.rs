@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,10 @@ use rustix::fs::{
     AtFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
 };
 
+use crate::failpoint::fault::{call, once};
 use crate::failpoint::watch::{self, Sync};
 
-use super::{FileKind, FsError, Stat};
+use super::{FileKind, FsError, Stat, write_all};
 
 /// An open directory. Names may have several components; none of them may be a link or lead out.
 #[derive(Debug)]
@@ -132,8 +133,13 @@ impl Dir {
         resolve: ResolveFlags,
         action: &'static str,
     ) -> Result<OwnedFd, FsError> {
+        let open = || rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, resolve);
         loop {
-            match rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, resolve) {
+            let opened = match flags.contains(OFlags::CREATE) {
+                true => call("open", open),
+                false => open(),
+            };
+            match opened {
                 // The kernel asks to try again when a rename raced with the look-up.
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                 Ok(fd) => return Ok(fd),
@@ -181,11 +187,10 @@ impl Dir {
     /// Makes the directory `name`, which must not exist. The mode is subject to the process's umask.
     pub fn create_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<(), FsError> {
         let name = name.as_ref();
-        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode)).map_err(FsError::at(
-            "make the directory",
-            &self.path,
-            name,
-        ))
+        call("mkdir", || {
+            rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
+        })
+        .map_err(FsError::at("make the directory", &self.path, name))
     }
 
     /// Opens the directory `name`, and makes it if it is missing (one component only).
@@ -318,8 +323,10 @@ impl Dir {
     /// Removes the file, link or device `name`.
     pub fn remove_file(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
         let name = name.as_ref();
-        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
-            .map_err(FsError::at("remove", &self.path, name))
+        call("unlink", || {
+            rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+        })
+        .map_err(FsError::at("remove", &self.path, name))
     }
 
     /// Removes the file `name`; returns whether there was one.
@@ -330,11 +337,10 @@ impl Dir {
     /// Removes the empty directory `name`.
     pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
         let name = name.as_ref();
-        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR).map_err(FsError::at(
-            "remove the directory",
-            &self.path,
-            name,
-        ))
+        call("rmdir", || {
+            rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
+        })
+        .map_err(FsError::at("remove the directory", &self.path, name))
     }
 
     /// Removes `name`, whatever it is, with all beneath it; nothing there is no error.
@@ -351,11 +357,10 @@ impl Dir {
         new_name: impl AsRef<Path>,
     ) -> Result<(), FsError> {
         let new_name = new_name.as_ref();
-        rustix::fs::renameat(&self.fd, name.as_ref(), &target.fd, new_name).map_err(FsError::at(
-            "rename to",
-            &target.path,
-            new_name,
-        ))?;
+        call("rename", || {
+            rustix::fs::renameat(&self.fd, name.as_ref(), &target.fd, new_name)
+        })
+        .map_err(FsError::at("rename to", &target.path, new_name))?;
         target.renamed()
     }
 
@@ -368,13 +373,15 @@ impl Dir {
         new_name: impl AsRef<Path>,
     ) -> Result<(), FsError> {
         let new_name = new_name.as_ref();
-        rustix::fs::renameat_with(
-            &self.fd,
-            name.as_ref(),
-            &target.fd,
-            new_name,
-            RenameFlags::NOREPLACE,
-        )
+        call("rename", || {
+            rustix::fs::renameat_with(
+                &self.fd,
+                name.as_ref(),
+                &target.fd,
+                new_name,
+                RenameFlags::NOREPLACE,
+            )
+        })
         .map_err(FsError::at("rename to", &target.path, new_name))?;
         target.renamed()
     }
@@ -396,33 +403,38 @@ impl Dir {
         new_name: impl AsRef<Path>,
     ) -> Result<(), FsError> {
         let new_name = new_name.as_ref();
-        rustix::fs::linkat(&self.fd, name.as_ref(), &target.fd, new_name, AtFlags::empty())
-            .map_err(FsError::at("link", &target.path, new_name))
+        call("link", || {
+            rustix::fs::linkat(&self.fd, name.as_ref(), &target.fd, new_name, AtFlags::empty())
+        })
+        .map_err(FsError::at("link", &target.path, new_name))
     }
 
     /// Makes the symbolic link `name`.
     pub fn symlink(&self, target: &[u8], name: impl AsRef<Path>) -> Result<(), FsError> {
         let name = name.as_ref();
-        rustix::fs::symlinkat(OsStr::from_bytes(target), &self.fd, name).map_err(FsError::at(
-            "make the link",
-            &self.path,
-            name,
-        ))
+        call("symlink", || {
+            rustix::fs::symlinkat(OsStr::from_bytes(target), &self.fd, name)
+        })
+        .map_err(FsError::at("make the link", &self.path, name))
     }
 
     /// Sets the owner of `name` itself, a link not followed.
     pub fn set_owner(&self, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<(), FsError> {
         let name = name.as_ref();
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(FsError::at("set the owner of", &self.path, name))
+        call("chown", || {
+            rustix::fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        })
+        .map_err(FsError::at("set the owner of", &self.path, name))
     }
 
     /// Sets the modification time of `name` itself, a link not followed.
     pub fn set_mtime(&self, name: impl AsRef<Path>, mtime: i64) -> Result<(), FsError> {
         let name = name.as_ref();
-        rustix::fs::utimensat(&self.fd, name, &mtime_only(mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(FsError::at("set the time of", &self.path, name))
+        call("utimens", || {
+            rustix::fs::utimensat(&self.fd, name, &mtime_only(mtime), AtFlags::SYMLINK_NOFOLLOW)
+        })
+        .map_err(FsError::at("set the time of", &self.path, name))
     }
 
     /// Replaces the file `name` by one of `bytes`, in one step: a reader sees the old bytes or the new.
@@ -435,7 +447,7 @@ impl Dir {
         let (temporary, file) = self.write_beside(name, bytes, mode)?;
         // An empty file has nothing that could come later than its name.
         if !bytes.is_empty() && watch::syncs(Sync::File) {
-            file.sync_data()
+            call("fdatasync", || rustix::fs::fdatasync(&file))
                 .map_err(FsError::at("write", &self.path, &temporary))?;
         }
         self.rename(&temporary, self, name)
@@ -455,9 +467,13 @@ impl Dir {
         temporary.push(".new");
         let temporary = name.with_file_name(temporary);
         self.remove_file_optional(&temporary)?;
-        let mut file = self.create_file(&temporary, mode)?;
-        file.write_all(bytes)
-            .and_then(|()| Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?))
+        let file = self.create_file(&temporary, mode)?;
+        write_all(&file, bytes)
+            .and_then(|()| {
+                Ok(call("fchmod", || {
+                    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+                })?)
+            })
             .map_err(FsError::at("write", &self.path, &temporary))?;
         Ok((temporary, file))
     }
@@ -466,8 +482,10 @@ impl Dir {
     #[track_caller]
     pub(crate) fn exchange(&self, a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<(), FsError> {
         let b = b.as_ref();
-        rustix::fs::renameat_with(&self.fd, a.as_ref(), &self.fd, b, RenameFlags::EXCHANGE)
-            .map_err(FsError::at("replace", &self.path, b))?;
+        once("exchange", || {
+            rustix::fs::renameat_with(&self.fd, a.as_ref(), &self.fd, b, RenameFlags::EXCHANGE)
+        })
+        .map_err(FsError::at("replace", &self.path, b))?;
         self.renamed()
     }
 
@@ -482,7 +500,11 @@ impl Dir {
 
     /// The same for whoever has told the watcher already.
     pub(crate) fn sync_fs_unwatched(&self) -> Result<(), FsError> {
-        rustix::fs::syncfs(&self.fd).map_err(FsError::at("sync the file system of", &self.path, ""))
+        call("syncfs", || rustix::fs::syncfs(&self.fd)).map_err(FsError::at(
+            "sync the file system of",
+            &self.path,
+            "",
+        ))
     }
 
     /// Returns the bytes that an unprivileged writer can still store on the directory's file system.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Gid, Mode, Uid};
 
+use crate::failpoint::fault::call;
 use crate::format::Metadata;
 
 use super::{FileKind, FsError, Stat, mtime_only, write_xattrs};
@@ -35,11 +36,13 @@ pub(crate) fn set_owner_and_mode(
 ) -> Result<(), FsError> {
     let mut mode_now = stat.mode;
     if (stat.uid, stat.gid) != (metadata.uid, metadata.gid) {
-        rustix::fs::fchown(
-            &file,
-            Some(Uid::from_raw(metadata.uid)),
-            Some(Gid::from_raw(metadata.gid)),
-        )
+        call("fchown", || {
+            rustix::fs::fchown(
+                &file,
+                Some(Uid::from_raw(metadata.uid)),
+                Some(Gid::from_raw(metadata.gid)),
+            )
+        })
         .map_err(|errno| FsError::new("set the owner of", path, errno))?;
         // The kernel takes setuid and setgid from a file with the owner, and not from a directory.
         if stat.kind != FileKind::Dir {
@@ -47,21 +50,25 @@ pub(crate) fn set_owner_and_mode(
         }
     }
     if mode_now != metadata.mode {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(metadata.mode))
-            .map_err(|errno| FsError::new("set the mode of", path, errno))?;
+        call("fchmod", || {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(metadata.mode))
+        })
+        .map_err(|errno| FsError::new("set the mode of", path, errno))?;
     }
     Ok(())
 }
 
 pub(crate) fn set_mode(file: impl AsFd, stat: &Stat, mode: u32, path: &Path) -> Result<(), FsError> {
     if stat.mode != mode {
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+        call("fchmod", || rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)))
             .map_err(|errno| FsError::new("set the mode of", path, errno))?;
     }
     Ok(())
 }
 
 pub(crate) fn set_time(file: impl AsFd, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
-    rustix::fs::futimens(&file, &mtime_only(metadata.mtime))
-        .map_err(|errno| FsError::new("set the time of", path, errno))
+    call("utimens", || {
+        rustix::fs::futimens(&file, &mtime_only(metadata.mtime))
+    })
+    .map_err(|errno| FsError::new("set the time of", path, errno))
 }

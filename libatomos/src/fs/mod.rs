@@ -17,7 +17,7 @@ mod stat;
 mod tree;
 mod xattr;
 
-pub(crate) use copy::CHUNK;
+pub(crate) use copy::{CHUNK, write_all};
 pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
 pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};

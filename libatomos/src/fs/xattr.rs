@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use crate::failpoint::fault::call;
 use crate::format::{Xattrs, limits};
 
 use super::ioctl::list_xattrs_at;
@@ -67,8 +68,10 @@ pub fn read_xattrs_at(dir: &Dir, name: &OsStr) -> Result<Xattrs, FsError> {
 /// Sets `xattrs` on an open file or directory; `path` is for messages. Those of an ordinary user are `user.*` alone.
 pub fn write_xattrs(file: impl AsFd, xattrs: &Xattrs, path: &Path) -> Result<(), FsError> {
     for (name, value) in writable(xattrs) {
-        rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty())
-            .map_err(FsError::at("set an extended attribute of", path, ""))?;
+        call("setxattr", || {
+            rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty())
+        })
+        .map_err(FsError::at("set an extended attribute of", path, ""))?;
     }
     Ok(())
 }
@@ -80,8 +83,10 @@ pub fn write_xattrs_at(dir: &Dir, name: &OsStr, xattrs: &Xattrs) -> Result<(), F
     }
     let path = proc_path(dir, name);
     for (attribute, value) in writable(xattrs) {
-        rustix::fs::lsetxattr(&path, OsStr::from_bytes(attribute), value, XattrFlags::empty())
-            .map_err(FsError::at("set an extended attribute of", dir.path(), name))?;
+        call("setxattr", || {
+            rustix::fs::lsetxattr(&path, OsStr::from_bytes(attribute), value, XattrFlags::empty())
+        })
+        .map_err(FsError::at("set an extended attribute of", dir.path(), name))?;
     }
     Ok(())
 }

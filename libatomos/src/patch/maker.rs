@@ -1,13 +1,13 @@
-//! Making the patches of a release, on all processors, in the order of the blobs.
+//! Making the patches of a release, on all processors, in an order that depends on the blobs alone.
 
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use crate::cancel::Cancel;
 use crate::compress::Compressor;
 use crate::digest::BlobId;
 use crate::fs::FsError;
+use crate::parallel::Budget;
 
 use super::PatchError;
 use super::bsdiff::{MAX_BSDIFF, make_stream};
@@ -59,10 +59,10 @@ pub enum MadeFrame {
         /// What it holds.
         targets: Vec<MadeTarget>,
     },
-    /// So many jobs are done with, whatever came of them.
+    /// Some jobs are done with, whatever came of them.
     Done {
         /// The jobs' numbers.
-        jobs: Range<usize>,
+        jobs: Vec<usize>,
     },
 }
 
@@ -106,8 +106,8 @@ pub trait Making: Sync {
 /// Makes what is worth making of `jobs`, and gives the frames to `sink` in order.
 ///
 /// A thread takes some jobs that lie together, whose streams become one group, so that compressing groups, which is much of the
-/// work, is shared like the rest. Memory, for each thread: a group's streams, a window and its base (24 MiB) with zstd's
-/// tables; and once, two blobs of at most 16 MiB with bsdiff's suffix array (8 bytes for each byte of the base).
+/// work, is shared like the rest. Memory, for each thread: a group's streams, and zstd's tables; and over all threads 256 MB for large
+/// blobs: a window and its base (24 MiB), or two blobs of at most 16 MiB with bsdiff's suffix array (8 bytes for each byte of the base).
 pub fn make(
     jobs: &[Job],
     making: &dyn Making,
@@ -116,19 +116,16 @@ pub fn make(
     sink: &mut dyn FnMut(MadeFrame) -> Result<(), PatchError>,
 ) -> Result<(), PatchError> {
     let batches = batches(jobs);
-    let large = std::sync::Mutex::new(());
+    let memory = Budget::new(MEMORY);
     crate::parallel::in_order(
         batches.len(),
         options.threads,
-        options.threads * 2,
+        options.threads * 4,
         |index| {
             let mut batch = Batch::default();
-            for job in batches[index].clone() {
+            for &job in &batches[index] {
                 cancel.check()?;
-                // One large blob at a time.
-                let largest = jobs[job].size.max(jobs[job].base.map_or(0, |base| base.1));
-                let _one = (largest > LARGE)
-                    .then(|| large.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                let _share = memory.take(weight(&jobs[job], options));
                 batch.add(job, make_one(&jobs[job], making, options)?, options.level)?;
             }
             batch.flush(options.level)?;
@@ -143,22 +140,46 @@ pub fn make(
     )
 }
 
-/// Of larger blobs one is made at a time.
+/// Bytes that patches of large blobs may take at once, over all threads.
+const MEMORY: u64 = 256_000_000;
+
+/// Blobs up to this size take so little that nobody waits for it.
 const LARGE: u64 = 2 * 1024 * 1024;
 
-/// Cuts the jobs into batches whose streams make about a group. A stream is about as long as what it makes.
-fn batches(jobs: &[Job]) -> Vec<Range<usize>> {
-    let mut batches = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (index, job) in jobs.iter().enumerate() {
-        bytes += job.size;
+/// Bytes that a large blob's windows take, with zstd's tables for them.
+const WINDOWS: u64 = 64_000_000;
+
+/// Returns about how many bytes a job takes that a small one does not.
+fn weight(job: &Job, options: &MakerOptions) -> u64 {
+    let base = job.base.map_or(0, |(_, len)| len);
+    if job.size.max(base) <= LARGE {
+        return 0;
+    }
+    match options.bsdiff && job.size <= MAX_BSDIFF && base <= MAX_BSDIFF {
+        // First the base with its suffix array, the blob, and the stream; when those are gone, windows.
+        true => WINDOWS.max(9 * base + 2 * job.size),
+        false => WINDOWS,
+    }
+}
+
+/// Cuts the jobs into batches. Large ones come first, each by itself and the largest before all others, so that no thread is left with
+/// one at the end; then those that lie together, as many as have streams for about a group. A stream is about as long as what it makes.
+fn batches(jobs: &[Job]) -> Vec<Vec<usize>> {
+    let (mut large, small): (Vec<usize>, Vec<usize>) =
+        (0..jobs.len()).partition(|index| jobs[*index].size > LARGE);
+    large.sort_by_key(|index| (std::cmp::Reverse(jobs[*index].size), *index));
+    let mut batches: Vec<Vec<usize>> = large.into_iter().map(|index| vec![index]).collect();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for index in small {
+        bytes += jobs[index].size;
+        batch.push(index);
         if bytes >= GROUP {
-            batches.push(start..index + 1);
-            (start, bytes) = (index + 1, 0);
+            batches.push(std::mem::take(&mut batch));
+            bytes = 0;
         }
     }
-    if start < jobs.len() {
-        batches.push(start..jobs.len());
+    if !batch.is_empty() {
+        batches.push(batch);
     }
     batches
 }

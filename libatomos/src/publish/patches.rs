@@ -195,7 +195,7 @@ impl Patching<'_> {
                     (patch, vec![frame])
                 }
                 MadeFrame::Done { jobs: done } => {
-                    phase.advance(jobs[done].iter().map(|job| job.size).sum());
+                    phase.advance(done.iter().map(|job| jobs[*job].size).sum());
                     return Ok(());
                 }
             };

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::compress::Compressor;
 use crate::digest::{BlobId, Digest};
 use crate::format::Metadata;
+use crate::parallel::Budget;
 use crate::repo::Repo;
 use crate::site::{
     Artifact, BlobList, Frame, Index, Manifest, NOT_IN_TREE, PatchFrame, blob_frames, image_frames, limits,
 };
 
 use super::plan::{Content, GroupMember, Needs, Plan, PlanOptions};
-use super::receive::{Assembly, Budget, FrameError, Receiver};
+use super::receive::{Assembly, BUDGET, FrameError, Receiver};
 
 /// Plans for many a client with the index, which may be any that was decoded.
 pub(crate) fn plans(blobs: &BlobList, index: &Index) {
@@ -237,7 +238,7 @@ impl Frames {
             blobs,
             wanted: &everything,
             begun: &HashMap::new(),
-            budget: &Budget::default(),
+            budget: &Budget::new(BUDGET),
         };
         match receiver.take(bytes, content, &mut Assembly::default()) {
             Ok(()) => {}

@@ -11,6 +11,7 @@ use crate::digest::{BlobId, CommitId, DirTreeId};
 use crate::format::Metadata;
 use crate::fs::FileLock;
 use crate::names::RefName;
+use crate::parallel::Budget;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::remote::{
     OpenOptions, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, open_mirrors,
@@ -23,7 +24,7 @@ use crate::site::{Artifact, HistoryEntry, Manifest};
 
 use super::fetch::{Failures, fetch};
 use super::plan::{Needs, PlanOptions};
-use super::receive::{Budget, Receiver};
+use super::receive::{BUDGET, Receiver};
 use super::run::{JOBS, MAX_PASSES, MAX_REQUESTS};
 use super::trust::{Trust, read_artifact};
 use super::{PullError, SessionOptions};
@@ -221,7 +222,7 @@ impl<'a> SiteObjects<'a> {
             .collect();
         let total = missing.iter().map(|index| manifest.blobs.size(*index)).sum();
         let phase = PhaseGuard::begin(self.source.progress(), Phase::Pull, Some(total), Unit::Bytes);
-        let (bases, begun, budget) = (HashMap::new(), HashMap::new(), Budget::default());
+        let (bases, begun, budget) = (HashMap::new(), HashMap::new(), Budget::new(BUDGET));
         let transaction = scratch.begin()?;
         let receiver = Receiver {
             repo: scratch,

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::compress::Decompressor;
 use crate::digest::{BlobId, Digest};
 use crate::format::Metadata;
 use crate::fs::FsError;
+use crate::parallel::Budget;
 use crate::repo::{Partial, Repo, Transaction};
 use crate::site::{BlobList, Frame};
 
@@ -16,7 +16,7 @@ use super::PullError;
 use super::plan::{Content, GroupMember};
 
 /// Bytes of frames and their contents that may be in memory at once.
-const BUDGET: u64 = 48 * 1024 * 1024;
+pub(super) const BUDGET: u64 = 48 * 1024 * 1024;
 
 /// Why a frame is not what it should be. Another mirror, or another way, may help.
 #[derive(Debug)]
@@ -222,35 +222,4 @@ fn base_size(file: &File) -> Result<u64, FsError> {
         .metadata()
         .map_err(|error| FsError::new("look at", "a blob", error))?
         .len())
-}
-
-/// Keeps the threads from holding too many frames at once.
-#[derive(Debug, Default)]
-pub(super) struct Budget {
-    used: Mutex<u64>,
-    freed: Condvar,
-}
-
-/// A share of the budget.
-#[derive(Debug)]
-pub(super) struct Share<'b>(&'b Budget, u64);
-
-impl Budget {
-    /// Waits until `bytes` may be used. More than there is gets all of it.
-    pub(super) fn take(&self, bytes: u64) -> Share<'_> {
-        let bytes = bytes.min(BUDGET);
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        while *used + bytes > BUDGET {
-            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
-        }
-        *used += bytes;
-        Share(self, bytes)
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.1;
-        self.0.freed.notify_all();
-    }
 }

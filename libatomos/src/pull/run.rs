@@ -8,6 +8,7 @@ use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
 use crate::format::Node;
 use crate::names::RefName;
+use crate::parallel::Budget;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
 use crate::remote::{
     OpenOptions, ProxyEnvironment, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, Traffic,
@@ -21,7 +22,7 @@ use super::PullError;
 use super::fetch::{Failures, fetch};
 use super::need::Need;
 use super::plan::{Needs, Plan, PlanOptions};
-use super::receive::{Budget, Receiver};
+use super::receive::{BUDGET, Receiver};
 use super::trust::{Selector, Trust, read_artifact};
 
 /// Connections at once, unless the remote's configuration says otherwise.
@@ -281,6 +282,7 @@ impl<'a> Session<'a> {
             let record = self.look(&one.reference)?;
             let old = self.local(&one.reference)?;
             let name = self.name.local_ref(&one.reference)?;
+            self.repo.check_is_no_alias(&name)?;
             // What came when nobody vouched for it is looked at again by those who do now.
             let is_known = self.config.no_verify || !unverified_commits(self.repo)?.contains(&record.commit);
             let is_here = old == Some(record.commit) && options.subpath.is_none();
@@ -315,7 +317,7 @@ impl<'a> Session<'a> {
         let mut run = Run {
             session: self,
             options,
-            budget: Budget::default(),
+            budget: Budget::new(BUDGET),
             report: &mut report,
         };
         run.all(&releases)?;

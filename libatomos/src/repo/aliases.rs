@@ -30,6 +30,26 @@ impl Repo {
         })
     }
 
+    /// Returns the ref that `name` is in the end: itself, or what the alias leads to.
+    ///
+    /// # Errors
+    /// [`RepoError::AliasLoop`].
+    pub fn resolve_alias(&self, name: &RefName) -> Result<RefName, RepoError> {
+        let (refs, aliases) = (self.refs()?, self.aliases()?);
+        Ok(follow(&refs, &aliases, name)?.unwrap_or(name).clone())
+    }
+
+    /// Fails where `name` is an alias: before work is done whose end would be to move it.
+    pub(crate) fn check_is_no_alias(&self, name: &RefName) -> Result<(), RepoError> {
+        match self.aliases()?.remove(name) {
+            None => Ok(()),
+            Some(target) => Err(RepoError::IsAlias {
+                name: name.clone(),
+                target,
+            }),
+        }
+    }
+
     /// Makes `name` an alias of `target`, a ref or an alias that exists; or, where there is none, removes the alias. Durable on return. Takes
     /// the refs' lock.
     pub fn set_alias(&self, name: &RefName, target: Option<&RefName>) -> Result<(), RepoError> {
@@ -111,6 +131,15 @@ fn parse(bytes: &[u8]) -> Result<Aliases, String> {
         if aliases.last_key_value().is_some_and(|(last, _)| *last >= name) {
             return Err(invalid("the names are not sorted".to_owned()));
         }
+        // A shorter name sorts first, so the ones that this could lie within are there already.
+        let within = |(at, _)| {
+            name.as_str()[..at]
+                .parse()
+                .is_ok_and(|outer: RefName| aliases.contains_key(&outer))
+        };
+        if name.as_str().match_indices('/').any(within) {
+            return Err(invalid(format!("{name} would have to be a file and a directory")));
+        }
         aliases.insert(name, target);
     }
     Ok(aliases)
@@ -140,6 +169,7 @@ mod tests {
             format!("{text}{text}"),
             "one\n".to_owned(),
             "a ../b\n".to_owned(),
+            "x a\nx a/b\n".to_owned(),
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
+use crate::failpoint::fault::call;
 use crate::format::{Commit, DirTree, Metadata};
 use crate::fs::{Dir, FileLock, FsError, Stat, hash_file, read_up_to, stat_file};
 
@@ -162,7 +163,7 @@ impl Partial {
 
 impl Write for Partial {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let len = self.file.write(bytes)?;
+        let len = call("write", || rustix::io::write(&self.file, bytes))?;
         self.len += len as u64;
         Ok(len)
     }
@@ -266,10 +267,12 @@ impl Staging {
 
     /// Makes the file `name` (`<kind>/ab/…`), and its shard if it is missing.
     /// Gives the staged `name` to a file elsewhere; returns `false` where that cannot be.
-    fn link(&self, dir: &Dir, from: impl rustix::path::Arg, name: &str) -> Result<bool, FsError> {
+    fn link(&self, dir: &Dir, from: impl AsRef<Path>, name: &str) -> Result<bool, FsError> {
         let shard = Path::new(name).parent().expect("a staged name has a shard");
         self.dir.ensure_dir_all(shard, 0o755)?;
-        match rustix::fs::linkat(dir, from, &self.dir, name, AtFlags::empty()) {
+        match call("link", || {
+            rustix::fs::linkat(dir, from.as_ref(), &self.dir, name, AtFlags::empty())
+        }) {
             Ok(()) => Ok(true),
             // Another file system, one that has no links, a file that the kernel keeps for its owner, or too many names.
             Err(
@@ -340,16 +343,16 @@ impl<'r> Transaction<'r> {
         scratch: &Scratch,
         reopen: impl Fn() -> std::io::Result<R>,
     ) -> Result<StoredBlob, RepoError> {
-        self.store(metadata, hashed, |mut target, name| {
+        self.store(metadata, hashed, |target, name| {
             if hashed.in_scratch {
                 return write_whole(target, name, &scratch.0[..hashed.size as usize]);
             }
             let fail = |error| RepoError::from(FsError::new("read", path, error));
-            let written = hash_reader(&mut reopen().map_err(fail)?, fail, |bytes| {
-                Ok(target
-                    .write_all(bytes)
-                    .map_err(|error| FsError::new("write", name, error))?)
-            })?;
+            let written =
+                hash_reader(&mut reopen().map_err(fail)?, fail, |bytes| {
+                    Ok(crate::fs::write_all(target, bytes)
+                        .map_err(|error| FsError::new("write", name, error))?)
+                })?;
             if written != (hashed.blob, hashed.size) {
                 return Err(fail(changed()));
             }
@@ -761,7 +764,7 @@ impl<'r> Transaction<'r> {
 
     fn set_inode(&self, file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
         if self.repo.mode() == RepoMode::BareUser {
-            return rustix::fs::fchmod(file, Mode::from_raw_mode(0o644))
+            return call("fchmod", || rustix::fs::fchmod(file, Mode::from_raw_mode(0o644)))
                 .map_err(|errno| FsError::new("set the mode of", path, errno));
         }
         crate::fs::apply_to_file(file, metadata, path)
@@ -834,9 +837,8 @@ impl<'r> Transaction<'r> {
     fn stage_encoded(&self, name: &str, digest: &Digest, bytes: &[u8]) -> Result<(), RepoError> {
         if !(self.staging.adopted && self.reuse_staged(name, None, digest)?) {
             self.will_write(bytes.len() as u64)?;
-            let mut file = self.staging.create(name, 0o644)?;
-            file.write_all(bytes)
-                .map_err(|error| FsError::new("write", name, error))?;
+            let file = self.staging.create(name, 0o644)?;
+            crate::fs::write_all(&file, bytes).map_err(|error| FsError::new("write", name, error))?;
         }
         Ok(())
     }
@@ -860,6 +862,7 @@ impl<'r> Transaction<'r> {
             self.drop_unclaimed()?;
         }
         self.staging.dir.remove_tree(LOOSE)?;
+        self.write_back.finish()?;
         self.staging.dir.sync_fs()?;
         crate::failpoint::hit("store.synced")?;
         for kind in ObjectKind::ALL {
@@ -1067,10 +1070,8 @@ fn changed() -> std::io::Error {
     std::io::Error::other("the file was changed while it was being read")
 }
 
-fn write_whole(mut target: &File, name: &Path, bytes: &[u8]) -> Result<(), RepoError> {
-    target
-        .write_all(bytes)
-        .map_err(|error| FsError::new("write", name, error).into())
+fn write_whole(target: &File, name: &Path, bytes: &[u8]) -> Result<(), RepoError> {
+    crate::fs::write_all(target, bytes).map_err(|error| FsError::new("write", name, error).into())
 }
 
 /// Copies a large file, and checks that what was written is what was hashed: the source may be written meanwhile.
@@ -1101,10 +1102,10 @@ pub(super) fn copy_hashing(source: &File, mut target: &File) -> std::io::Result<
         if sparse && buffer[..len].iter().all(|byte| *byte == 0) {
             target.seek(SeekFrom::Current(len as i64))?;
         } else {
-            target.write_all(&buffer[..len])?;
+            crate::fs::write_all(target, &buffer[..len])?;
         }
         if len < buffer.len() {
-            target.set_len(size)?;
+            call("ftruncate", || rustix::fs::ftruncate(target, size))?;
             return Ok((BlobId::new(hasher.finalize().into()), size));
         }
     }

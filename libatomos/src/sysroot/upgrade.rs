@@ -119,7 +119,8 @@ impl Sysroot {
         let followed = Origin::load(&self.deployments_dir(&current.stateroot)?, &current)?;
         let origin = match &options.switch_to {
             Some(name) => Origin {
-                reference: Some(name.clone()),
+                // An alias has no remote, and may point elsewhere tomorrow.
+                reference: Some(self.repo.resolve_alias(name)?),
                 pull_from: options.pull_from.clone(),
                 ..Origin::default()
             },

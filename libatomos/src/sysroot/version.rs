@@ -29,7 +29,9 @@ impl Sysroot {
                 let reference = rev
                     .parse::<RefName>()
                     .ok()
-                    .filter(|name| matches!(self.repo.ref_optional(name), Ok(Some(_))));
+                    .filter(|name| matches!(self.repo.ref_optional(name), Ok(Some(_))))
+                    .map(|name| self.repo.resolve_alias(&name))
+                    .transpose()?;
                 let origin = Origin {
                     reference,
                     ..Origin::default()

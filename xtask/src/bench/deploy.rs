@@ -13,6 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::bare;
 use super::contest::remove;
 use super::machine::{self, Machine};
 use super::measure::{Series, settle, time};
@@ -51,6 +52,8 @@ pub struct Written {
     pub store: Extent,
     /// What is new in `/boot`.
     pub boot: Extent,
+    /// What the disk is given by directories and hard links alone, as many as the deployment has: a checkout cannot do with less.
+    pub links: u64,
 }
 
 /// How large files are.
@@ -65,6 +68,11 @@ pub struct Extent {
 impl Written {
     fn ratio(self) -> f64 {
         self.disk as f64 / (self.store.length + self.boot.length) as f64
+    }
+
+    /// The same without what directories and links take.
+    fn ratio_without_links(self) -> f64 {
+        self.disk.saturating_sub(self.links) as f64 / (self.store.length + self.boot.length) as f64
     }
 
     fn ratio_to_space(self) -> f64 {
@@ -137,13 +145,16 @@ impl Deploy {
                 text,
                 "An upgrade from a site, pull and all, wrote {:.1} MB to the disk, by the kernel's count until everything was on it. New in the \
                  store were {:.1} MB, in `/boot` {:.1} MB: {:.2} of that, at most {WRITE_TARGET}, {}; {:.2} of the blocks that these take. The \
-                 rest is the file system's own: directories, inodes, and the journal, which has both once more.\n",
+                 rest is the file system's own: directories, inodes, and the journal, which has both once more. A bare loop of `mkdirat` and \
+                 `linkat` that makes the deployment's directories and links, and nothing else, writes {:.1} MB; without those it is {:.2}.\n",
                 megabytes(written.disk),
                 megabytes(written.store.length),
                 megabytes(written.boot.length),
                 written.ratio(),
                 verdict(written.ratio(), WRITE_TARGET),
-                written.ratio_to_space()
+                written.ratio_to_space(),
+                megabytes(written.links),
+                written.ratio_without_links()
             )?;
         }
         Ok(())
@@ -363,7 +374,11 @@ fn written(directory: &Path, atomos: &Path, trees: (&Path, &Path)) -> Result<Wri
     let before = (files(&store)?, files(&boot)?, disk.written()?);
     machine.run(&["upgrade", "--now"])?;
     let after = (files(&store)?, files(&boot)?, disk.written()?);
+    let newest = machine.newest()?;
+    bare::measure(&newest, &disk.place.join("bare"))?;
+    let links = disk.written()? - after.2;
     let written = Written {
+        links,
         disk: after.2 - before.2,
         store: added(&before.0, &after.0),
         boot: added(&before.1, &after.1),
@@ -432,6 +447,7 @@ mod tests {
             disk,
             store: extent(90),
             boot: extent(10),
+            links: 15,
         });
         deploy
     }
@@ -445,6 +461,7 @@ mod tests {
         measured(4, 116).render(&mut text).unwrap();
         assert_eq!(text.matches("**missed**").count(), 2, "{text}");
         assert!(text.contains("; 0.58 of the blocks"), "{text}");
+        assert!(text.contains("without those it is 1.01."), "{text}");
     }
 
     #[test]

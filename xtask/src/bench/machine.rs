@@ -76,11 +76,7 @@ impl<'a> Machine<'a> {
     /// If it cannot be deployed.
     pub fn boot(&mut self, reference: &str) -> Result<PathBuf> {
         self.run(&["deploy", reference, "--karg", "root=LABEL=root"])?;
-        let deployments = self.directory.join("atomos/deploy/os/deploy");
-        let listed = std::fs::read_dir(&deployments)
-            .with_context(|| format!("cannot list {}", deployments.display()))?;
-        let mut found = listed.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        let root = found.find(|path| path.is_dir()).context("nothing was deployed")?;
+        let root = self.newest()?;
         let flag = root.join("run/atomos/finalize-at-shutdown");
         let parent = flag.parent().context("a flag lies in a directory")?;
         std::fs::create_dir_all(parent)
@@ -88,5 +84,18 @@ impl<'a> Machine<'a> {
             .with_context(|| format!("cannot make {}", flag.display()))?;
         self.running = Some(root.clone());
         Ok(root)
+    }
+
+    /// The directory of the deployment that does not run.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn newest(&self) -> Result<PathBuf> {
+        let deployments = self.directory.join("atomos/deploy/os/deploy");
+        let listed = std::fs::read_dir(&deployments)
+            .with_context(|| format!("cannot list {}", deployments.display()))?;
+        let mut found = listed.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let is_new = |path: &PathBuf| path.is_dir() && Some(path) != self.running.as_ref();
+        found.find(is_new).context("nothing was deployed")
     }
 }

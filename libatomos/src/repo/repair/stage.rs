@@ -1,14 +1,15 @@
 //! Good copies, until all are here.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use rustix::fs::Mode;
 
 use crate::digest::Digest;
+use crate::failpoint::fault::call;
 use crate::format::{Metadata, limits};
-use crate::fs::{FsError, hash_file};
+use crate::fs::{FsError, hash_file, write_all};
 
 use super::super::object::{encode_error, inode_metadata};
 use super::super::transaction::{Staging, copy_hashing};
@@ -98,9 +99,8 @@ impl<'r> Stage<'r> {
                 digest: *digest,
                 variant: None,
             };
-            let mut file = self.create(&placed)?;
-            file.write_all(&bytes)
-                .map_err(|error| FsError::new("write", placed.staged(), error))?;
+            let file = self.create(&placed)?;
+            write_all(&file, &bytes).map_err(|error| FsError::new("write", placed.staged(), error))?;
             self.placed.push(placed);
         }
         Ok(Some(bytes))
@@ -152,8 +152,10 @@ impl<'r> Stage<'r> {
             self.fill(&file, &placed, candidate, size)?;
             let path = placed.staged();
             match self.repo.mode() {
-                RepoMode::BareUser => rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))
-                    .map_err(|errno| FsError::new("set the mode of", &path, errno))?,
+                RepoMode::BareUser => {
+                    call("fchmod", || rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)))
+                        .map_err(|errno| FsError::new("set the mode of", &path, errno))?
+                }
                 RepoMode::Bare => crate::fs::apply_to_file(&file, &metadata, Path::new(&path))?,
             }
             self.placed.push(placed);
@@ -174,7 +176,7 @@ impl<'r> Stage<'r> {
     /// Writes the bytes, and checks that what was written is what was verified: somebody may write to the source.
     fn fill(
         &self,
-        mut target: &File,
+        target: &File,
         placed: &Placed,
         candidate: &Candidate,
         size: u64,
@@ -182,7 +184,7 @@ impl<'r> Stage<'r> {
         let fail = |error| RepoError::from(FsError::new("write", placed.staged(), error));
         let (found, len) = match candidate {
             Candidate::Bytes(bytes) => {
-                target.write_all(bytes).map_err(fail)?;
+                write_all(target, bytes).map_err(fail)?;
                 return Ok(());
             }
             Candidate::File(source, _) => {

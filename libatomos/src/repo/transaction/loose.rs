@@ -5,7 +5,7 @@
 //! the first inode, and a copy for every other; what nobody stores goes with the staging directory.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -209,7 +209,7 @@ fn write_sparse(file: &mut File, bytes: &[u8]) -> io::Result<()> {
         if *piece == ZEROS[..piece.len()] {
             file.seek(SeekFrom::Current(piece.len() as i64))?;
         } else {
-            file.write_all(piece)?;
+            crate::fs::write_all(file, piece)?;
         }
     }
     Ok(())

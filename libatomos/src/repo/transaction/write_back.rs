@@ -2,13 +2,13 @@
 //!
 //! A transaction ends with a wait for the disk. Left alone, the kernel begins to write when a good part of memory is dirty or
 //! half a minute has gone by, so the disk rests while objects are made and processors rest while it writes. Here it is given
-//! its work early, which takes about a third off a transaction of a gigabyte, and bounds what is dirty.
+//! its work early, which takes about a third off a transaction of a gigabyte.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
-use crate::fs::Dir;
+use crate::fs::{Dir, FsError};
 
 /// Bytes that are staged before the disk is told. Each telling closes a transaction of the file system's journal, so it has to
 /// be worth it.
@@ -18,7 +18,9 @@ const STRIDE: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(super) struct WriteBack {
     pending: AtomicU64,
-    running: Mutex<Option<JoinHandle<()>>>,
+    running: Mutex<Option<JoinHandle<Result<(), FsError>>>>,
+    /// The first error of a run that has ended.
+    failed: Mutex<Option<FsError>>,
 }
 
 impl WriteBack {
@@ -37,24 +39,42 @@ impl WriteBack {
         if running.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
+        self.end(running.take());
         self.pending.store(0, Ordering::Relaxed);
-        // An error of the disk is told once to each open file. This one is opened anew, so that the transaction's own sync,
-        // which is the one that counts, is told again.
+        // Opened anew: some errors of the disk are told once to each open file, and the transaction's own sync is to be told, too.
         let Ok(dir) = dir.open_dir(".") else {
             return;
         };
         *running = std::thread::Builder::new()
             .name("write-back".to_owned())
-            .spawn(move || drop(dir.sync_fs_unwatched()))
+            .spawn(move || dir.sync_fs_unwatched())
             .ok();
+    }
+
+    /// Waits for the disk. What it could not write is lost, and other errors are told but once, to whoever asks first.
+    ///
+    /// # Errors
+    /// If anything could not be written.
+    pub(super) fn finish(&self) -> Result<(), FsError> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.end(running);
+        match self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&self, thread: Option<JoinHandle<Result<(), FsError>>>) {
+        if let Some(Ok(Err(error))) = thread.map(JoinHandle::join) {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert(error);
+        }
     }
 }
 
 impl Drop for WriteBack {
     fn drop(&mut self) {
-        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = running.take() {
-            drop(thread.join());
-        }
+        // Whoever drops it without asking has given up anyhow.
+        drop(self.finish());
     }
 }
