@@ -165,8 +165,11 @@ fn do_repair(world: &World) -> Outcome {
         .repo
         .repo()
         .repair(&mut [source], &options, &NoProgress, &Cancel::new())?;
-    assert!(report.is_whole(), "{report:#?}");
-    Ok(())
+    // What the source could not give is reported, and is no error: another source may have it. The stray blob is in none.
+    match report.lost.iter().all(|finding| finding.used_by.is_empty()) {
+        true => Ok(()),
+        false => Err(format!("{report:?}").into()),
+    }
 }
 
 fn first_files(dir: &Path, count: usize) -> Vec<std::path::PathBuf> {
@@ -379,13 +382,19 @@ fn a_system_call_that_fails_once_loses_nothing_and_the_same_command_works_again(
     let total: u64 = tried.values().sum();
     eprintln!("{total} failing calls tried: {tried:?}");
     for call in [
-        "open",
-        "write",
-        "mkdir",
-        "rename",
-        "unlink",
-        "syncfs",
+        "copy_file_range",
+        "fchmod",
         "fdatasync",
+        "ftruncate",
+        "mkdir",
+        "open",
+        "rename",
+        "rmdir",
+        "symlink",
+        "syncfs",
+        "unlink",
+        "utimens",
+        "write",
     ] {
         assert!(tried.contains_key(call), "{call} was never made");
     }
