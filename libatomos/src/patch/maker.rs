@@ -106,7 +106,7 @@ pub trait Making: Sync {
 /// Makes what is worth making of `jobs`, and gives the frames to `sink` in order.
 ///
 /// A thread takes some jobs that lie together, whose streams become one group, so that compressing groups, which is much of the
-/// work, is shared like the rest. Memory, for each thread: a group's streams, and zstd's tables; and over all threads 256 MB for large
+/// work, is shared like the rest. Memory, for each thread: a group's streams, and zstd's tables; and over all threads 290 MB for large
 /// blobs: a window and its base (24 MiB), or two blobs of at most 16 MiB with bsdiff's suffix array (8 bytes for each byte of the base).
 pub fn make(
     jobs: &[Job],
@@ -141,13 +141,10 @@ pub fn make(
 }
 
 /// Bytes that patches of large blobs may take at once, over all threads.
-const MEMORY: u64 = 256_000_000;
+const MEMORY: u64 = 290_000_000;
 
 /// Blobs up to this size take so little that nobody waits for it.
 const LARGE: u64 = 2 * 1024 * 1024;
-
-/// Bytes that a large blob's windows take, with zstd's tables for them.
-const WINDOWS: u64 = 64_000_000;
 
 /// Returns about how many bytes a job takes that a small one does not.
 fn weight(job: &Job, options: &MakerOptions) -> u64 {
@@ -155,10 +152,16 @@ fn weight(job: &Job, options: &MakerOptions) -> u64 {
     if job.size.max(base) <= LARGE {
         return 0;
     }
+    // A window, its base, the frame, and zstd's tables, which the highest levels have large.
+    let windows = if options.level > 12 {
+        140_000_000
+    } else {
+        60_000_000
+    };
     match options.bsdiff && job.size <= MAX_BSDIFF && base <= MAX_BSDIFF {
         // First the base with its suffix array, the blob, and the stream; when those are gone, windows.
-        true => WINDOWS.max(9 * base + 2 * job.size),
-        false => WINDOWS,
+        true => windows.max(9 * base + 2 * job.size),
+        false => windows,
     }
 }
 
