@@ -225,6 +225,11 @@ impl Site {
         self.client(has, &[bad.url()]);
         let (result, _) = self.pull();
         let error = match result {
+            // What comes before the end of an endless file is right, and whoever has it may be gone before the rest arrives.
+            Ok(report) if *deed == Deed::Endless && prefix == "p" => {
+                assert_eq!(report.refs[0].version, "2");
+                return self.world.assert_same_as_tree();
+            }
             Ok(report) => panic!("{deed:?} on {prefix:?} did no harm: {report:?}"),
             Err(error) => error,
         };
