@@ -171,6 +171,19 @@ fn a_part_is_mounted_and_what_is_no_mount_is_not_unmounted() {
         .code(0);
     assert_eq!(fs::read(scratch.path("on/os-release")).unwrap(), b"ID=test\n");
     scratch.atomos(&["umount", "on"]).code(0);
+    // Whoever owns the objects could put a program of their own in the place of one that is setuid.
+    std::os::unix::fs::chown(scratch.path("repo/objects"), Some(1), None).unwrap();
+    scratch.atomos(&["mount", "os", "on"]).code(0);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let place = scratch.path("on");
+    let is_ours = |line: &&str| line.split(' ').nth(4) == place.to_str();
+    let line = table.lines().find(is_ours).unwrap();
+    assert!(line.contains("nosuid,nodev"), "{line}");
+    // Another repository has nothing to let go of, and is asked before anything is unmounted.
+    let run = scratch.atomos(&["umount", "--repo", "nowhere", "on"]);
+    assert_ne!(run.code, 0);
+    assert!(scratch.path("on/usr").exists());
+    scratch.atomos(&["umount", "on"]).code(0);
     let run = scratch.atomos(&["umount", "on"]);
     assert!(
         run.err.contains("cannot unmount on: no image is mounted there"),

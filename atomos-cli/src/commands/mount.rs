@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use libatomos::composefs::{self, ComposefsError, Image, MountId};
+use libatomos::composefs::{self, Image, MountId};
 use serde::Serialize;
 
 use super::RunResult;
@@ -58,8 +58,8 @@ struct Report<'a> {
 
 /// Runs the verb.
 pub fn run(context: &Context, args: &MountArgs) -> RunResult {
-    // On a machine that runs a deployment the repository is written to in mounts that nobody else sees; this one is to be seen.
     let id = MountId::new()?;
+    // On a machine that runs a deployment the repository is written to in mounts that nobody else sees; this one is to be seen.
     let image = context.apart(|| prepare(context, args, &id))?;
     if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir, &id) {
         // The first error is the one to tell.
@@ -70,27 +70,21 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
     if context.json() {
         let report = Report {
             dir: &args.dir,
-            bytes: image.report.bytes,
-            digest: image.report.digest,
+            bytes: image.bytes,
+            digest: image.digest,
         };
         ui.result(|out| json::write(out, &report))?;
     }
     ui.status(format_args!(
         "Mounted on {}, read-only, until `atomos umount`; the image has {}",
         text::escape_path(&args.dir),
-        text::size(image.report.bytes)
+        text::size(image.bytes)
     ));
     Ok(Outcome::Done)
 }
 
 /// Makes or copies the image, and has its commit stay.
 fn prepare(context: &Context, args: &MountArgs, id: &MountId) -> Result<Image, CliError> {
-    if composefs::mounted(&args.dir)?.is_some() {
-        return Err(ComposefsError::Mounted {
-            path: args.dir.clone(),
-        }
-        .into());
-    }
     let repo = context.open_repo()?;
     if args.image {
         context
@@ -102,7 +96,6 @@ fn prepare(context: &Context, args: &MountArgs, id: &MountId) -> Result<Image, C
         .source
         .to_str()
         .ok_or_else(|| CliError::usage("a revision is UTF-8"))?;
-    composefs::forget_earlier_boots(&repo)?;
     // Pruning between the look at a commit and the record that keeps it would remove what is to be mounted.
     let _shared = repo.lock_shared()?;
     repo.resolve_tree(rev)?;

@@ -1,7 +1,6 @@
 //! `atomos prune`
 
 use clap::Args;
-use libatomos::composefs::forget_earlier_boots;
 use libatomos::repo::PruneOptions;
 
 use super::RunResult;
@@ -47,9 +46,6 @@ pub fn run(context: &Context, args: &PruneArgs) -> RunResult {
     options.dry_run = args.dry_run;
     options.depth = args.depth;
     options.keep_younger_than = args.keep_younger_than;
-    if !args.dry_run {
-        forget_earlier_boots(&repo)?;
-    }
     let report = repo.prune(&options, context.progress(), context.cancel())?;
     let mut line = format!(
         "{} {}, {}, {}",

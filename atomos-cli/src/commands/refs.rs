@@ -17,7 +17,8 @@ use crate::report::CliError;
 /// Without an option, lists the refs, each after the digest of the commit that it names. With NAME, lists only that ref
 /// and those beneath it.
 ///
-/// Several --create and --delete are done together, all or none; aliases are changed after that, one by one. Removing a ref removes no objects: `atomos prune` does.
+/// Several --create and --delete are done together, all or none; aliases are changed after that, one by one. Removing a ref removes no
+/// objects: `atomos prune` does.
 ///
 /// An alias points at a ref, and stands for it wherever a revision is read; it is listed with `-> REF`. It is never moved by a commit or a
 /// reset, keeps nothing from a prune by itself, and is published only where it is named.

@@ -58,8 +58,10 @@ pub struct ImageReport {
 #[derive(Debug)]
 pub struct Image {
     pub(super) file: File,
-    /// What it is.
-    pub report: ImageReport,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// The digest of its bytes.
+    pub digest: Digest,
 }
 
 impl Image {
@@ -71,7 +73,11 @@ impl Image {
         let _lock = repo.lock_shared()?;
         let file = repo.dir().create_unnamed(0o600)?;
         let report = write_revision(repo, rev, subpath, &file, &repo.room()?, cancel)?;
-        Ok(Self { file, report })
+        Ok(Self {
+            file,
+            bytes: report.bytes,
+            digest: report.digest,
+        })
     }
 
     /// Takes one that was made as a file. It is copied: whoever owns the file may change it while it is mounted.
@@ -88,12 +94,11 @@ impl Image {
         let file = repo.dir().create_unnamed(0o600)?;
         std::io::copy(&mut from, &mut &file).map_err(fail)?;
         let (digest, bytes) = hash_file(&file).map_err(fail)?;
-        let report = ImageReport {
-            inodes: 0,
+        Ok(Self {
+            file,
             bytes,
             digest: *digest.digest(),
-        };
-        Ok(Self { file, report })
+        })
     }
 }
 

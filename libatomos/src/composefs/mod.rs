@@ -12,11 +12,10 @@
 
 mod erofs;
 mod error;
-mod hold;
 mod image;
 mod mount;
 
+pub use crate::repo::MountId;
 pub use error::ComposefsError;
-pub use hold::{MountId, forget_earlier_boots};
 pub use image::{Image, ImageReport, image};
 pub use mount::{is_mounted, mount, mounted, unmount};

@@ -1,7 +1,7 @@
 //! System calls that fail once, for tests of what an operation does then.
 //!
-//! The calls by which the store, checkouts and files of state are written go through `call`. In an ordinary build that only takes the call up again when a
-//! signal interrupted it. In this crate's own tests, and with the feature `failpoints`, a test can make the n-th call of the process
+//! The calls by which the store, checkouts and files of state are written go through `call`. In an ordinary build that only takes the
+//! call up again when a signal interrupted it. In this crate's own tests, and with the feature `failpoints`, a test can make the n-th call of the process
 //! fail with an error of its choice, from whatever thread. The call itself is not made then.
 
 use rustix::io::Errno;

@@ -9,6 +9,7 @@ use crate::format::limits;
 use crate::names::RefName;
 
 use super::layout::{ALIASES, REFS_LOCK};
+use super::refs::parse_lines;
 use super::{Refs, Repo, RepoError};
 
 /// Every alias, and the ref that it points at.
@@ -116,33 +117,7 @@ fn format(aliases: &Aliases) -> Vec<u8> {
 
 /// Reads the bytes of `aliases`; anything but what a writer would have written is refused.
 fn parse(bytes: &[u8]) -> Result<Aliases, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    if !text.is_empty() && !text.ends_with('\n') {
-        return Err("its last line is cut short".to_owned());
-    }
-    let mut aliases = Aliases::new();
-    for (index, line) in text.split_terminator('\n').enumerate() {
-        let invalid = |reason: String| format!("line {}: {reason}", index + 1);
-        let (target, name) = line
-            .split_once(' ')
-            .ok_or_else(|| invalid("there is no space".to_owned()))?;
-        let target: RefName = target.parse().map_err(|error| invalid(format!("{error}")))?;
-        let name: RefName = name.parse().map_err(|error| invalid(format!("{error}")))?;
-        if aliases.last_key_value().is_some_and(|(last, _)| *last >= name) {
-            return Err(invalid("the names are not sorted".to_owned()));
-        }
-        // A shorter name sorts first, so the ones that this could lie within are there already.
-        let within = |(at, _)| {
-            name.as_str()[..at]
-                .parse()
-                .is_ok_and(|outer: RefName| aliases.contains_key(&outer))
-        };
-        if name.as_str().match_indices('/').any(within) {
-            return Err(invalid(format!("{name} would have to be a file and a directory")));
-        }
-        aliases.insert(name, target);
-    }
-    Ok(aliases)
+    parse_lines(bytes, |target| target.parse().map_err(|error| format!("{error}")))
 }
 
 #[cfg(test)]

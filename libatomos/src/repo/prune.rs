@@ -75,6 +75,9 @@ impl Repo {
     ) -> Result<PruneReport, RepoError> {
         self.check_writable()?;
         let _lock = self.lock_exclusive()?;
+        if !options.dry_run {
+            self.forget_earlier_boots()?;
+        }
         let reachable = {
             let _phase = PhaseGuard::begin(progress, Phase::Mark, None, Unit::Items);
             self.reachable(options, cancel)?

@@ -119,33 +119,41 @@ pub(crate) fn format(refs: &Refs) -> Vec<u8> {
 
 /// Reads the bytes of `refs`; anything but what a writer would have written is refused.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Refs, String> {
+    parse_lines(bytes, |digest| digest.parse().map_err(|error| format!("{error}")))
+}
+
+/// Reads lines of a value, a space and a name, sorted by name, no name within another.
+pub(super) fn parse_lines<V>(
+    bytes: &[u8],
+    value: impl Fn(&str) -> Result<V, String>,
+) -> Result<BTreeMap<RefName, V>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("its last line is cut short".to_owned());
     }
-    let mut refs = Refs::new();
+    let mut lines = BTreeMap::new();
     for (index, line) in text.split_terminator('\n').enumerate() {
         let invalid = |reason: String| format!("line {}: {reason}", index + 1);
-        let (digest, name) = line
+        let (first, name) = line
             .split_once(' ')
             .ok_or_else(|| invalid("there is no space".to_owned()))?;
-        let commit = digest.parse().map_err(|error| invalid(format!("{error}")))?;
+        let first = value(first).map_err(invalid)?;
         let name: RefName = name.parse().map_err(|error| invalid(format!("{error}")))?;
-        if refs.last_key_value().is_some_and(|(last, _)| *last >= name) {
+        if lines.last_key_value().is_some_and(|(last, _)| *last >= name) {
             return Err(invalid("the names are not sorted".to_owned()));
         }
         // A shorter name sorts first, so the ones that this could lie within are there already.
         let within = |(at, _)| {
             name.as_str()[..at]
                 .parse()
-                .is_ok_and(|outer| refs.contains_key(&outer))
+                .is_ok_and(|outer: RefName| lines.contains_key(&outer))
         };
         if name.as_str().match_indices('/').any(within) {
             return Err(invalid(format!("{name} would have to be a file and a directory")));
         }
-        refs.insert(name, commit);
+        lines.insert(name, first);
     }
-    Ok(refs)
+    Ok(lines)
 }
 
 #[cfg(test)]

@@ -67,9 +67,6 @@ impl Sysroot {
             self.reconcile_boot(&lock, &state, KernelCheck::NewOnly, progress)?;
             report.orphans = self.remove_orphans(&lock, &state)?;
         }
-        if !options.dry_run {
-            crate::composefs::forget_earlier_boots(&self.repo)?;
-        }
         report.objects = self.repo.prune(
             &PruneOptions {
                 dry_run: options.dry_run,

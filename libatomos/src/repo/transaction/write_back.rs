@@ -78,3 +78,33 @@ impl Drop for WriteBack {
         drop(self.finish());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_told_after_a_stride_and_not_before() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        let write_back = WriteBack::default();
+        let is_running = || write_back.running.lock().unwrap().is_some();
+        write_back.note(STRIDE - 1, &dir);
+        assert!(!is_running());
+        write_back.note(1, &dir);
+        assert!(is_running());
+        write_back.finish().unwrap();
+        assert!(!is_running());
+        write_back.note(STRIDE - 1, &dir);
+        assert!(!is_running(), "what was told is counted no more");
+    }
+
+    #[test]
+    fn an_error_of_any_run_is_told_at_the_end() {
+        let write_back = WriteBack::default();
+        let fail = || Err(FsError::new("sync", "it", rustix::io::Errno::IO));
+        write_back.end(Some(std::thread::spawn(fail)));
+        write_back.end(Some(std::thread::spawn(|| Ok(()))));
+        assert!(write_back.finish().is_err());
+    }
+}

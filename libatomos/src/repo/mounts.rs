@@ -1,7 +1,7 @@
 //! What keeps the objects of mounted images from pruning.
 //!
 //! A record in `roots/` is called `mount.<machine>.<boot>.<namespace>.<id>`. A mount ends with the machine's boot at the latest, and so does
-//! its record: whoever prunes removes those of this machine's earlier boots. Records of other machines, which may share the repository, and of
+//! its record: pruning removes those of this machine's earlier boots first. Records of other machines, which may share the repository, and of
 //! other containers stay.
 
 use std::fmt;
@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use crate::digest::{CommitId, Digest};
 use crate::fs::{Dir, FsError};
-use crate::repo::{Repo, RepoError, RootName, RootRecord, random_hex};
+
+use super::{Repo, RepoError, RootName, RootRecord, random_hex};
 
 /// What the records begin with.
 const PREFIX: &str = "mount.";
@@ -82,25 +83,24 @@ impl FromStr for MountId {
     }
 }
 
-/// Lets go of what was mounted before this machine booted.
-///
-/// # Errors
-/// If the repository cannot be read or written.
-pub fn forget_earlier_boots(repo: &Repo) -> Result<(), RepoError> {
-    let machine = machine();
-    let mut roots = repo.list_roots()?;
-    roots.retain(|(name, _)| name.to_string().starts_with(&machine));
-    // Where the kernel does not say which boot this is, everything may be mounted.
-    let Some(now) = (!roots.is_empty()).then(boot).and_then(Result::ok) else {
-        return Ok(());
-    };
-    let now = format!("{machine}{now}.");
-    for (name, _) in roots {
-        if !name.to_string().starts_with(&now) {
-            repo.remove_root(&name)?;
+impl Repo {
+    /// Lets go of what was mounted before this machine booted.
+    pub(super) fn forget_earlier_boots(&self) -> Result<(), RepoError> {
+        let machine = machine();
+        let mut roots = self.list_roots()?;
+        roots.retain(|(name, _)| name.to_string().starts_with(&machine));
+        // Where the kernel does not say which boot this is, everything may be mounted.
+        let Some(now) = (!roots.is_empty()).then(boot).and_then(Result::ok) else {
+            return Ok(());
+        };
+        let now = format!("{machine}{now}.");
+        for (name, _) in roots {
+            if !name.to_string().starts_with(&now) {
+                self.remove_root(&name)?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What this machine's records begin with.
