@@ -271,11 +271,23 @@ fn cost(piece: &Piece, receiver: &Receiver<'_>) -> u64 {
 fn read_frame(body: &mut impl Read, position: &mut u64, piece: &Piece) -> io::Result<Vec<u8>> {
     let gap = piece.range.start.saturating_sub(*position);
     if io::copy(&mut body.take(gap), &mut io::sink())? != gap {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Err(ends_early());
     }
     let len = (piece.range.end - piece.range.start) as usize;
     let mut frame = vec![0; len];
-    body.read_exact(&mut frame)?;
+    body.read_exact(&mut frame).map_err(|error| match error.kind() {
+        // What `read_exact` says of it speaks of a buffer; a transport that knows how much is missing says so itself.
+        io::ErrorKind::UnexpectedEof if error.get_ref().is_none() => ends_early(),
+        _ => error,
+    })?;
     *position = piece.range.end;
     Ok(frame)
+}
+
+/// The error of an answer without all of the file's bytes that are needed of it, such as a short page instead of the file.
+fn ends_early() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "what the server sends ends before the bytes that the manifest says are there",
+    )
 }

@@ -20,7 +20,7 @@ use crate::site::{
 use crate::transport::Request;
 
 use super::PullError;
-use super::run::Session;
+use super::session::Session;
 use super::trust::read_artifact;
 
 /// What a mirror got.

@@ -18,9 +18,12 @@ mod need;
 mod objects;
 mod plan;
 mod receive;
+mod report;
 mod run;
+mod session;
 #[cfg(test)]
 mod site_tests;
+mod target;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -31,5 +34,6 @@ pub use bundle::{BundleReport, create_bundle};
 pub use error::PullError;
 pub use mirror::MirrorReport;
 pub use objects::SiteObjects;
-pub use run::{PullOptions, PullReport, PulledRef, Session, SessionOptions, Wanted, pull};
+pub use report::{PullReport, PulledRef};
+pub use session::{PullOptions, Session, SessionOptions, Wanted, pull};
 pub use trust::Selector;

@@ -1,29 +1,22 @@
-//! A pull from beginning to end.
+//! A pull from its plan to the move of its refs.
 
 use std::collections::HashMap;
 
-use serde::Serialize;
-
-use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
-use crate::format::Node;
-use crate::names::RefName;
 use crate::parallel::Budget;
-use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
-use crate::remote::{
-    OpenOptions, ProxyEnvironment, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, Traffic,
-    open_mirrors, set_verified, unverified_commits,
-};
-use crate::repo::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
-use crate::site::{Artifact, HistoryEntry, Manifest, Record, Release, TreeTable};
-use crate::transport::{Transport, TransportErrorKind};
+use crate::progress::{Event, Phase, PhaseGuard, Unit};
+use crate::remote::set_verified;
+use crate::repo::{ObjectKind, RefUpdate, RepoError, Transaction};
+use crate::site::{Artifact, Manifest, Release, TreeTable};
+use crate::transport::TransportErrorKind;
 
-use super::PullError;
 use super::fetch::{Failures, fetch};
 use super::need::Need;
 use super::plan::{Needs, Plan, PlanOptions};
-use super::receive::{BUDGET, Receiver};
-use super::trust::{Selector, Trust, read_artifact};
+use super::receive::Receiver;
+use super::target::{Target, new_kernel, share};
+use super::trust::read_artifact;
+use super::{PullError, PullOptions, PullReport, Session};
 
 /// Connections at once, unless the remote's configuration says otherwise.
 pub(super) const JOBS: usize = 4;
@@ -34,398 +27,16 @@ pub(super) const MAX_REQUESTS: usize = 48;
 /// How often what could not be had is planned anew, another way.
 pub(super) const MAX_PASSES: usize = 4;
 
-/// How to talk to a remote.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct SessionOptions {
-    /// What the environment says of proxies.
-    pub proxies: ProxyEnvironment,
-    /// Connections at once; as the remote's configuration says where `None`.
-    pub jobs: Option<usize>,
-    /// Bytes per second; as the remote's configuration says where `None`.
-    pub limit_rate: Option<u64>,
-    /// The first wait after a failure; half a second where `None`.
-    pub backoff: Option<std::time::Duration>,
-    /// What time it is, in seconds since 1970; the system's clock where `None`.
-    pub now: Option<i64>,
-    /// A time that is surely past, such as when this program's system was built. A clock behind it is wrong.
-    pub not_before: i64,
-    /// Take what is older than what is here, or was withdrawn.
-    pub allow_downgrade: bool,
-    /// Believe a record that has expired: for updates that travelled by hand.
-    pub accept_expired: bool,
-}
-
-/// A release of a ref.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The ref, as the remote calls it.
-    pub reference: RefName,
-    /// Which release.
-    pub selector: Selector,
-}
-
-/// What to pull.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct PullOptions {
-    /// Plan, and stop there.
-    pub dry_run: bool,
-    /// Fetch only the files beneath this path. The ref does not move then: what it names must be whole.
-    pub subpath: Option<String>,
-    /// Stop before the first blob if more bytes than this are to come.
-    pub max_bytes: Option<u64>,
-    /// What is free in `/boot`. If the new version's kernel is not here and cannot fit, stop before the first blob.
-    pub boot_available: Option<u64>,
-    /// What runs, where that is not what the ref was here: barriers are judged by it.
-    pub from: Option<CommitId>,
-}
-
-/// What became of one ref.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PulledRef {
-    /// The ref here, `remote:ref`.
-    pub name: RefName,
-    /// What it named before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub old: Option<CommitId>,
-    /// What was pulled.
-    pub commit: CommitId,
-    /// Its version.
-    pub version: String,
-    /// Its release's number.
-    pub number: u64,
-    /// Bytes of kernel and initramfs, which a deployment puts into `/boot`.
-    pub boot_bytes: u64,
-}
-
-/// What a pull did, or would do.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PullReport {
-    /// By ref.
-    pub refs: Vec<PulledRef>,
-    /// The path beneath which files were wanted, where not all were. No ref has moved then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subpath: Option<String>,
-    /// Whether nothing was new.
-    pub unchanged: bool,
-    /// Whether nobody vouches for it: the remote is `no-verify`.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub unverified: bool,
-    /// Requests for blobs that were planned.
-    pub planned_requests: u64,
-    /// Bytes of blobs, compressed, that were planned.
-    pub planned_bytes: u64,
-    /// Blobs that were missing, and were not staged by an interrupted pull.
-    pub missing_blobs: u64,
-    /// Bytes in them.
-    pub missing_bytes: u64,
-    /// Blobs made by patches.
-    pub patched_blobs: u64,
-    /// Bytes that patches saved.
-    pub saved_by_patches: u64,
-    /// What was asked and what came.
-    pub traffic: Traffic,
-    /// What was written.
-    pub stored: TransactionStats,
-}
-
-/// A conversation with one remote.
-#[derive(Debug)]
-pub struct Session<'a> {
-    repo: &'a Repo,
-    name: RemoteName,
-    config: RemoteConfig,
-    state: RemoteState,
-    source: Source<'a>,
-    options: SessionOptions,
-}
-
-impl<'a> Session<'a> {
-    /// Opens the remote `name` of `repo`. Nothing is sent yet.
-    pub fn open(
-        repo: &'a Repo,
-        name: &RemoteName,
-        options: &SessionOptions,
-        progress: &'a dyn Progress,
-        cancel: &'a Cancel,
-    ) -> Result<Self, PullError> {
-        let config = RemoteConfig::load(repo, name)?;
-        let open = OpenOptions {
-            proxies: options.proxies.clone(),
-            not_before: options.not_before,
-            seen: RemoteState::load(repo, name)?.newest_time,
-            cancel: cancel.clone(),
-        };
-        let mirrors = open_mirrors(&config, &open)?;
-        Self::open_with(repo, name, mirrors, options, progress, cancel)
-    }
-
-    /// Opens the remote `name` of `repo`, with other transports than its configuration names: a bundle, a program's own.
-    pub fn open_with(
-        repo: &'a Repo,
-        name: &RemoteName,
-        mirrors: Vec<Box<dyn Transport>>,
-        options: &SessionOptions,
-        progress: &'a dyn Progress,
-        cancel: &'a Cancel,
-    ) -> Result<Self, PullError> {
-        let config = RemoteConfig::load(repo, name)?;
-        let state = RemoteState::load(repo, name)?;
-        let mut source = SourceOptions::default();
-        source.limit_rate = options.limit_rate.or(config.limit_rate);
-        source.retries = config.retries.unwrap_or(source.retries);
-        source.backoff = options.backoff.unwrap_or(source.backoff);
-        Ok(Self {
-            repo,
-            name: name.clone(),
-            source: Source::new(mirrors, source, progress, cancel),
-            config,
-            state,
-            options: options.clone(),
-        })
-    }
-
-    fn now(&self) -> i64 {
-        let clock = self.options.now.unwrap_or_else(|| {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |time| time.as_secs() as i64)
-        });
-        clock.max(self.options.not_before)
-    }
-
-    pub(super) const fn source(&self) -> &Source<'a> {
-        &self.source
-    }
-
-    pub(super) const fn state(&self) -> &RemoteState {
-        &self.state
-    }
-
-    /// Returns the newest record that was seen, as it was served.
-    pub(super) fn record_text(&self, reference: &RefName) -> String {
-        self.state
-            .refs
-            .get(reference)
-            .map(|seen| seen.record.clone())
-            .unwrap_or_default()
-    }
-
-    pub(super) fn trust(&self) -> Trust<'_> {
-        Trust {
-            name: &self.name,
-            config: &self.config,
-            source: &self.source,
-            now: self.now(),
-            allow_downgrade: self.options.allow_downgrade,
-            accept_expired: self.options.accept_expired,
-        }
-    }
-
-    /// Returns the remote's configuration.
-    #[must_use]
-    pub const fn config(&self) -> &RemoteConfig {
-        &self.config
-    }
-
-    /// Returns what has been asked and what has come so far.
-    #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        self.source.traffic()
-    }
-
-    /// Asks for a ref's record: one request, which brings nothing where nothing changed. What was seen is remembered,
-    /// durably, before this returns.
-    pub fn look(&mut self, reference: &RefName) -> Result<Record, PullError> {
-        let mut state = self.state.clone();
-        let looked = self.trust().look(reference, &mut state);
-        if state != self.state {
-            self.state = state.remember(self.repo, &self.name)?;
-        }
-        looked
-    }
-
-    /// Returns the release to take of a ref, for whoever has `from`.
-    pub fn choose(
-        &self,
-        record: &Record,
-        selector: &Selector,
-        from: Option<&CommitId>,
-    ) -> Result<Release, PullError> {
-        self.trust().choose(record, selector, from, &self.state)
-    }
-
-    /// Returns every release of a ref that the site knows, the newest first.
-    pub fn history(&mut self, reference: &RefName) -> Result<(Record, Vec<HistoryEntry>), PullError> {
-        let record = self.look(reference)?;
-        let history = self.trust().history(&record, &self.state)?;
-        Ok((record, history))
-    }
-
-    /// Returns what the ref names here.
-    pub fn local(&self, reference: &RefName) -> Result<Option<CommitId>, PullError> {
-        Ok(self.repo.ref_optional(&self.name.local_ref(reference)?)?)
-    }
-
-    /// Pulls releases. See [`pull`].
-    pub fn pull(&mut self, wanted: &[Wanted], options: &PullOptions) -> Result<PullReport, PullError> {
-        let mut report = PullReport {
-            subpath: options.subpath.clone(),
-            unverified: self.config.no_verify,
-            ..PullReport::default()
-        };
-        let mut releases = Vec::new();
-        for one in wanted {
-            let record = self.look(&one.reference)?;
-            let old = self.local(&one.reference)?;
-            let name = self.name.local_ref(&one.reference)?;
-            self.repo.check_is_no_alias(&name)?;
-            // What came when nobody vouched for it is looked at again by those who do now.
-            let is_known = self.config.no_verify || !unverified_commits(self.repo)?.contains(&record.commit);
-            let is_here = old == Some(record.commit) && options.subpath.is_none();
-            if one.selector == Selector::Newest && is_here && is_known {
-                report.refs.push(PulledRef {
-                    name,
-                    old,
-                    commit: record.commit,
-                    version: record.version,
-                    number: record.number,
-                    boot_bytes: 0,
-                });
-                continue;
-            }
-            let from = options.from.or(old);
-            let release = self.choose(&record, &one.selector, from.as_ref())?;
-            report.refs.push(PulledRef {
-                name,
-                old,
-                commit: release.commit,
-                version: release.version.clone(),
-                number: release.number,
-                boot_bytes: release.boot_bytes,
-            });
-            releases.push(release);
-        }
-        if releases.is_empty() {
-            report.unchanged = true;
-            report.traffic = self.source.traffic();
-            return Ok(report);
-        }
-        let mut run = Run {
-            session: self,
-            options,
-            budget: Budget::new(BUDGET),
-            report: &mut report,
-        };
-        run.all(&releases)?;
-        report.traffic = self.source.traffic();
-        if !options.dry_run {
-            for release in &releases {
-                let seen = self.state.refs.entry(release.reference.clone()).or_default();
-                seen.releases.insert(release.commit, release.number);
-                if !self.config.no_verify {
-                    set_verified(self.repo, &release.commit, true)?;
-                }
-            }
-            self.state = self.state.remember(self.repo, &self.name)?;
-        }
-        Ok(report)
-    }
-}
-
-/// Pulls releases from a remote. All refs (`remote:ref`) move when everything is here, or none does.
-///
-/// Takes the repository's shared lock. Durable on return.
-pub fn pull(
-    repo: &Repo,
-    name: &RemoteName,
-    wanted: &[Wanted],
-    session: &SessionOptions,
-    options: &PullOptions,
-    progress: &dyn Progress,
-    cancel: &Cancel,
-) -> Result<PullReport, PullError> {
-    Session::open(repo, name, session, progress, cancel)?.pull(wanted, options)
-}
-
-/// A tree that is to be here, and what of it is not.
-struct Target {
-    manifest: Manifest,
-    need: Need,
-    /// With what is needed here, nothing of the tree is missing.
-    is_whole: bool,
-}
-
-/// Returns the bytes of the smallest kernel in the tree, with its initramfs, if no kernel of the tree is here: so much at least
-/// will be new in `/boot`.
-fn new_kernel(target: &Target) -> Result<u64, PullError> {
-    use crate::repo::TreeSource;
-    let tree = &target.manifest.tree;
-    let mut dir = tree.dirtree(&tree.commit.root)?;
-    for part in ["usr", "lib", "modules"] {
-        match dir.get(part.as_bytes()).map(|entry| &entry.node) {
-            Some(Node::Dir { tree: id }) => dir = tree.dirtree(id)?,
-            _ => return Ok(0),
-        }
-    }
-    let mut smallest = None;
-    for entry in dir.entries() {
-        let Node::Dir { tree: id } = &entry.node else {
-            continue;
-        };
-        let version = tree.dirtree(id)?;
-        let (mut bytes, mut is_new) = (0u64, false);
-        for name in ["vmlinuz", "initramfs.img"] {
-            if let Some(Node::File { size, blob, .. }) = version.get(name.as_bytes()).map(|entry| &entry.node)
-            {
-                bytes = u64::saturating_add(bytes, *size);
-                let index = target.manifest.blobs.index_of(blob);
-                is_new |= index.is_some_and(|index| target.need.blobs.contains_key(&index));
-            }
-        }
-        if bytes > 0 && !is_new {
-            return Ok(0);
-        }
-        if bytes > 0 {
-            smallest = Some(smallest.map_or(bytes, |least: u64| least.min(bytes)));
-        }
-    }
-    Ok(smallest.unwrap_or(0))
-}
-
-struct Run<'r, 'a> {
-    session: &'r Session<'a>,
-    options: &'r PullOptions,
-    budget: Budget,
-    report: &'r mut PullReport,
-}
-
-/// What several releases need comes once, with the first of them.
-fn share(targets: &mut [Target]) {
-    let mut first: HashMap<BlobId, (usize, u32)> = HashMap::new();
-    for at in 0..targets.len() {
-        for index in targets[at].need.missing() {
-            let id = targets[at].manifest.blobs.blobs()[index as usize].id;
-            let Some((earlier, there)) = first.get(&id).copied() else {
-                first.insert(id, (at, index));
-                continue;
-            };
-            let inodes = targets[at].need.blobs.remove(&index).unwrap_or_default();
-            let into = targets[earlier].need.blobs.entry(there).or_default();
-            for inode in inodes {
-                if !into.contains(&inode) {
-                    into.push(inode);
-                }
-            }
-        }
-    }
+/// One pull of several releases.
+pub(super) struct Run<'r, 'a> {
+    pub(super) session: &'r Session<'a>,
+    pub(super) options: &'r PullOptions,
+    pub(super) budget: Budget,
+    pub(super) report: &'r mut PullReport,
 }
 
 impl Run<'_, '_> {
-    fn all(&mut self, releases: &[Release]) -> Result<(), PullError> {
+    pub(super) fn all(&mut self, releases: &[Release]) -> Result<(), PullError> {
         let repo = self.session.repo;
         let mut targets = Vec::new();
         for release in releases {
@@ -453,7 +64,7 @@ impl Run<'_, '_> {
         }
         self.check_limits(&targets)?;
         let phase = PhaseGuard::begin(
-            self.session.source.progress(),
+            self.session.source().progress(),
             Phase::Pull,
             Some(self.report.planned_bytes),
             Unit::Bytes,
@@ -493,7 +104,7 @@ impl Run<'_, '_> {
     fn target(&self, release: &Release) -> Result<Target, PullError> {
         let repo = self.session.repo;
         for relative in &release.manifests {
-            self.session.source.cancel().check()?;
+            self.session.source().cancel().check()?;
             if !repo.has_object(ObjectKind::Commit, relative.base.digest())? {
                 continue;
             }
@@ -501,7 +112,7 @@ impl Run<'_, '_> {
             let Ok(table) = TreeTable::encode(repo, &relative.base) else {
                 continue;
             };
-            let (bytes, url) = read_artifact(&self.session.source, Artifact::Manifest, &relative.file)?;
+            let (bytes, url) = read_artifact(self.session.source(), Artifact::Manifest, &relative.file)?;
             let manifest = match Manifest::decode(&bytes, &release.commit, &table) {
                 Ok(manifest) => manifest,
                 Err(source) => return Err(PullError::Site { url, source }),
@@ -513,7 +124,7 @@ impl Run<'_, '_> {
             }
             break;
         }
-        let read = read_artifact(&self.session.source, Artifact::Manifest, &release.manifest);
+        let read = read_artifact(self.session.source(), Artifact::Manifest, &release.manifest);
         let (bytes, url) = read.map_err(|error| match error {
             PullError::Transport(source) if source.kind == TransportErrorKind::NotFound => PullError::Gone {
                 reference: release.reference.clone(),
@@ -554,7 +165,7 @@ impl Run<'_, '_> {
             return Ok(());
         }
         for index in target.need.missing() {
-            self.session.source.cancel().check()?;
+            self.session.source().cancel().check()?;
             let blob = target.manifest.blobs.blobs()[index as usize];
             let inodes = &target.need.blobs[&index];
             if transaction.take_staged(&blob.id, blob.size, inodes)? {
@@ -571,7 +182,7 @@ impl Run<'_, '_> {
 
     fn plan_options(&self) -> PlanOptions {
         PlanOptions {
-            request_cost: self.session.source.request_cost(),
+            request_cost: self.session.source().request_cost(),
             max_requests: MAX_REQUESTS,
             jobs: self.jobs(),
         }
@@ -691,7 +302,7 @@ impl Run<'_, '_> {
         let mut requests = plan.requests;
         let mut failures = Failures::default();
         for _ in 0..MAX_PASSES {
-            let failed = fetch(&self.session.source, requests, &receiver, self.jobs(), phase)?;
+            let failed = fetch(self.session.source(), requests, &receiver, self.jobs(), phase)?;
             if failed.avoid.is_empty() && failed.stale.is_empty() {
                 return Ok(());
             }
@@ -738,7 +349,7 @@ impl Run<'_, '_> {
             blob: *target.manifest.blobs.blobs()[index as usize].id.digest(),
             reason: failures.reason.clone().unwrap_or_default(),
         })?;
-        let needed = self.session.source.traffic().bytes + plan.bytes;
+        let needed = self.session.source().traffic().bytes + plan.bytes;
         match self.options.max_bytes {
             Some(allowed) if needed > allowed => Err(PullError::TooManyBytes { needed, allowed }),
             _ => Ok(plan),
@@ -756,7 +367,7 @@ impl Run<'_, '_> {
             transaction.store_bytes(&[], metadata)?;
         }
         for (blob, size, metadata) in &target.need.variants {
-            self.session.source.cancel().check()?;
+            self.session.source().cancel().check()?;
             let file = self.session.repo.open_blob(blob)?;
             let path = std::path::Path::new("objects").join(crate::repo::object_path(blob.digest()));
             let stored = transaction.store_file(&file, &path, metadata)?;
@@ -781,7 +392,7 @@ impl Run<'_, '_> {
             });
         } else {
             let text = "only a part of the tree was asked for, so the ref stays as it was";
-            self.session.source.progress().report(Event::Note { text });
+            self.session.source().progress().report(Event::Note { text });
         }
         Ok(())
     }

@@ -39,7 +39,13 @@ impl Progress for Warnings {
 struct Site {
     world: World,
     clients: std::cell::Cell<u32>,
+    /// Seconds that a server may say nothing: few where it is to say nothing, and many elsewhere, since a machine with much to do
+    /// may leave a good server waiting for a second.
+    patience: std::cell::Cell<u64>,
 }
+
+const PATIENT: u64 = 20;
+const IMPATIENT: u64 = 2;
 
 /// The files of a kind.
 fn files(site: &std::path::Path, kind: &str) -> Vec<std::path::PathBuf> {
@@ -64,6 +70,7 @@ impl Site {
         let first = Self {
             world,
             clients: Default::default(),
+            patience: PATIENT.into(),
         };
         let world = &first.world;
         for number in 0..30u64 {
@@ -96,6 +103,7 @@ impl Site {
         Self {
             world,
             clients: Default::default(),
+            patience: PATIENT.into(),
         }
     }
 
@@ -172,9 +180,10 @@ impl Site {
     fn remote(&self, urls: &[String]) {
         self.world.remote(|config| {
             config.urls = urls.to_vec();
-            config.connect_timeout = Some(2);
-            config.stall_timeout = Some(1);
-            config.request_timeout = Some(4);
+            let patience = self.patience.get();
+            config.connect_timeout = Some(patience);
+            config.stall_timeout = Some(patience);
+            config.request_timeout = Some(4 * patience);
             config.retries = Some(1);
         });
     }
@@ -222,6 +231,10 @@ impl Site {
     /// warning.
     fn fails(&mut self, has: Has, prefix: &str, deed: &Deed, why: &[&str]) {
         let bad = BadServer::start(self.world.site(), [Fault::on(prefix, deed.clone())]);
+        self.patience.set(match deed {
+            Deed::Stall(_) | Deed::Silence | Deed::Trickle(..) => IMPATIENT,
+            _ => PATIENT,
+        });
         self.client(has, &[bad.url()]);
         let (result, _) = self.pull();
         let error = match result {

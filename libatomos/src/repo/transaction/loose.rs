@@ -15,7 +15,8 @@ use crate::format::Metadata;
 use crate::fs::{Dir, FsError};
 
 use super::super::{ObjectKind, RepoError, object_path};
-use super::{Hashed, LOOSE, Scratch, StoredBlob, Transaction, WHOLE, copy_verified, write_whole};
+use super::hash::{Hashed, Scratch, WHOLE, copy_verified, write_whole};
+use super::{LOOSE, StoredBlob, Transaction};
 
 /// The file that bytes are written to until their digest is known.
 const STREAM: &str = "stream";

@@ -1,0 +1,396 @@
+//! Storing blobs: under which name, by which means, and each only once however many threads have it.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::Mode;
+
+use crate::digest::{BlobId, Digest};
+use crate::failpoint::fault::call;
+use crate::format::Metadata;
+use crate::fs::{Dir, FsError, Stat, hash_file, stat_file};
+
+use super::super::object::{encode_error, inode_matches};
+use super::super::traverse::variant_bits;
+use super::super::{ObjectKind, RepoError, RepoMode, object_path, variant_path};
+use super::hash::{Hashed, Scratch, changed, copy_verified, hash_into, hash_reader, write_whole};
+use super::{BASE, Claim, StoreOutcome, StoredBlob, Transaction};
+
+/// The name that a blob gets in the staging directory, below its kind.
+pub(super) struct Place {
+    pub(super) path: String,
+    pub(super) variant: bool,
+}
+
+/// How a file of another repository came here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// It is the same inode.
+    Hardlinked,
+    /// It has the same blocks.
+    Reflinked,
+    /// It has blocks of its own.
+    Copied,
+}
+
+impl Transaction<'_> {
+    /// Stores the bytes of `file`, from its start, with `metadata` on the inode where the mode keeps it. `path` is
+    /// for messages.
+    pub fn store_file(&self, file: &File, path: &Path, metadata: &Metadata) -> Result<StoredBlob, RepoError> {
+        let size = file
+            .metadata()
+            .map_err(|error| FsError::new("look at", path, error))?
+            .len();
+        let mut scratch = Scratch::new();
+        let hashed = hash_into(file, size, path, &mut scratch)?;
+        self.store_hashed(file, path, metadata, &hashed, &scratch)
+    }
+
+    /// Stores `bytes` as a blob.
+    pub fn store_bytes(&self, bytes: &[u8], metadata: &Metadata) -> Result<StoredBlob, RepoError> {
+        let hashed = Hashed {
+            blob: BlobId::new(Digest::of(bytes)),
+            size: bytes.len() as u64,
+            in_scratch: true,
+        };
+        self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
+    }
+
+    pub(crate) fn store_hashed(
+        &self,
+        file: &File,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+    ) -> Result<StoredBlob, RepoError> {
+        self.store(metadata, hashed, |target, name| {
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            copy_verified(file, target, path, hashed)
+        })
+    }
+
+    /// Stores what [`hash_stream`] has hashed; `reopen` gives the same bytes once more, where they were too many to keep.
+    pub(crate) fn store_stream<R: Read>(
+        &self,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+        reopen: impl Fn() -> std::io::Result<R>,
+    ) -> Result<StoredBlob, RepoError> {
+        self.store(metadata, hashed, |target, name| {
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            let fail = |error| RepoError::from(FsError::new("read", path, error));
+            let written =
+                hash_reader(&mut reopen().map_err(fail)?, fail, |bytes| {
+                    Ok(crate::fs::write_all(target, bytes)
+                        .map_err(|error| FsError::new("write", name, error))?)
+                })?;
+            if written != (hashed.blob, hashed.size) {
+                return Err(fail(changed()));
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores a file of another repository: as another name of the same inode where `link` says where that is, else
+    /// sharing its blocks where the file system can, else as a copy. What of these came to be is `None` for what was here.
+    pub(crate) fn store_shared(
+        &self,
+        file: &File,
+        path: &Path,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+        link: Option<(&Dir, &str)>,
+    ) -> Result<Option<Shared>, RepoError> {
+        let how = Cell::new(Shared::Copied);
+        let inode = link.map(|_| stat_file(file, path)).transpose()?;
+        let try_link = |name: &str| -> Result<bool, RepoError> {
+            let Some(((dir, from), inode)) = link.zip(inode.as_ref()) else {
+                return Ok(false);
+            };
+            if !self.staging.link(dir, from, name)? {
+                return Ok(false);
+            }
+            // What was hashed, and not what took its name meanwhile.
+            let linked = self.staging.dir.stat(name)?;
+            if (linked.dev, linked.ino) != (inode.dev, inode.ino) {
+                self.staging.dir.remove_file(name)?;
+                return Ok(false);
+            }
+            how.set(Shared::Hardlinked);
+            Ok(true)
+        };
+        let write = |target: &File, name: &Path| {
+            if rustix::fs::ioctl_ficlone(target, file).is_ok() {
+                how.set(Shared::Reflinked);
+                let found = hash_file(target).map_err(|error| FsError::new("read", name, error))?;
+                return if found == (hashed.blob, hashed.size) {
+                    Ok(())
+                } else {
+                    Err(FsError::new("copy", path, changed()).into())
+                };
+            }
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            copy_verified(file, target, path, hashed)
+        };
+        let stored = self.store_by(metadata, hashed, try_link, write)?;
+        Ok((stored.outcome != StoreOutcome::AlreadyPresent).then(|| how.get()))
+    }
+
+    /// Stores bytes whose digest the caller has found to be `id`.
+    pub(crate) fn store_verified(
+        &self,
+        id: &BlobId,
+        bytes: &[u8],
+        metadata: &Metadata,
+    ) -> Result<StoredBlob, RepoError> {
+        let hashed = Hashed {
+            blob: *id,
+            size: bytes.len() as u64,
+            in_scratch: true,
+        };
+        self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
+    }
+
+    /// Stores a file by making it the store's own, where that is safe: nobody else has a name for it or has it open for writing,
+    /// and it is as it was in `before`, when it was hashed. Its owner, mode, attributes and time become what is recorded. Otherwise
+    /// it is copied. Returns whether the file is the store's own now; its name in the source must go before anybody writes to it.
+    pub(crate) fn store_adopted(
+        &self,
+        file: &File,
+        before: &Stat,
+        (dir, from): (&Dir, &OsStr),
+        metadata: &Metadata,
+        hashed: &Hashed,
+        scratch: &Scratch,
+    ) -> Result<bool, RepoError> {
+        let path = Path::new(from);
+        let adopted = Cell::new(false);
+        let unchanged = |stat: &Stat, links: u64| {
+            let of = |stat: &Stat| {
+                (
+                    stat.dev,
+                    stat.ino,
+                    stat.size,
+                    stat.mtime,
+                    stat.mtime_nsec,
+                    stat.mode,
+                    stat.uid,
+                    stat.gid,
+                )
+            };
+            of(stat) == of(before) && stat.nlink == links
+        };
+        let try_link = |name: &str| -> Result<bool, RepoError> {
+            // In mode `bare-user` an object's owner is whoever may write to it.
+            let is_ours =
+                self.repo.mode() == RepoMode::Bare || before.uid == rustix::process::geteuid().as_raw();
+            let safe = hashed.size > 0
+                && is_ours
+                && unchanged(&stat_file(file, path)?, 1)
+                && crate::fs::nobody_writes(file)
+                && crate::fs::has_no_other_xattrs(file, &metadata.xattrs);
+            if !safe || !self.staging.link(dir, from, name)? {
+                return Ok(false);
+            }
+            // What was hashed, and not what took its name meanwhile; nor has anybody written to it since.
+            if !unchanged(&self.staging.dir.stat(name)?, 2) {
+                self.staging.dir.remove_file(name)?;
+                return Ok(false);
+            }
+            self.set_inode(file, metadata, path)?;
+            adopted.set(true);
+            Ok(true)
+        };
+        let write = |target: &File, name: &Path| {
+            if hashed.in_scratch {
+                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
+            }
+            copy_verified(file, target, path, hashed)
+        };
+        self.store_by(metadata, hashed, try_link, write)?;
+        Ok(adopted.get())
+    }
+
+    /// Returns whether the store has the blob, in mode `bare` as an inode with exactly `metadata`.
+    pub(crate) fn has_blob(&self, id: &BlobId, size: u64, metadata: &Metadata) -> Result<bool, RepoError> {
+        let found = match self.repo.mode() {
+            RepoMode::Bare => self.repo.find_variant(id, metadata)?.map(|(_, size)| size),
+            RepoMode::BareUser => self
+                .repo
+                .kind_dir(ObjectKind::Blob)
+                .stat_optional(object_path(id.digest()))?
+                .map(|stat| stat.size),
+        };
+        Ok(found == Some(size))
+    }
+
+    /// Takes a blob that an interrupted run staged, if it is whole, as every one of `inodes`.
+    pub(crate) fn take_staged(&self, id: &BlobId, size: u64, inodes: &[Metadata]) -> Result<bool, RepoError> {
+        let name = format!("{}/{}", ObjectKind::Blob.dir(), object_path(id.digest()));
+        let Some(file) = self.staging.dir.open_file_optional(&name)? else {
+            return Ok(false);
+        };
+        let path = self.staging.dir.path().join(&name);
+        let mut scratch = Scratch::new();
+        let hashed = hash_into(&file, size, &path, &mut scratch)?;
+        if hashed.blob != *id || hashed.size != size {
+            self.staging.dir.remove_file(&name)?;
+            return Ok(false);
+        }
+        for metadata in inodes {
+            self.store_hashed(&file, &path, metadata, &hashed, &scratch)?;
+        }
+        Ok(true)
+    }
+
+    fn store(
+        &self,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        write: impl Fn(&File, &Path) -> Result<(), RepoError>,
+    ) -> Result<StoredBlob, RepoError> {
+        self.store_by(metadata, hashed, |_| Ok(false), write)
+    }
+
+    /// Stores a blob: `link` gives the staged name to a finished inode, or says that it cannot, and then `write` fills a new
+    /// file.
+    pub(super) fn store_by(
+        &self,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        link: impl Fn(&str) -> Result<bool, RepoError>,
+        write: impl Fn(&File, &Path) -> Result<(), RepoError>,
+    ) -> Result<StoredBlob, RepoError> {
+        let stored = |outcome| StoredBlob {
+            id: hashed.blob,
+            size: hashed.size,
+            outcome,
+        };
+        let Some(place) = self.claim(hashed, metadata)? else {
+            return Ok(stored(StoreOutcome::AlreadyPresent));
+        };
+        let resumed = self.noting_failure(self.stage_blob(&place, metadata, hashed, link, write))?;
+        self.counters
+            .resumed
+            .fetch_add(u64::from(resumed), Ordering::Relaxed);
+        let (count, bytes, outcome) = if place.variant {
+            (
+                &self.counters.variants,
+                &self.counters.variant_bytes,
+                StoreOutcome::AddedVariant,
+            )
+        } else {
+            (&self.counters.blobs, &self.counters.bytes, StoreOutcome::Added)
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add(hashed.size, Ordering::Relaxed);
+        Ok(stored(outcome))
+    }
+
+    /// Writes a claimed blob, or finds it among what an interrupted run staged.
+    fn stage_blob(
+        &self,
+        place: &Place,
+        metadata: &Metadata,
+        hashed: &Hashed,
+        link: impl Fn(&str) -> Result<bool, RepoError>,
+        write: impl Fn(&File, &Path) -> Result<(), RepoError>,
+    ) -> Result<bool, RepoError> {
+        let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
+        let resumed =
+            self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
+        if !resumed && !link(&name)? {
+            self.will_write(hashed.size)?;
+            let file = self.staging.create(&name, 0o600)?;
+            let path = self.staging.dir.path().join(&name);
+            write(&file, &path)?;
+            self.set_inode(&file, metadata, &path)?;
+        }
+        Ok(resumed)
+    }
+
+    /// Decides under which name the blob has to be written, or that it need not be. Two threads that store the same
+    /// blob are told apart here: the first one writes.
+    pub(super) fn claim(&self, hashed: &Hashed, metadata: &Metadata) -> Result<Option<Place>, RepoError> {
+        let blob = &hashed.blob;
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        let base = object_path(blob.digest());
+        let mut claims = self.claims_of(blob.digest());
+        let present = objects.stat_optional(&base)?;
+        if let Some(stat) = &present
+            && stat.size != hashed.size
+        {
+            let reason = format!("it has {} bytes instead of {}", stat.size, hashed.size);
+            return Err(RepoError::ObjectDamaged {
+                kind: ObjectKind::Blob,
+                digest: *blob.digest(),
+                reason,
+            });
+        }
+        if self.repo.mode() == RepoMode::BareUser {
+            let new = present.is_none()
+                && claims
+                    .insert((ObjectKind::Blob, *blob.digest(), BASE), Claim::Staged)
+                    .is_none();
+            return Ok(new.then_some(Place {
+                path: base,
+                variant: false,
+            }));
+        }
+        if let Some(stat) = &present
+            && inode_matches(objects, &base, stat, metadata)?
+        {
+            return Ok(None);
+        }
+        let variant = metadata
+            .variant_name()
+            .map_err(|source| encode_error("inode metadata", source))?;
+        let bits = variant_bits(metadata)?;
+        if claims.contains_key(&(ObjectKind::Blob, *blob.digest(), bits)) {
+            return Ok(None);
+        }
+        // The first variant of a new blob becomes its base.
+        if present.is_none()
+            && claims
+                .insert((ObjectKind::Blob, *blob.digest(), BASE), Claim::Staged)
+                .is_none()
+        {
+            claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Elsewhere);
+            return Ok(Some(Place {
+                path: base,
+                variant: false,
+            }));
+        }
+        let path = variant_path(blob.digest(), &variant);
+        if let Some(stat) = objects.stat_optional(&path)?
+            && inode_matches(objects, &path, &stat, metadata)?
+        {
+            claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Elsewhere);
+            return Ok(None);
+        }
+        claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Staged);
+        Ok(Some(Place { path, variant: true }))
+    }
+
+    pub(super) fn set_inode(&self, file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+        if self.repo.mode() == RepoMode::BareUser {
+            return call("fchmod", || rustix::fs::fchmod(file, Mode::from_raw_mode(0o644)))
+                .map_err(|errno| FsError::new("set the mode of", path, errno));
+        }
+        crate::fs::apply_to_file(file, metadata, path)
+    }
+}
