@@ -592,6 +592,13 @@ fn hint_for_commit(error: &CommitError) -> Option<String> {
         CommitError::SpecialFile { .. } => {
             "remove it, or leave such files out with --skip-special".to_owned()
         }
+        CommitError::Remainder { root, commit } => {
+            format!("`atomos show {commit}` shows it; remove what is left: rm -r {}", shown(root))
+        }
+        CommitError::NothingToAdopt { .. } => {
+            "if an interrupted command has made the commit, it is all done: see atomos log REF; an empty tree needs no --adopt"
+                .to_owned()
+        }
         CommitError::SourceLeft { root, .. } => {
             format!("do not commit it again; remove it: rm -r {}", shown(root))
         }

@@ -151,10 +151,24 @@ fn stopped_anywhere_the_source_is_still_what_it_was() {
             small_tree(&source, 1, 30);
             failpoint::stop_at(index, || adopt(&repo, &source)).unwrap_err();
             repo.assert_clean();
+            if *point == "commit.adopted.signed" {
+                // The commit is made, and what is left may be a part of the tree.
+                fs::remove_dir_all(source.join("d0")).unwrap();
+                let error = adopt(&repo, &source).unwrap_err();
+                let made = repo.repo().resolve_commit("os").unwrap();
+                assert!(
+                    matches!(&error, CommitError::Remainder { commit, .. } if *commit == made),
+                    "{error}"
+                );
+                assert_eq!(repo.repo().load_commit(&made).unwrap().root, wanted);
+                continue;
+            }
             let again = adopt(&repo, &source).unwrap_or_else(|error| panic!("after {point}: {error}"));
             assert_eq!(again.root, wanted, "after {point}");
             repo.assert_clean();
             assert_eq!(fs::read_dir(&source).unwrap().count(), 0, "after {point}");
+            let error = adopt(&repo, &source).unwrap_err();
+            assert!(matches!(error, CommitError::NothingToAdopt { .. }), "{error}");
         }
     });
 }

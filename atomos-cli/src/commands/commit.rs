@@ -97,7 +97,7 @@ pub struct CommitArgs {
     /// For a tree that was built to be committed and that nobody works in. Where DIR lies on the repository's file system, its files
     /// are not copied but get a name in the store; those with other names, or that somebody has open for writing, are copied. When
     /// the commit is durable, DIR is emptied. An interrupted run leaves DIR's files where they are, but do not write to them then: run
-    /// it again, or remove it.
+    /// it again, which may say that the commit is made and only the rest of DIR is to be removed.
     #[arg(long)]
     adopt: bool,
 

@@ -10,11 +10,12 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::{CommitId, DirTreeId};
 use crate::format::{Commit, Entry, MetadataValue, Node};
-use crate::fs::{Dir, remove_tree_contents};
+use crate::fs::Dir;
 use crate::names::RefName;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats};
 
+use super::adopt;
 use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink};
 use super::os_tree;
 use super::stat_cache::StatCache;
@@ -158,6 +159,9 @@ pub(crate) fn arrange_and_commit<'r>(
             mounted: mounted.clone(),
         });
     }
+    if options.adopt {
+        adopt::check_is_whole(&tree)?;
+    }
     let transaction = match transaction {
         Some(transaction) => transaction,
         None => repo.begin()?,
@@ -169,14 +173,7 @@ pub(crate) fn arrange_and_commit<'r>(
         // the store's own inodes, so they go whatever became of the commit's tree.
         crate::failpoint::hit("commit.adopted").map_err(crate::repo::RepoError::from)?;
         let _phase = PhaseGuard::begin(progress, Phase::Sweep, None, Unit::Items);
-        for root in tree.roots() {
-            // What is left of it is another tree: whoever tried again would commit that.
-            remove_tree_contents(root).map_err(|error| CommitError::SourceLeft {
-                commit: report.commit,
-                root: root.path().to_owned(),
-                source: Box::new(error),
-            })?;
-        }
+        adopt::remove(&tree, report.commit)?;
     }
     Ok(report)
 }

@@ -5,6 +5,7 @@
 //! built from the leaves up. A tree's digest depends on what is in it and on nothing else: no clock, locale, umask,
 //! user or order of a directory takes part.
 
+mod adopt;
 mod builder;
 mod hash;
 mod memory;
@@ -69,6 +70,20 @@ pub enum CommitError {
         /// Why.
         source: Box<FsError>,
     },
+    /// The source is what is left of a tree whose files a commit has adopted.
+    #[error("cannot commit {}: it is what the commit {commit} has left of a tree", root.display())]
+    Remainder {
+        /// The source.
+        root: PathBuf,
+        /// The commit that has the whole tree.
+        commit: CommitId,
+    },
+    /// There is nothing in a tree whose files were to be adopted: another commit may have them.
+    #[error("cannot adopt the files of {}: it is empty", root.display())]
+    NothingToAdopt {
+        /// The tree.
+        root: PathBuf,
+    },
     /// The tree is nested deeper than any path that the kernel accepts.
     #[error("{} is nested more than 2048 directories deep", path.display())]
     TooDeep {
@@ -105,10 +120,14 @@ impl CommitError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::SpecialFile { .. } | Self::TooDeep { .. } | Self::Unpack { .. } | Self::OsTree(_) => {
-                ErrorKind::Invalid
+            Self::SpecialFile { .. }
+            | Self::NothingToAdopt { .. }
+            | Self::TooDeep { .. }
+            | Self::Unpack { .. }
+            | Self::OsTree(_) => ErrorKind::Invalid,
+            Self::SourceChanged { .. } | Self::MountedInside { .. } | Self::Remainder { .. } => {
+                ErrorKind::Conflict
             }
-            Self::SourceChanged { .. } | Self::MountedInside { .. } => ErrorKind::Conflict,
             Self::SourceLeft { source, .. } => source.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),

@@ -106,8 +106,9 @@ pub trait Making: Sync {
 /// Makes what is worth making of `jobs`, and gives the frames to `sink` in order.
 ///
 /// A thread takes some jobs that lie together, whose streams become one group, so that compressing groups, which is much of the
-/// work, is shared like the rest. Memory, for each thread: a group's streams, and zstd's tables; and over all threads 290 MB for large
-/// blobs: a window and its base (24 MiB), or two blobs of at most 16 MiB with bsdiff's suffix array (8 bytes for each byte of the base).
+/// work, is shared like the rest. Memory, for each thread: a group's streams; and over all threads 260 MB for groups that are being
+/// compressed and for large blobs: a window and its base (24 MiB) with zstd's tables, or two blobs of at most 16 MiB with bsdiff's
+/// suffix array (8 bytes for each byte of the base).
 pub fn make(
     jobs: &[Job],
     making: &dyn Making,
@@ -128,6 +129,7 @@ pub fn make(
                 let _share = memory.take(weight(&jobs[job], options));
                 batch.add(job, make_one(&jobs[job], making, options)?, options.level)?;
             }
+            let _share = memory.take(batch.weight(options));
             batch.flush(options.level)?;
             Ok::<_, PatchError>(batch.frames)
         },
@@ -140,8 +142,11 @@ pub fn make(
     )
 }
 
-/// Bytes that patches of large blobs may take at once, over all threads.
-const MEMORY: u64 = 290_000_000;
+/// Bytes that patches of large blobs, and groups of streams that are being compressed, may take at once, over all threads.
+const MEMORY: u64 = 260_000_000;
+
+/// The levels above this one have large tables.
+const MODEST: i32 = 12;
 
 /// Blobs up to this size take so little that nobody waits for it.
 const LARGE: u64 = 2 * 1024 * 1024;
@@ -153,8 +158,8 @@ fn weight(job: &Job, options: &MakerOptions) -> u64 {
         return 0;
     }
     // A window, its base, the frame, and zstd's tables, which the highest levels have large.
-    let windows = if options.level > 12 {
-        140_000_000
+    let windows = if options.level > MODEST {
+        130_000_000
     } else {
         60_000_000
     };
@@ -212,6 +217,18 @@ impl Batch {
     fn flush(&mut self, level: i32) -> Result<(), PatchError> {
         self.streams.flush(level, &mut self.frames)?;
         self.plain.flush(level, &mut self.frames)
+    }
+
+    /// Returns about how many bytes it takes to compress what is there: a frame that is no larger, and zstd's tables, which are made
+    /// for what is compressed.
+    fn weight(&self, options: &MakerOptions) -> u64 {
+        let len = self.streams.raw.len().max(self.plain.raw.len()) as u64;
+        let tables = match (options.level > MODEST, len > GROUP) {
+            (true, true) => 80_000_000,
+            (true, false) => 50_000_000,
+            (false, _) => 16_000_000,
+        };
+        if len == 0 { 0 } else { 2 * len + tables }
     }
 }
 

@@ -1,7 +1,7 @@
-//! A repository that is committed to, pulled into, checked out from and pruned, by one process and by two.
+//! A repository that is repaired, committed to, pulled into, checked out from and pruned, by one process and by two.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -13,6 +13,18 @@ use super::scenario::{Plan, Point, Scenario, Step, repeat};
 
 /// The pull that finds no new release, and remembers that it has looked.
 const PULL_NOTHING: &str = "pull nothing";
+
+/// The first step: what is there before it has a damaged object.
+const REPAIR: &str = "repair";
+
+/// The commit that takes its source's files.
+const ADOPT: &str = "adopt";
+
+/// What is wrong after it goes away with the next one.
+const CHECKOUT: &str = "checkout";
+
+/// The earlier checkout becomes that of another commit.
+const UPDATE: &str = "checkout again";
 
 /// The repository on a file system.
 #[derive(Debug, Clone)]
@@ -74,6 +86,27 @@ fn read_refs(root: &Path) -> Result<BTreeMap<String, String>> {
 /// Files in each tree.
 const FILES: u64 = 90;
 
+/// Flips a bit in the object that has a file's bytes.
+fn damage(root: &Path, file: &Path) -> Result<()> {
+    let mut bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let objects = root.join("repo/objects");
+    for shard in list(&objects)? {
+        for name in list(&objects.join(&shard))? {
+            let object = objects.join(&shard).join(name);
+            let metadata = object.metadata()?;
+            if metadata.len() != bytes.len() as u64 || std::fs::read(&object)? != bytes {
+                continue;
+            }
+            bytes[0] ^= 1;
+            // In place, so that its owner, mode and names stay.
+            std::fs::write(&object, bytes)?;
+            let written = std::fs::File::options().write(true).open(&object)?;
+            return Ok(written.set_modified(metadata.modified()?)?);
+        }
+    }
+    bail!("the store has no object with the bytes of {}", file.display())
+}
+
 /// Makes a tree whose files differ from those of another `version` in one of six.
 fn make_tree(target: &Path, name: u64, version: u64) -> Result<()> {
     for number in 0..FILES {
@@ -111,7 +144,7 @@ impl Scenario for Store {
                 .collect()
         };
         let run = |text: &str| atomos.run(&words(text), None).map(drop);
-        for (name, version) in [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (4, 1)] {
+        for (name, version) in [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (4, 1), (5, 1)] {
             make_tree(&place.join(format!("tree-{name}.{version}")), name, version)?;
         }
         run("init --repo {root}/repo")?;
@@ -119,8 +152,14 @@ impl Scenario for Store {
         // Old commits that only a pruner wants.
         run("commit --quiet --repo {root}/repo --ref old {place}/tree-4.1")?;
         run("refs --repo {root}/repo --delete old")?;
-        // Where others are pulled from, on another disk.
+        let copy = |from: &Path, to: &Path| {
+            crate::process::run(std::process::Command::new("cp").arg("-a").args([from, to])).map(drop)
+        };
+        copy(&place.join("tree-5.1"), &root.join("adopt"))?;
+        // Where others are pulled from, on another disk; and what damaged objects are had from.
         run("init --repo {place}/other")?;
+        run("commit --quiet --repo {place}/other --ref same {place}/tree-1.1")?;
+        damage(root, &place.join("tree-1.1/1/1"))?;
         run("commit --quiet --repo {place}/other --ref local {place}/tree-2.1")?;
         run("commit --quiet --repo {place}/other --ref site {place}/tree-3.1")?;
         run("key generate --quiet {place}/key")?;
@@ -128,11 +167,7 @@ impl Scenario for Store {
             "publish --quiet --repo {place}/other --key {place}/key --to {place}/site --ref site --expires 3650",
         )?;
         // The same release again, vouched for anew: what the second pull finds.
-        let mut copy = std::process::Command::new("cp");
-        crate::process::run(
-            copy.arg("-a")
-                .args([place.join("site"), place.join("site-renewed")]),
-        )?;
+        copy(&place.join("site"), &place.join("site-renewed"))?;
         run("publish --quiet --repo {place}/other --key {place}/key --to {place}/site-renewed --renew")?;
         run("remote add --quiet --repo {root}/repo origin {place}/site --key {place}/key.pub")
     }
@@ -153,6 +188,14 @@ impl Scenario for Store {
         let two = |name, first: &str, second: &str| Step::at_once(name, &[&with(first), &with(second)]);
         vec![
             one(
+                REPAIR,
+                "fsck --quiet --repair --from {place}/other --repo {root}/repo",
+            ),
+            one(
+                ADOPT,
+                "commit --quiet --adopt --repo {root}/repo --ref adopted {root}/adopt",
+            ),
+            one(
                 "commit",
                 "commit --quiet --repo {root}/repo --ref a {place}/tree-1.2",
             ),
@@ -162,7 +205,7 @@ impl Scenario for Store {
             ),
             one("pull site", "pull --quiet --repo {root}/repo origin site"),
             one(PULL_NOTHING, "pull --quiet --repo {root}/repo origin site"),
-            one("checkout", "checkout --quiet --repo {root}/repo a {root}/out"),
+            one(CHECKOUT, "checkout --quiet --repo {root}/repo a {root}/out"),
             one("prune", "prune --quiet --repo {root}/repo"),
             one(
                 "commit alone",
@@ -172,6 +215,10 @@ impl Scenario for Store {
                 "two commits",
                 "commit --quiet --repo {root}/repo --ref a {place}/tree-1.3",
                 "commit --quiet --repo {root}/repo --ref b {place}/tree-1.3",
+            ),
+            one(
+                UPDATE,
+                "checkout --quiet --update --repo {root}/repo a {root}/out",
             ),
             two(
                 "commit beside prune",
@@ -224,26 +271,68 @@ impl Scenario for Store {
         let repo = point.root.join("repo");
         let repo = repo.to_str().context("the test names its directories")?;
         let fsck = || atomos.run(&["fsck", "--quiet", "--repo", repo], None);
-        fsck().context("the store is damaged")?;
         let step = &steps[point.step];
+        // It begins with a damaged object.
+        if step.name != REPAIR || point.ended {
+            fsck().context("the store is damaged")?;
+        }
         let out = point.root.join("out");
-        if step.name == "checkout" && out.exists() {
+        if step.name == CHECKOUT && out.exists() {
             // A checkout is no promise; what is there must not harm the store, and can be made again.
             std::fs::remove_dir_all(&out).context("cannot remove a checkout")?;
         }
-        repeat(atomos, step, point.root).context("the next command fails")?;
+        if step.name == ADOPT && is_remainder(&point.root.join("adopt"))? {
+            // The same command would commit what is left; it must see that.
+            ensure!(now.refs == after.refs, "a tree is gone that no ref leads to");
+            ensure!(
+                repeat(atomos, step, point.root).is_err(),
+                "what is left of a tree was committed"
+            );
+        } else {
+            repeat(atomos, step, point.root).context("the next command fails")?;
+        }
         fsck().context("the store is damaged after the next command")?;
         let again = read_refs(point.root)?;
         if !again.keys().eq(after.refs.keys()) {
             bail!("after the next command the refs are {:?}", again.keys());
         }
-        self.check_checkouts(atomos, point.root, repo, step)
+        if step.name == UPDATE {
+            let mut digests = Digests::default();
+            let tree = trees(steps)?.join("tree-1.3");
+            ensure!(
+                digests.tree(&out, &[])? == digests.tree(&tree, &[])?,
+                "an updated checkout is not what was committed"
+            );
+        }
+        self.check_checkouts(atomos, point.root, repo, step, &trees(steps)?)
     }
+}
+
+/// Returns where the trees are that were committed: a later step names one.
+fn trees(steps: &[Step]) -> Result<PathBuf> {
+    let words = steps.iter().flat_map(|step| step.commands.iter().flatten());
+    let mut paths = words.map(Path::new);
+    let tree = paths.find(|path| path.ends_with("tree-1.2"));
+    let parent = tree.and_then(Path::parent);
+    Ok(parent.context("no step names a tree")?.to_owned())
+}
+
+/// Returns whether a commit has taken some of the tree's files away, or all.
+fn is_remainder(tree: &Path) -> Result<bool> {
+    let names = list(tree)?;
+    Ok(names.is_empty() || names.iter().any(|name| name.starts_with(".atomos-adopted-")))
 }
 
 impl Store {
     /// What was committed or checked out is what the trees were.
-    fn check_checkouts(&self, atomos: &Atomos, root: &Path, repo: &str, step: &Step) -> Result<()> {
+    fn check_checkouts(
+        &self,
+        atomos: &Atomos,
+        root: &Path,
+        repo: &str,
+        step: &Step,
+        trees: &Path,
+    ) -> Result<()> {
         let mut digests = Digests::default();
         for words in step.words(root) {
             let is_commit = words.first().is_some_and(|word| word == "commit");
@@ -254,11 +343,15 @@ impl Store {
                 continue;
             };
             let name = words[at + 1].to_str().context("a ref is text")?;
+            let source = match step.name == ADOPT {
+                true => trees.join("tree-5.1"),
+                false => source.into(),
+            };
             let copy = root.join("checked");
             let target = copy.to_str().context("the test names its directories")?;
             atomos.run(&["checkout", "--quiet", "--repo", repo, name, target], None)?;
             ensure!(
-                digests.tree(&copy, &[])? == digests.tree(Path::new(source), &[])?,
+                digests.tree(&copy, &[])? == digests.tree(&source, &[])?,
                 "a checkout of {name} is not what was committed"
             );
             std::fs::remove_dir_all(&copy)?;

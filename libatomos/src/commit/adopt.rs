@@ -1,0 +1,89 @@
+//! The end of a tree whose files have become the store's own.
+//!
+//! What is left of it while it is being removed is another tree, and whoever repeats an interrupted command would commit that. So
+//! a file with the commit in its name lies in it first and goes last. Journals keep that order.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::digest::{CommitId, Digest};
+use crate::fs::{Dir, FileKind, FsError};
+use crate::repo::RepoError;
+
+use super::{CommitError, SourceTree};
+
+/// How the name begins that says which commit has the tree.
+const SIGN: &[u8] = b".atomos-adopted-";
+
+/// Fails for what is left of a tree: even where that is nothing.
+pub(super) fn check_is_whole(tree: &SourceTree) -> Result<(), CommitError> {
+    for root in tree.roots() {
+        let entries = root.entries()?;
+        if let Some(commit) = entries.iter().find_map(|entry| commit_of(&entry.name)) {
+            return Err(CommitError::Remainder {
+                root: root.path().to_owned(),
+                commit,
+            });
+        }
+        if entries.is_empty() {
+            return Err(CommitError::NothingToAdopt {
+                root: root.path().to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is in the tree, which `commit` has, durably.
+pub(super) fn remove(tree: &SourceTree, commit: CommitId) -> Result<(), CommitError> {
+    let sign = sign_of(commit);
+    let left = |root: &Dir, error| CommitError::SourceLeft {
+        commit,
+        root: root.path().to_owned(),
+        source: Box::new(error),
+    };
+    for root in tree.roots() {
+        root.create_file(&sign, 0o600)
+            .map_err(|error| left(root, error))?;
+        crate::failpoint::hit("commit.adopted.signed").map_err(RepoError::from)?;
+        remove_all_but(root, &sign).map_err(|error| left(root, error))?;
+    }
+    Ok(())
+}
+
+fn remove_all_but(root: &Dir, sign: &OsStr) -> Result<(), FsError> {
+    for entry in root.entries()?.into_iter().filter(|entry| entry.name != sign) {
+        match entry.kind {
+            FileKind::Dir | FileKind::Unknown => root.remove_tree(&entry.name)?,
+            _ => {
+                root.remove_file_optional(&entry.name)?;
+            }
+        }
+    }
+    root.remove_file(sign)
+}
+
+fn sign_of(commit: CommitId) -> OsString {
+    let mut name = OsStr::from_bytes(SIGN).to_owned();
+    name.push(commit.to_string());
+    name
+}
+
+fn commit_of(name: &OsStr) -> Option<CommitId> {
+    let digest = std::str::from_utf8(name.as_bytes().strip_prefix(SIGN)?).ok()?;
+    Some(CommitId::new(digest.parse::<Digest>().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_says_which_commit() {
+        let commit = CommitId::new(Digest::of(b"a"));
+        assert_eq!(commit_of(&sign_of(commit)), Some(commit));
+        for other in ["", ".atomos-adopted-", ".atomos-adopted-ab", "usr"] {
+            assert_eq!(commit_of(OsStr::new(other)), None, "{other}");
+        }
+    }
+}
