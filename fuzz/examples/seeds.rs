@@ -13,6 +13,7 @@ fn main() {
     write("tar", decode::archive_seeds());
     write("oci", decode::layout_seeds());
     write("ostree", decode::ostree_seeds());
+    write("stat_cache", decode::stat_cache_seeds());
     // A tree's table is its commit and its dirtrees, each after its length.
     let (mut commits, mut dirtrees) = (Vec::new(), Vec::new());
     for table in laws.seeds(Parser::Tree) {
@@ -28,6 +29,7 @@ fn main() {
         "refs",
         text(format!("{hex} os/stable\n{hex} origin:os/testing\n")),
     );
+    write("aliases", text("debian/13 latest\nlatest stable\n".to_owned()));
     write(
         "root",
         text(format!("{{\"commits\": [\"{hex}\"], \"blobs\": [\"{hex}\"]}}")),

@@ -12,7 +12,7 @@ mod memory;
 mod mtime;
 mod os_tree;
 mod source;
-mod stat_cache;
+pub(crate) mod stat_cache;
 mod store_inodes;
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //!
 //! The calls by which the store, checkouts and files of state are written go through `call`. In an ordinary build that only takes the
 //! call up again when a signal interrupted it. In this crate's own tests, and with the feature `failpoints`, a test can make the n-th call of the process
-//! fail with an error of its choice, from whatever thread. The call itself is not made then.
+//! fail with an error of its choice, or be the process's last, from whatever thread. The call itself is not made then.
 
 use rustix::io::Errno;
 
@@ -47,10 +47,12 @@ mod enabled {
     use std::sync::{Mutex, PoisonError};
 
     use rustix::io::Errno;
+    use rustix::process::{Signal, getpid, kill_process};
 
     struct State {
         left: u64,
-        errno: i32,
+        /// `None` ends the process.
+        errno: Option<i32>,
         hit: Option<&'static str>,
     }
 
@@ -70,8 +72,22 @@ mod enabled {
             state.left -= 1;
             return None;
         }
+        let Some(errno) = state.errno else {
+            // Nothing of the process runs after this: no destructor, no other thread.
+            kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
+            unreachable!("a signal that cannot be held up was");
+        };
         state.hit = Some(name);
-        Some(Errno::from_raw_os_error(state.errno))
+        Some(Errno::from_raw_os_error(errno))
+    }
+
+    /// Has the process killed at the call after `n` others, whichever thread makes it.
+    pub fn kill_at_nth(n: u64) {
+        *state() = Some(State {
+            left: n,
+            errno: None,
+            hit: None,
+        });
     }
 
     /// Runs `operation`, in which the call after `n` others fails with `errno`, once, whichever thread makes it. Returns the name of the call,
@@ -81,7 +97,7 @@ mod enabled {
     pub fn fail_nth<T>(n: u64, errno: i32, operation: impl FnOnce() -> T) -> (Option<&'static str>, T) {
         *state() = Some(State {
             left: n,
-            errno,
+            errno: Some(errno),
             hit: None,
         });
         let result = operation();
@@ -91,6 +107,6 @@ mod enabled {
 }
 
 #[cfg(any(test, feature = "failpoints"))]
-pub use enabled::fail_nth;
-#[cfg(any(test, feature = "failpoints"))]
 use enabled::injected;
+#[cfg(any(test, feature = "failpoints"))]
+pub use enabled::{fail_nth, kill_at_nth};

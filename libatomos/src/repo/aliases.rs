@@ -110,13 +110,13 @@ pub(super) fn follow<'a>(
     Err(RepoError::AliasLoop { name: name.clone() })
 }
 
-fn format(aliases: &Aliases) -> Vec<u8> {
+pub(crate) fn format(aliases: &Aliases) -> Vec<u8> {
     let lines = aliases.iter().map(|(name, target)| format!("{target} {name}\n"));
     lines.collect::<String>().into_bytes()
 }
 
 /// Reads the bytes of `aliases`; anything but what a writer would have written is refused.
-fn parse(bytes: &[u8]) -> Result<Aliases, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Aliases, String> {
     parse_lines(bytes, |target| target.parse().map_err(|error| format!("{error}")))
 }
 

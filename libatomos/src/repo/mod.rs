@@ -33,6 +33,8 @@ use std::time::Duration;
 use crate::fs::{Dir, FileLock, LockMode, LockNotice};
 
 pub use aliases::Aliases;
+#[cfg(feature = "testing")]
+pub(crate) use aliases::{format as format_aliases, parse as parse_aliases};
 pub use config::{Config, FORMAT, Features, RepoMode};
 pub use error::RepoError;
 pub use follow::LastLink;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::repo::{Config, Refs, RootRecord};
+use crate::repo::{Aliases, Config, Refs, RootRecord};
 
 /// Reads the bytes of `config`.
 pub fn config(bytes: &[u8]) -> Result<Config, String> {
@@ -24,6 +24,32 @@ pub fn refs(bytes: &[u8]) -> Result<Refs, String> {
 #[must_use]
 pub fn encode_refs(refs: &Refs) -> Vec<u8> {
     crate::repo::format_refs(refs)
+}
+
+/// Reads the bytes of `aliases`.
+pub fn aliases(bytes: &[u8]) -> Result<Aliases, String> {
+    crate::repo::parse_aliases(bytes)
+}
+
+/// Returns the bytes that a writer gives `aliases`.
+#[must_use]
+pub fn encode_aliases(aliases: &Aliases) -> Vec<u8> {
+    crate::repo::format_aliases(aliases)
+}
+
+/// Reads the bytes of a stat cache, without its checksum, which would be in the way.
+///
+/// # Panics
+///
+/// If what is believed is not written as it was read.
+pub fn check_stat_cache(bytes: &[u8]) {
+    crate::commit::stat_cache::check_bytes(bytes);
+}
+
+/// Returns caches, as [`check_stat_cache`] takes them.
+#[must_use]
+pub fn stat_cache_seeds() -> Vec<Vec<u8>> {
+    vec![crate::commit::stat_cache::seed()]
 }
 
 /// Reads the bytes of a file in `roots/`.

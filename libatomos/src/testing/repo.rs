@@ -15,7 +15,9 @@ use crate::repo::{
 /// A repository in a temporary directory, which goes with it.
 #[derive(Debug)]
 pub struct TestRepo {
-    scratch: tempfile::TempDir,
+    /// Absent where another process made it.
+    _owned: Option<tempfile::TempDir>,
+    scratch: PathBuf,
     path: PathBuf,
     repo: Repo,
 }
@@ -57,7 +59,24 @@ impl TestRepo {
             .unwrap();
         let path = scratch.path().join("repo");
         let repo = Repo::init(&path, mode).unwrap();
-        Self { scratch, path, repo }
+        Self {
+            scratch: scratch.path().to_owned(),
+            _owned: Some(scratch),
+            path,
+            repo,
+        }
+    }
+
+    /// Opens the one that another process has made; `scratch` is its temporary directory, and stays.
+    #[must_use]
+    pub fn of_another_process(scratch: &Path) -> Self {
+        let path = scratch.join("repo");
+        Self {
+            _owned: None,
+            scratch: scratch.to_owned(),
+            repo: Repo::open(&path).unwrap(),
+            path,
+        }
     }
 
     /// Returns the repository.
@@ -80,7 +99,7 @@ impl TestRepo {
     /// Returns the temporary directory that the repository lies in; there is room for more beside it.
     #[must_use]
     pub fn scratch(&self) -> &Path {
-        self.scratch.path()
+        &self.scratch
     }
 
     /// Opens the repository a second time, as another program would.

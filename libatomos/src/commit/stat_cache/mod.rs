@@ -32,6 +32,8 @@ use crate::repo::Repo;
 
 use super::hash::lock;
 use record::{Record, XattrTable};
+#[cfg(feature = "testing")]
+pub(crate) use record::{check_bytes, seed};
 
 /// Files that are remembered at most: 176 MiB.
 pub(super) const MAX_RECORDS: usize = 2 * 1024 * 1024;

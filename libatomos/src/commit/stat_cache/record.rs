@@ -10,7 +10,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use crate::digest::{BlobId, Digest};
@@ -198,7 +197,7 @@ pub(super) fn write(dir: &Dir, name: &str, records: &[Record], table: &XattrTabl
     dir.rename(&temporary, dir, name)
 }
 
-fn encode_all(file: File, records: &[Record], table: &XattrTable) -> io::Result<()> {
+fn encode_all(file: impl Write, records: &[Record], table: &XattrTable) -> io::Result<()> {
     let mut out = Hashing::new(BufWriter::with_capacity(256 * 1024, file));
     out.put(&MAGIC)?;
     out.put(&(table.sets.len() as u32).to_le_bytes())?;
@@ -214,4 +213,44 @@ fn encode_all(file: File, records: &[Record], table: &XattrTable) -> io::Result<
     let digest = out.hasher.finalize();
     out.inner.write_all(digest.as_bytes())?;
     out.inner.flush()
+}
+
+/// Reads bytes as a cache, once they have the checksum that they lack.
+///
+/// # Panics
+/// If what is believed is not written as it was read.
+#[cfg(feature = "testing")]
+pub(crate) fn check_bytes(bytes: &[u8]) {
+    let file = [bytes, blake3::hash(bytes).as_bytes()].concat();
+    if let Some((records, table)) = decode(&file[..]) {
+        let mut again = Vec::new();
+        encode_all(&mut again, &records, &table).expect("memory takes it");
+        assert!(again == file, "a cache is read that nobody writes");
+    }
+}
+
+/// Returns the bytes of a cache, without its checksum.
+#[cfg(feature = "testing")]
+pub(crate) fn seed() -> Vec<u8> {
+    let mut table = XattrTable::default();
+    let mut sets = [Xattrs::new(), Xattrs::new()];
+    sets[1].insert(b"user.a".to_vec(), b"x".to_vec());
+    let records: Vec<Record> = (1..4u64)
+        .map(|number| Record {
+            device: number / 2,
+            stamp: Stamp {
+                ino: number,
+                size: 1000 * number,
+                mtime: (-1, 999_999_999),
+                ctime: (1_700_000_000, 1),
+            },
+            idle: 0,
+            xattrs: table.intern(&sets[number as usize % 2]).expect("they are few"),
+            blob: BlobId::new(Digest::of(&number.to_le_bytes())),
+        })
+        .collect();
+    let mut bytes = Vec::new();
+    encode_all(&mut bytes, &records, &table).expect("memory takes it");
+    bytes.truncate(bytes.len() - 32);
+    bytes
 }
