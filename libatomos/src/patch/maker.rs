@@ -106,7 +106,7 @@ pub trait Making: Sync {
 /// Makes what is worth making of `jobs`, and gives the frames to `sink` in order.
 ///
 /// A thread takes some jobs that lie together, whose streams become one group, so that compressing groups, which is much of the
-/// work, is shared like the rest. Memory, for each thread: a group's streams; and over all threads 260 MB for groups that are being
+/// work, is shared like the rest. Memory, for each thread: a group's streams; and over all threads 300 MB for groups that are being
 /// compressed and for large blobs: a window and its base (24 MiB) with zstd's tables, or two blobs of at most 16 MiB with bsdiff's
 /// suffix array (8 bytes for each byte of the base).
 pub fn make(
@@ -143,7 +143,7 @@ pub fn make(
 }
 
 /// Bytes that patches of large blobs, and groups of streams that are being compressed, may take at once, over all threads.
-const MEMORY: u64 = 260_000_000;
+const MEMORY: u64 = 300_000_000;
 
 /// The levels above this one have large tables.
 const MODEST: i32 = 12;

@@ -16,7 +16,7 @@ use super::PullError;
 use super::plan::{Content, GroupMember};
 
 /// Bytes of frames and their contents that may be in memory at once.
-pub(super) const BUDGET: u64 = 48 * 1024 * 1024;
+pub(super) const BUDGET: u64 = 40 * 1024 * 1024;
 
 /// Why a frame is not what it should be. Another mirror, or another way, may help.
 #[derive(Debug)]

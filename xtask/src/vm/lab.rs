@@ -66,6 +66,8 @@ pub struct Stage<'a> {
     pub lab: &'a mut Lab,
     /// Its disk.
     pub disk: Disk,
+    /// Whether its clock was near 1970 for a while.
+    pub began_in_1970: bool,
     work: PathBuf,
     name: String,
     firmware: Firmware,
@@ -109,6 +111,7 @@ impl Lab {
         };
         Ok(Stage {
             lab: self,
+            began_in_1970: false,
             disk,
             work,
             name: name.to_owned(),
@@ -321,7 +324,7 @@ impl Stage<'_> {
     /// # Errors
     /// If something is damaged.
     pub fn check_disk(&self) -> Result<()> {
-        self.disk.check(&self.work)?;
+        self.disk.check(&self.work, self.began_in_1970)?;
         let mounted = self.disk.mount(&self.work.join("disk"))?;
         // From outside: the machine would take minutes to hash a gigabyte.
         Host::sysroot(&self.lab.programs.atomos, &mounted.root).run(&["fsck"])?;

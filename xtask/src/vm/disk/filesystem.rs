@@ -66,6 +66,23 @@ impl FileSystem {
             .stdout(Stdio::null()))
     }
 
+    /// Lets [`FileSystem::check`] believe that files were removed shortly after 1970. ext4 has the number of the next orphaned inode where
+    /// others have the time of their removal, and `e2fsck` takes a small one for that number, unless the whole file system
+    /// is as old.
+    ///
+    /// # Errors
+    /// If it cannot be written to.
+    pub fn admit_early_times(self, device: &Path, log: &Logged) -> Result<()> {
+        match self {
+            Self::Ext4 => log.run(
+                Command::new("debugfs")
+                    .args(["-w", "-R", "set_super_value mtime @1000"])
+                    .arg(device),
+            ),
+            Self::Xfs | Self::Btrfs | Self::Vfat => Ok(()),
+        }
+    }
+
     /// Checks one that a machine left, and changes nothing. What the machine left in a journal is not an error.
     ///
     /// # Errors

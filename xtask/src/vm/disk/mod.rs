@@ -235,14 +235,17 @@ impl Disk {
         }
     }
 
-    /// Checks both file systems, which a machine that went off left behind.
+    /// Checks both file systems, which a machine that went off left behind; `began_in_1970` says what its clock was for a while.
     ///
     /// # Errors
     /// If one of them is not clean.
-    pub fn check(&self, work: &Path) -> Result<()> {
+    pub fn check(&self, work: &Path, began_in_1970: bool) -> Result<()> {
         let log = Logged::create(&work.join("fsck.log"))?;
         for (partition, file_system) in [(BOOT, self.kind.boot), (ROOT, self.kind.root)] {
             let device = LoopDevice::attach(&self.image, partition)?;
+            if began_in_1970 {
+                file_system.admit_early_times(device.path(), &log)?;
+            }
             file_system.check(device.path(), &log)?;
         }
         Ok(())

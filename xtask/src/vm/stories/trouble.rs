@@ -51,6 +51,7 @@ pub fn trouble(mut stage: Stage<'_>) -> Result<()> {
     stage.publish(&V2)?;
 
     stage.say("first boot: v1, with a clock at 1970");
+    stage.began_in_1970 = true;
     let mut machine = stage.start(&Hardware {
         network: true,
         clock: Some("1970-01-01T00:00:00"),
