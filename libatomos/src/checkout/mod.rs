@@ -19,7 +19,7 @@ use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
 use crate::fs::{Dir, FileLock, FsError};
 use crate::progress::Progress;
-use crate::repo::{Located, Repo, RepoError};
+use crate::repo::{Located, Repo, RepoError, TreeSource};
 
 pub use in_place::{InPlaceReport, Union, UpdateOptions, union, update};
 pub use tree::CheckoutReport;
@@ -298,7 +298,7 @@ fn build(
         what: "a directory".to_owned(),
         source,
     })?;
-    tree::materialise(repo, tree, holding, options, progress, cancel)
+    tree::materialise(repo, repo, tree, holding, options, progress, cancel)
 }
 
 /// Checks out the entries of the dirtree `root` into the directory `target`, which exists and is empty, and gives
@@ -312,7 +312,26 @@ pub fn checkout_into(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CheckoutReport, CheckoutError> {
-    let report = tree::materialise(repo, repo.load_dirtree(root)?, target, options, progress, cancel)?;
+    checkout_from(repo, repo, root, metadata, target, options, progress, cancel)
+}
+
+/// As [`checkout_into`], for a tree whose dirtrees are those of `source`; what they say of blobs is in `repo`.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a checkout's, and where the dirtrees are"
+)]
+pub(crate) fn checkout_from(
+    repo: &Repo,
+    source: &dyn TreeSource,
+    root: &DirTreeId,
+    metadata: &Metadata,
+    target: &Dir,
+    options: &CheckoutOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CheckoutReport, CheckoutError> {
+    let tree = source.dirtree(root)?;
+    let report = tree::materialise(repo, source, tree, target, options, progress, cancel)?;
     metadata::apply_to_dir(target, metadata, options.ownership)?;
     Ok(report)
 }

@@ -22,7 +22,7 @@ use crate::failpoint::fault::call;
 use crate::format::{DirTree, Entry, Metadata, Node};
 use crate::fs::{Dir, FsError, disinherit};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{Repo, RepoError};
+use crate::repo::{Repo, RepoError, TreeSource};
 
 use super::link::Ladder;
 use super::metadata::{apply_to_dir, apply_to_name};
@@ -77,9 +77,10 @@ struct Job<'a> {
     error: Mutex<Option<CheckoutError>>,
 }
 
-/// Makes the entries of `tree` in `target`, with all beneath them.
+/// Makes the entries of `tree` in `target`, with all beneath them: dirtrees are those of `source`, blobs those of `repo`.
 pub(super) fn materialise(
     repo: &Repo,
+    source: &dyn TreeSource,
     tree: DirTree,
     target: &Dir,
     options: &CheckoutOptions,
@@ -87,7 +88,7 @@ pub(super) fn materialise(
     cancel: &Cancel,
 ) -> Result<CheckoutReport, CheckoutError> {
     let pool = crate::parallel::pool(options.threads);
-    let plan = pool.install(|| Plan::make(repo, &tree, cancel))?;
+    let plan = pool.install(|| Plan::make(source, &tree, cancel))?;
     if options.check_room {
         check_room(target, plan.directories)?;
     }
@@ -132,7 +133,7 @@ pub(super) fn materialise(
 
 /// The dirtrees of a checkout, read before anything is made: a missing one is found in time, and a bar has an exact end.
 struct Plan<'a> {
-    repo: &'a Repo,
+    source: &'a dyn TreeSource,
     total: u64,
     /// Directories, the root not counted.
     directories: u64,
@@ -146,9 +147,9 @@ const MAX_KEPT: usize = 300_000;
 const MAX_DIRECTORIES: usize = 50_000_000;
 
 impl<'a> Plan<'a> {
-    fn make(repo: &'a Repo, root: &DirTree, cancel: &Cancel) -> Result<Self, CheckoutError> {
+    fn make(source: &'a dyn TreeSource, root: &DirTree, cancel: &Cancel) -> Result<Self, CheckoutError> {
         let mut plan = Self {
-            repo,
+            source,
             total: root.entries().len() as u64,
             directories: 0,
             trees: HashMap::new(),
@@ -192,7 +193,7 @@ impl<'a> Plan<'a> {
     fn load(&self, id: &DirTreeId) -> Result<Arc<DirTree>, RepoError> {
         match self.trees.get(id) {
             Some(tree) => Ok(Arc::clone(tree)),
-            None => Ok(Arc::new(self.repo.load_dirtree(id)?)),
+            None => Ok(Arc::new(self.source.dirtree(id)?)),
         }
     }
 }

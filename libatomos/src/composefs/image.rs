@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::digest::{Digest, DirTreeId};
@@ -43,7 +43,7 @@ const AT_ONCE: usize = 16;
 const BUFFER: usize = 256 * 1024;
 
 /// An image that was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageReport {
     /// Inodes in it.
@@ -77,6 +77,19 @@ impl Image {
             file,
             bytes: report.bytes,
             digest: report.digest,
+        })
+    }
+
+    /// Takes one that nobody else can write to, as it is.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn of_file(file: File, path: &Path) -> Result<Self, ComposefsError> {
+        let (digest, bytes) = hash_file(&file).map_err(|error| FsError::new("read", path, error))?;
+        Ok(Self {
+            file,
+            bytes,
+            digest: *digest.digest(),
         })
     }
 
@@ -133,7 +146,8 @@ fn write_revision(
             });
         }
     };
-    write(repo, root, &metadata, file, room, cancel).map_err(|error| match error {
+    let take = |bytes| Ok(room.take(bytes)?);
+    write_image(repo, root, &metadata, file, &take, cancel).map_err(|error| match error {
         ComposefsError::Repo(error) => repo.explain_missing(repo.resolve_commit(rev).ok(), error).into(),
         error => error,
     })
@@ -179,13 +193,24 @@ pub fn image(
     made
 }
 
-/// Writes the image of a tree to a file, which is empty.
+/// Writes the image of a tree to a file, which is empty, once `room` has agreed to so many bytes. Nothing is synced.
+pub(crate) fn write_image(
+    source: &dyn TreeSource,
+    root: DirTreeId,
+    metadata: &Metadata,
+    file: &File,
+    room: &(dyn Fn(u64) -> Result<(), ComposefsError> + Sync),
+    cancel: &Cancel,
+) -> Result<ImageReport, ComposefsError> {
+    crate::parallel::pool(None).install(|| write(source, root, metadata, file, room, cancel))
+}
+
 fn write(
     source: &dyn TreeSource,
     root: DirTreeId,
     metadata: &Metadata,
     file: &File,
-    room: &Room,
+    room: &dyn Fn(u64) -> Result<(), ComposefsError>,
     cancel: &Cancel,
 ) -> Result<ImageReport, ComposefsError> {
     let mut walk = Walk::new(source, cancel);
@@ -206,7 +231,7 @@ fn write(
         Ok(())
     })?;
     let total = space.all_blocks();
-    room.take(total * BLOCK as u64)?;
+    room(total * BLOCK as u64)?;
     let mut writer = Writer {
         places: &places,
         space: Space::new(),

@@ -17,5 +17,7 @@ mod mount;
 
 pub use crate::repo::MountId;
 pub use error::ComposefsError;
+pub(crate) use image::write_image;
 pub use image::{Image, ImageReport, image};
+pub(crate) use mount::{Upper, overlay};
 pub use mount::{is_mounted, mount, mounted, unmount};

@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount as detach,
 };
 
-use crate::fs::{Dir, FsError};
+use crate::fs::{Dir, FsError, make_writable_in_private};
 use crate::repo::{ObjectKind, Repo};
 
 use super::{ComposefsError, Image, MountId};
@@ -32,53 +32,146 @@ const MAX_MOUNTINFO: usize = 64 << 20;
 /// # Errors
 /// [`ComposefsError::Kernel`] where the kernel lacks a part; [`ComposefsError::Mounted`] if an image is mounted there.
 pub fn mount(repo: &Repo, image: &Image, target: &Path, id: &MountId) -> Result<(), ComposefsError> {
-    let missing = |missing| ComposefsError::Kernel {
-        path: target.to_owned(),
-        missing,
-    };
-    let fail = |errno: Errno| ComposefsError::from(FsError::new("mount an image on", target, errno));
     if mounted(target)?.is_some() {
         return Err(ComposefsError::Mounted {
             path: target.to_owned(),
         });
     }
     let place = Dir::open_ambient(target)?;
+    let overlay = overlay(repo, image, &format!("{SOURCE}{id}"), target, None)?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&overlay, "", &place, "", how)
+        .map_err(|errno| FsError::new("mount an image on", target, errno).into())
+}
+
+/// Where what is written over an image goes: paths of two directories of one file system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Upper<'a> {
+    pub changes: &'a Path,
+    pub work: &'a Path,
+}
+
+/// Mounts an image over the objects of `repo`, attached nowhere: read-only, unless there is a place for what is written. `source` is what
+/// it says that it shows; `target` is for messages.
+pub(crate) fn overlay(
+    repo: &Repo,
+    image: &Image,
+    source: &str,
+    target: &Path,
+    upper: Option<Upper<'_>>,
+) -> Result<OwnedFd, ComposefsError> {
     let objects = repo.kind_dir(ObjectKind::Blob);
     let flags = inherited(objects)?;
-    let erofs = mount_erofs(&image.file).map_err(|errno| match errno {
+    // Linux before 6.15 takes for layers only what is attached in the mount namespace of who asks. In one of its own a thread can
+    // attach the image without anybody seeing that.
+    let made = std::thread::scope(|scope| {
+        let make = || {
+            // It fails in a chroot, where the newer kernels still can.
+            let private = make_writable_in_private(&[]).is_ok();
+            layered(objects, &image.file, private, source, target, upper)
+        };
+        let thread = std::thread::Builder::new().name("atomos-mount".to_owned());
+        let thread = thread
+            .spawn_scoped(scope, make)
+            .map_err(|error| FsError::new("start a thread to mount an image on", target, error))?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    let read_only = match upper {
+        None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        Some(_) => MountAttrFlags::empty(),
+    };
+    fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, read_only | flags)
+        .map_err(|errno| FsError::new("mount an image on", target, errno).into())
+}
+
+/// Makes the overlay, which nothing shows yet. `private` is whether nobody but the calling thread sees its mounts.
+fn layered(
+    objects: &Dir,
+    image: &File,
+    private: bool,
+    source: &str,
+    target: &Path,
+    upper: Option<Upper<'_>>,
+) -> Result<OwnedFd, ComposefsError> {
+    let missing = |missing| ComposefsError::Kernel {
+        path: target.to_owned(),
+        missing,
+    };
+    let fail = |errno: Errno| ComposefsError::from(FsError::new("mount an image on", target, errno));
+    let objects = seen_here(objects)?;
+    // The file holds the mount that it was opened in. One that nobody else sees keeps nobody from unmounting.
+    let here = file_seen_here(image);
+    let erofs = mount_erofs(here.as_ref().unwrap_or(image)).map_err(|errno| match errno {
         Errno::NODEV => missing("this kernel has no EROFS"),
         Errno::NOTBLK => missing(
             "this kernel mounts EROFS from block devices only; Linux 6.12 and newer can, where it is configured",
         ),
         errno => fail(errno),
     })?;
+    if private {
+        // Over the objects, which are open already: a place that is surely there.
+        let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&erofs, "", &objects, "", how).map_err(fail)?;
+    }
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
         Errno::NODEV => missing("this kernel has no overlayfs"),
         errno => fail(errno),
     })?;
     let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
-    set("source", &format!("{SOURCE}{id}"))
+    set("source", source)
         .and_then(|()| set("metacopy", "on"))
         .and_then(|()| set("redirect_dir", "on"))
         .map_err(fail)?;
     // An option that it does not know.
     set("lowerdir+", &descriptor(&erofs))
-        .and_then(|()| set("datadir+", &descriptor(objects)))
+        .and_then(|()| set("datadir+", &descriptor(&objects)))
         .map_err(|errno| match errno {
             Errno::INVAL => {
                 missing("the overlayfs of this kernel has no data-only layers; Linux 6.8 and newer have")
             }
             errno => fail(errno),
         })?;
+    if let Some(Upper { changes, work }) = upper {
+        fsconfig_set_string(context.as_fd(), "upperdir", changes)
+            .and_then(|()| fsconfig_set_string(context.as_fd(), "workdir", work))
+            .map_err(fail)?;
+    }
     fsconfig_create(context.as_fd()).map_err(fail)?;
-    let overlay = fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY | flags,
-    )
-    .map_err(fail)?;
-    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&overlay, "", &place, "", how).map_err(fail)
+    Ok(context)
+}
+
+/// Opens a file once more, as a thread with mounts of its own sees it; `None` where it has no name.
+fn file_seen_here(file: &File) -> Option<File> {
+    let path = rustix::fs::readlink(descriptor(file), Vec::new()).ok()?;
+    let path = Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
+    let here = Dir::open_ambient(path.parent()?)
+        .ok()?
+        .open_file(path.file_name()?)
+        .ok()?;
+    let identity = |file: &File| {
+        rustix::fs::fstat(file)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .ok()
+    };
+    (identity(&here)? == identity(file)?).then_some(here)
+}
+
+/// Opens a directory once more, as a thread with mounts of its own sees it.
+fn seen_here(dir: &Dir) -> Result<Dir, FsError> {
+    let path = rustix::fs::readlink(descriptor(dir), Vec::new())
+        .map_err(|errno| FsError::new("find", dir.path(), errno))?;
+    let here = Dir::open_ambient(std::ffi::OsStr::from_bytes(path.as_bytes()))?;
+    let identity = |dir: &Dir| dir.stat_self().map(|stat| (stat.dev, stat.ino));
+    match identity(&here)? == identity(dir)? {
+        true => Ok(here),
+        false => Err(FsError::new(
+            "find",
+            dir.path(),
+            std::io::Error::other("something else is mounted over it"),
+        )),
+    }
 }
 
 /// Unmounts the image that is mounted on `target`.

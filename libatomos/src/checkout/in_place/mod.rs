@@ -299,7 +299,7 @@ fn build(
             what: "a directory".to_owned(),
             source,
         })?;
-        let report = tree::materialise(repo, tree, &dir, options, progress, cancel)?;
+        let report = tree::materialise(repo, repo, tree, &dir, options, progress, cancel)?;
         made.add(&report);
     }
     Ok(())
