@@ -295,6 +295,8 @@ impl From<SysrootError> for CliError {
             SysrootError::Repo(error) => error.into(),
             SysrootError::Pull(error) => (*error).into(),
             SysrootError::Checkout(error) => error.into(),
+            SysrootError::Composefs(ComposefsError::Repo(error)) => error.into(),
+            SysrootError::Composefs(ComposefsError::Fs(error)) => error.into(),
             SysrootError::Fs(error) => error.into(),
             error => {
                 let hint = hint_for_sysroot(&error);
@@ -497,6 +499,20 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         }
         SysrootError::DamagedState { path, .. } if path.ends_with("staged.json") => {
             "`atomos undeploy staged` gives it up; then run the command again".to_owned()
+        }
+        SysrootError::KargsDoNotFit { id, .. } => format!(
+            "deploy it anew with that argument: atomos deploy {} --karg atomos.composefs=WORD",
+            id.commit.short()
+        ),
+        SysrootError::Composefs(ComposefsError::NotInImages { .. } | ComposefsError::TooLarge) => {
+            "`--karg atomos.composefs=off` deploys its files".to_owned()
+        }
+        SysrootError::Composefs(ComposefsError::Kernel { .. }) => {
+            "docs/composefs.md says what an image needs of the kernel".to_owned()
+        }
+        SysrootError::ImageDamaged { .. } => {
+            "the disk or the memory is failing: `atomos fsck` says what else is damaged; deploying the commit again makes another image"
+                .to_owned()
         }
         SysrootError::ReadBackDiffers { .. } => {
             "the disk or the memory is failing: nothing was switched; `atomos fsck` says what else is damaged"

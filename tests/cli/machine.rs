@@ -357,3 +357,40 @@ fn what_was_fetched_is_deployed_without_asking_anybody() {
     let run = machine.atomos(&["upgrade", "--cache-only"]).code(0);
     assert!(run.err.contains("Staged 2 ("), "{}", run.err);
 }
+
+#[test]
+fn a_root_that_is_an_image_is_made_shown_and_kept_from_arguments_that_do_not_fit() {
+    let machine = Machine::new();
+    let commit = machine.commit("1");
+    let required = ["deploy", "os", "--karg", "atomos.composefs=required"];
+    let preview = machine.atomos(&[&required[..], &["--dry-run"]].concat()).ok();
+    assert!(preview.contains("root          an image\n"), "{preview}");
+    let run = machine.atomos(&required).code(0);
+    assert!(
+        run.err.contains("Deployed 1 (") && run.err.contains(": an image of "),
+        "{}",
+        run.err
+    );
+    assert!(!machine.root(&commit).join("usr/bin").exists());
+
+    let status = machine.status();
+    let deployment = &status["deployments"][0];
+    assert_eq!(
+        (&deployment["root"], &deployment["complete"]),
+        (&"image".into(), &true.into())
+    );
+    let digest = deployment["image"]["digest"].as_str().unwrap();
+    let text = machine.atomos(&["status"]).ok();
+    assert!(
+        text.contains(&format!("root       image {} of ", &digest[..12])),
+        "{text}"
+    );
+
+    let refused = machine.atomos(&["kargs", "--append", "atomos.composefs=off"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.err.contains("it has no files to boot"), "{}", refused.err);
+    assert!(refused.err.contains("deploy it anew"), "{}", refused.err);
+    let wrong = machine.atomos(&["deploy", "os", "--karg", "atomos.composefs=yes"]);
+    assert_ne!(wrong.code, 0);
+    assert!(wrong.err.contains("cannot be \"yes\""), "{}", wrong.err);
+}

@@ -19,6 +19,9 @@ use crate::reboot::RebootFlag;
 /// On a machine that runs a deployment it is staged: tree and kernel are put in place now, and shutdown merges /etc as it is then,
 /// and switches. --now does all of it at once.
 ///
+/// Where the tree's prepare-root.conf says `composefs = required`, or a kernel argument atomos.composefs=required, the root is an image
+/// of names and metadata over the repository, and no file is linked; with `wanted` there are both, and the kernel decides.
+///
 /// An old version can be named by its version: that is looked for in the history of what the machine follows, then in that of
 /// every ref.
 #[derive(Debug, Args)]
@@ -26,6 +29,7 @@ use crate::reboot::RebootFlag;
 Examples:
   atomos deploy debian/13 --karg root=LABEL=root --karg rw
   atomos deploy debian/13 --dry-run      what would happen to /etc, and what would be removed
+  atomos deploy debian/13 --karg atomos.composefs=required
   atomos deploy 4f1c9a2b07de             a digest, or the start of one
   atomos deploy 13.1 --reboot            an old version, as the history of the ref has it; and boot it")]
 pub struct DeployArgs {

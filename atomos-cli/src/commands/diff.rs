@@ -110,7 +110,7 @@ pub fn run(context: &Context, args: &DiffArgs) -> RunResult {
     show(context, changes)
 }
 
-/// Compares what runs with its commit. The deployment's own directory is read, in which nothing is mounted; and /usr as it is seen,
+/// Compares what runs with its commit. The deployment's own directory or image is read, in which nothing is mounted; and /usr as it is seen,
 /// where something was put over it.
 fn run_booted(context: &Context, args: &DiffArgs) -> RunResult {
     let sysroot = context.open_sysroot()?;
@@ -121,7 +121,7 @@ fn run_booted(context: &Context, args: &DiffArgs) -> RunResult {
     let commit = repo.load_commit(&id.commit)?;
     let stored = |root, metadata| Tree::Stored(repo, root, metadata);
     let before = stored(commit.root, Some(commit.root_metadata.clone()));
-    let after = hashed(context, args, sysroot.deployment_dir(&id)?)?;
+    let after = hashed(context, args, sysroot.booted_tree(&id)?)?;
     let is_of_the_machine = |change: &Change| change.path == b"/etc" || change.path.starts_with(b"/etc/");
     let (before, after) = (before.side(), after.side());
     let below = Diff::new(&before, &after, args.options(), context.cancel())

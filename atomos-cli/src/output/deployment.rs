@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use libatomos::sysroot::{Assessment, DeployPreview, DeployReport, DeploymentStatus, Role, Status};
+use libatomos::sysroot::{Assessment, DeployPreview, DeployReport, DeploymentStatus, Role, RootKind, Status};
 
 use super::{json, text, trial};
 use crate::context::Context;
@@ -29,7 +29,10 @@ pub fn narrate(context: &Context, report: &DeployReport) {
     let how = report.checkout.as_ref().map_or_else(String::new, |files| {
         let linked = text::count(files.hardlinked, "file", "files");
         format!(
-            ": {linked} linked, {} copied",
+            ": {}{linked} linked, {} copied",
+            report.image.as_ref().map_or_else(String::new, |image| {
+                format!("an image of {}, ", text::size(image.bytes))
+            }),
             text::grouped(files.copied + files.reflinked)
         )
     });
@@ -104,6 +107,11 @@ pub fn write_preview(out: &mut dyn Write, preview: &DeployPreview) -> io::Result
         text::escape_text(version_or(&preview.version, "-"))
     )?;
     writeln!(out, "kargs         {}", text::escape_text(&preview.kargs))?;
+    match preview.root {
+        RootKind::FilesAndImage => writeln!(out, "root          files, and an image of them")?,
+        RootKind::Image => writeln!(out, "root          an image")?,
+        _ => {}
+    }
     if let (Some(plan), Some(from)) = (&preview.etc, &preview.merge_from) {
         writeln!(out, "etc           merged from {}", from.short())?;
         for entry in plan.entries() {
@@ -219,6 +227,9 @@ fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::R
     if deployment.role == Role::Staged {
         line("finished", "at shutdown, with /etc as it is then")?;
     }
+    if let Some(root) = root(deployment) {
+        line("root", &root)?;
+    }
     line("kargs", &text::escape_text(&deployment.kargs))?;
     if deployment.etc_conflicts > 0 {
         line(
@@ -227,4 +238,25 @@ fn write_deployment(out: &mut dyn Write, deployment: &DeploymentStatus) -> io::R
         )?;
     }
     Ok(())
+}
+
+/// What to say of a root that is not files alone.
+fn root(deployment: &DeploymentStatus) -> Option<String> {
+    let image = deployment.image.as_ref().map_or_else(
+        || "an image that cannot be read".to_owned(),
+        |image| {
+            let digest: String = image.digest.to_hex().chars().take(12).collect();
+            format!("image {digest} of {}", text::size(image.bytes))
+        },
+    );
+    let runs = match (deployment.booted, deployment.image_booted) {
+        (false, _) => "",
+        (true, true) => "; the image runs",
+        (true, false) => "; the files run",
+    };
+    match deployment.root {
+        RootKind::FilesAndImage => Some(format!("files, and {image}{runs}")),
+        RootKind::Image => Some(image),
+        _ => None,
+    }
 }

@@ -46,6 +46,9 @@ const INITRAMFS_SHORT: &str = "initramfs";
 const DEVICE_TREE: &str = "devicetree";
 const DEVICE_TREES: &str = "dtb";
 
+/// What of a kernel's directory can go to `/boot`.
+pub(crate) const KERNEL_NAMES: [&str; 5] = [KERNEL, INITRAMFS, INITRAMFS_SHORT, DEVICE_TREE, DEVICE_TREES];
+
 /// Names a set of kernel files. Prints as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

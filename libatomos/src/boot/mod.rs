@@ -54,6 +54,7 @@ pub mod name;
 pub mod order;
 
 pub use boot_dir::{BootDir, BootFsKind, BootOptions, FoundEntry};
+pub(crate) use bootcsum::KERNEL_NAMES;
 pub use bootcsum::{BootCsum, InvalidBootCsum, KernelFile, KernelFiles};
 pub use error::BootError;
 pub use extlinux::{ExtlinuxDefault, extlinux_conf};

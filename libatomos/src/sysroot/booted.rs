@@ -33,6 +33,9 @@ pub struct BootedRecord {
     pub device: u64,
     /// Its inode.
     pub inode: u64,
+    /// Whether the root is the deployment's image.
+    #[serde(default)]
+    pub composefs: bool,
 }
 
 /// What an entry on trial beside another of its deployment says of itself.
@@ -46,6 +49,8 @@ const MAX_PROC: usize = 64 * 1024;
 pub(super) struct RunningRoot {
     directory: (u64, u64),
     backing: Option<(u64, u64)>,
+    /// Whether the root is the deployment's image.
+    pub(super) image: bool,
     /// Names the boot, as the journal does; none where the kernel does not say.
     pub(super) boot_id: Option<String>,
     /// Which entry was booted, where it said so.
@@ -60,9 +65,7 @@ impl RunningRoot {
         let stat = root.stat_self()?;
         let record = root.read_optional(BOOTED, 64 * 1024)?;
         // A record that cannot be read must not stop anybody from repairing the machine: `/` itself still counts.
-        let backing = record
-            .and_then(|bytes| serde_json::from_slice::<BootedRecord>(&bytes).ok())
-            .map(|record| (record.device, record.inode));
+        let record = record.and_then(|bytes| serde_json::from_slice::<BootedRecord>(&bytes).ok());
         let boot_id = root.read_optional("proc/sys/kernel/random/boot_id", MAX_PROC);
         let cmdline = root.read_optional("proc/cmdline", MAX_PROC).ok().flatten();
         let arguments: KernelArgs = cmdline
@@ -72,7 +75,8 @@ impl RunningRoot {
         let named = |text: std::borrow::Cow<'_, str>| text.parse().ok();
         Ok(Self {
             directory: (stat.dev, stat.ino),
-            backing,
+            backing: record.as_ref().map(|record| (record.device, record.inode)),
+            image: record.is_some_and(|record| record.composefs),
             boot_id: boot_id.ok().flatten().and_then(|bytes| parse_boot_id(&bytes)),
             entry: arguments.get(ENTRY_KARG).and_then(number),
             requested: arguments.get("atomos").and_then(named),

@@ -1,6 +1,6 @@
 //! The steps that make a deployment, whether it is finished at once or later.
 //!
-//! `lay_out` makes what does not depend on the running system: a root record, the tree, the kernel's digest. `furnish`
+//! `lay_out` makes what does not depend on the running system: a root record, the tree or an image of it, the kernel's digest. `furnish`
 //! makes what does: `/etc` and `/var`. `complete` says that all of it is there. A deploy does them one after the other;
 //! staging does the first, and finishing the other two.
 
@@ -8,23 +8,27 @@ use std::ffi::OsStr;
 
 use crate::boot::BootCsum;
 use crate::cancel::Cancel;
-use crate::checkout::{CheckoutOptions, CheckoutReport, LinkMode, Ownership, checkout_into};
+use crate::checkout::{CheckoutOptions, CheckoutReport, LinkMode, Ownership, checkout_from};
+use crate::composefs::ImageReport;
 use crate::etc_merge::{self, AccountsLock, Conflicts, MergeInput, MergeReport, Policies};
 use crate::fs::{Dir, copy_tree};
 use crate::os_var::{SeedReport, seed_var};
 use crate::progress::{Event, Progress};
-use crate::repo::{RepoMode, RootRecord};
+use crate::repo::{RepoMode, RootRecord, TreeSource};
 
 use super::decide::{Decision, USR_ETC};
 use super::os_release::pretty_name;
+use super::root_kind::root_kind;
+use super::skeleton::DerivedTree;
 use super::{DeploymentId, State, Sysroot, SysrootError, layout};
 
-/// A tree that is checked out. Without a marker nothing boots it.
+/// A tree that is checked out, or an image of it with its skeleton. Without a marker nothing boots it.
 pub(super) struct LaidOut {
     pub root: Dir,
     /// The directory that it lies in.
     pub deployments: Dir,
     pub checkout: CheckoutReport,
+    pub image: Option<ImageReport>,
     pub bootcsum: BootCsum,
     pub title: String,
 }
@@ -66,9 +70,25 @@ impl Sysroot {
             check_room: true,
             ..self.checkout_options()
         };
-        let checkout = checkout_into(
+        if !decision.root.has_files() {
+            // First: whatever is in the directory, it is not to be taken for a root file system.
+            deployments.create_file(layout::skeleton(id), 0o644)?;
+            crate::failpoint::hit("deploy.skeleton")?;
+        }
+        // Before the files, since a tree may have what no image can have.
+        let image = self.make_image(decision, &deployments, progress, cancel)?;
+        let skeleton = match decision.root.has_files() {
+            true => None,
+            false => Some(DerivedTree::skeleton(&self.repo, decision.commit.root)?),
+        };
+        let (source, tree): (&dyn TreeSource, _) = match &skeleton {
+            Some(skeleton) => (skeleton, &skeleton.root),
+            None => (&self.repo, &decision.commit.root),
+        };
+        let checkout = checkout_from(
             &self.repo,
-            &decision.commit.root,
+            source,
+            tree,
             &decision.commit.root_metadata,
             &root,
             &options,
@@ -88,6 +108,7 @@ impl Sysroot {
             root,
             deployments,
             checkout,
+            image,
             bootcsum,
             title,
         })
@@ -200,6 +221,19 @@ impl Sysroot {
         Err(SysrootError::DamagedState {
             path: dir.path().join(id.dir_name()),
             reason: "the deployment is not complete".to_owned(),
+        })
+    }
+
+    /// As [`check_complete`](Self::check_complete), and fails for a deployment whose root is an image that is not there.
+    pub(super) fn check_bootable(&self, id: &DeploymentId) -> Result<(), SysrootError> {
+        self.check_complete(id)?;
+        let dir = self.deployments_dir(&id.stateroot)?;
+        if root_kind(&dir, id)?.has_files() || dir.exists(layout::image(id))? {
+            return Ok(());
+        }
+        Err(SysrootError::DamagedState {
+            path: dir.path().join(layout::image(id)),
+            reason: "it is the root of the deployment, and it is missing".to_owned(),
         })
     }
 }

@@ -7,6 +7,7 @@ use crate::format::{Commit, Node};
 use crate::names::StaterootName;
 use crate::repo::Located;
 
+use super::root_kind::RootKind;
 use super::staged::Staged;
 use super::{DeployOptions, DeploymentId, Origin, State, Sysroot, SysrootError};
 
@@ -17,6 +18,8 @@ pub(super) struct Decision {
     pub origin: Origin,
     pub merge_from: Option<DeploymentId>,
     pub kargs: KernelArgs,
+    /// What its root is made of.
+    pub root: RootKind,
 }
 
 /// Where a tree has its default configuration.
@@ -60,6 +63,7 @@ impl Sysroot {
         for change in &options.kargs {
             change.apply(&mut kargs)?;
         }
+        let root = self.root_kind_for(&commit_id, &commit, &kargs)?;
         let mut origin = options.origin.clone().unwrap_or(found_by);
         origin.describe(&self.repo, &id.commit)?;
         Ok(Decision {
@@ -68,6 +72,7 @@ impl Sysroot {
             origin,
             merge_from,
             kargs,
+            root,
         })
     }
 

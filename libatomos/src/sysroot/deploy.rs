@@ -1,6 +1,6 @@
 //! Making a deployment.
 //!
-//! The order, each step durable before the next: a root record keeps the objects; the tree is checked out, `/etc`
+//! The order, each step durable before the next: a root record keeps the objects; the tree is checked out, or an image of it made, `/etc`
 //! merged, `/var` seeded; what is new is read back from the disk; the marker says that all this is complete; the truth
 //! names the deployment; `/boot` gets its kernel, and then the one new entry that switches to it; what nobody needs any
 //! more goes last. An interruption before the truth changed leaves the machine where it was, and rubbish that the next
@@ -13,8 +13,10 @@ use serde::Serialize;
 
 use crate::boot::{KargsError, KernelArgs};
 use crate::cancel::Cancel;
-use crate::checkout::{CheckoutReport, checkout};
+use crate::checkout::{CheckoutReport, checkout_from};
+use crate::composefs::ImageReport;
 use crate::etc_merge::{self, MergeInput, MergePlan, MergeReport, Policies};
+use crate::format::Metadata;
 use crate::names::StaterootName;
 use crate::os_var::SeedReport;
 use crate::progress::Progress;
@@ -22,6 +24,8 @@ use crate::progress::Progress;
 use super::build::{Furnished, LaidOut};
 use super::decide::{Decision, USR_ETC};
 use super::read_back::ReadBackReport;
+use super::root_kind::{RootKind, root_kind};
+use super::skeleton::DerivedTree;
 use super::staged::Terms;
 use super::{DeploymentId, DeploymentState, Origin, State, Sysroot, SysrootError, SysrootLock, layout};
 
@@ -120,6 +124,8 @@ pub struct DeployPreview {
     pub etc: Option<MergePlan>,
     /// Kernel arguments, without `atomos=`.
     pub kargs: String,
+    /// What its root would be made of.
+    pub root: RootKind,
     /// Whether it would be staged, to be finished at shutdown.
     pub staged: bool,
     /// What is staged now and would be given up.
@@ -149,9 +155,14 @@ pub struct DeployReport {
     /// What the merge of `/etc` did; of a staged one, what a trial of it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etc: Option<MergeReport>,
-    /// How the tree was checked out. Absent where that was done when it was staged.
+    /// What its root is made of.
+    pub root: RootKind,
+    /// How the tree was checked out, or what of it is beside an image. Absent where that was done when it was staged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkout: Option<CheckoutReport>,
+    /// The image that is its root, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageReport>,
     /// What was read back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_back: Option<ReadBackReport>,
@@ -191,6 +202,7 @@ impl Sysroot {
             merge_from: decision.merge_from,
             etc,
             kargs: decision.kargs.to_string(),
+            root: decision.root,
             staged: self.stages(options.finish)?,
             discarded: staged.map(|staged| staged.deployment.id),
             removed,
@@ -214,11 +226,14 @@ impl Sysroot {
         if self.stages(options.finish)? {
             return self.stage(&lock, &state, staged, &decision, options, progress, cancel);
         }
-        let is_same =
-            |id: &DeploymentId| (&id.stateroot, id.commit) == (&decision.id.stateroot, decision.id.commit);
+        let is_same = |id: &DeploymentId| -> Result<bool, SysrootError> {
+            let same = (&id.stateroot, id.commit) == (&decision.id.stateroot, decision.id.commit);
+            // Other kernel arguments may ask for a root of another kind.
+            Ok(same && root_kind(&self.deployments_dir(&id.stateroot)?, id)? == decision.root)
+        };
         let discarded = match staged {
             // Its tree is there already, and was read back.
-            Some(mut staged) if is_same(&staged.deployment.id) => {
+            Some(mut staged) if is_same(&staged.deployment.id)? => {
                 staged.adopt(&decision, options);
                 decision.origin.save(
                     &self.deployments_dir(&decision.id.stateroot)?,
@@ -256,7 +271,9 @@ impl Sysroot {
             previous,
             merge_from: decision.merge_from,
             etc: built.furnished.etc,
+            root: decision.root,
             checkout: Some(built.laid_out.checkout),
+            image: built.laid_out.image,
             read_back: built.read_back,
             var: Some(built.furnished.var),
             discarded,
@@ -317,7 +334,7 @@ impl Sysroot {
         let (root, deployments) = (&laid_out.root, &laid_out.deployments);
         let from = decision.merge_from.as_ref();
         let furnished = self.furnish(&decision.id, from, root, deployments, progress, cancel)?;
-        let read_back = self.read_back(decision, root, options.read_back, progress, cancel)?;
+        let read_back = self.read_back(decision, &laid_out, options.read_back, progress, cancel)?;
         self.complete(&decision.id, deployments)?;
         Ok(Built {
             laid_out,
@@ -338,15 +355,15 @@ impl Sysroot {
         let scratch = self.atomos.ensure_dir(layout::PREVIEW, 0o700)?;
         let (old, result);
         {
-            let usr = scratch.path().join("usr");
-            let mut options = self.checkout_options();
-            options.subpath = b"usr".to_vec();
-            // Links alone, but for an ordinary user: cheap enough to look at.
-            checkout(
+            // What a merge reads, and little else.
+            let tree = DerivedTree::skeleton(&self.repo, decision.commit.root)?;
+            checkout_from(
                 &self.repo,
-                &decision.id.commit.to_string(),
-                &usr,
-                &options,
+                &tree,
+                &tree.root,
+                &Metadata::with_mode(0o700),
+                &scratch,
+                &self.checkout_options(),
                 progress,
                 cancel,
             )?;

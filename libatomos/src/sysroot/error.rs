@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::boot::{BootError, KargsError};
 use crate::cancel::Cancelled;
 use crate::checkout::CheckoutError;
-use crate::digest::{BlobId, CommitId};
+use crate::composefs::ComposefsError;
+use crate::digest::{BlobId, CommitId, Digest};
 use crate::error::ErrorKind;
 use crate::etc_merge::EtcMergeError;
 use crate::failpoint::Tripped;
@@ -80,6 +81,16 @@ pub enum SysrootError {
         /// What was to be done.
         action: &'static str,
     },
+    /// The image that is a deployment's root is not what it was made as.
+    #[error("the image {} is damaged: it has the digest {found} instead of {expected}", path.display())]
+    ImageDamaged {
+        /// The image.
+        path: PathBuf,
+        /// Of what was made.
+        expected: Digest,
+        /// Of what was read.
+        found: Digest,
+    },
     /// The disk does not give back what was written to it.
     #[error("{} was written, and reads back as something else: {found} instead of {expected}", path.display())]
     ReadBackDiffers {
@@ -107,6 +118,14 @@ pub enum SysrootError {
         /// The commit.
         commit: CommitId,
         /// What is missing or in the way.
+        reason: String,
+    },
+    /// With these kernel arguments the deployment would not boot.
+    #[error("cannot give {id} these kernel arguments: {reason}")]
+    KargsDoNotFit {
+        /// The deployment.
+        id: DeploymentId,
+        /// What they ask for that it has not.
         reason: String,
     },
     /// Nothing can be installed there.
@@ -140,6 +159,9 @@ pub enum SysrootError {
     /// Checking out failed.
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
+    /// An image was not made, or not mounted.
+    #[error(transparent)]
+    Composefs(#[from] ComposefsError),
     /// A pull failed.
     #[error(transparent)]
     Pull(#[from] Box<PullError>),
@@ -186,13 +208,17 @@ impl SysrootError {
             | Self::AmbiguousVersion { .. }
             | Self::NotDeployable { .. }
             | Self::NotInstallable { .. }
+            | Self::KargsDoNotFit { .. }
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
             Self::NotBooted { .. } => ErrorKind::Unsupported,
             Self::InUse { .. } | Self::NotFinished { .. } => ErrorKind::Conflict,
-            Self::DamagedState { .. } | Self::ReadBackDiffers { .. } => ErrorKind::Corrupt,
+            Self::DamagedState { .. } | Self::ReadBackDiffers { .. } | Self::ImageDamaged { .. } => {
+                ErrorKind::Corrupt
+            }
             Self::Repo(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
+            Self::Composefs(error) => error.kind(),
             Self::Pull(error) => error.kind(),
             Self::EtcMerge(error) => error.kind(),
             Self::Boot(error) => error.kind(),

@@ -17,6 +17,8 @@ use crate::boot::KernelCheck;
 use crate::cancel::Cancel;
 use crate::progress::Progress;
 
+use super::image::image_report;
+use super::root_kind::root_kind;
 use super::staged::{LastError, Staged};
 use super::{DeployReport, DeploymentId, State, Sysroot, SysrootError, SysrootLock, layout};
 
@@ -118,6 +120,12 @@ impl Sysroot {
             path: deployments.path().join(id.dir_name()),
             reason: "it is staged, and its tree is missing".to_owned(),
         })?;
+        if !root_kind(&deployments, id)?.has_files() && !deployments.exists(layout::image(id))? {
+            return Err(SysrootError::DamagedState {
+                path: deployments.path().join(layout::image(id)),
+                reason: "it is the root of what is staged, and it is missing".to_owned(),
+            });
+        }
         if deployments.remove_file_optional(layout::marker(id))? {
             deployments.sync_fs()?;
         }
@@ -144,7 +152,10 @@ impl Sysroot {
             previous,
             merge_from,
             etc: furnished.etc,
+            root: root_kind(&deployments, id)?,
             checkout: None,
+            // It was compared when it was staged.
+            image: image_report(&deployments, id).unwrap_or_default(),
             read_back: None,
             var: Some(furnished.var),
             discarded: None,

@@ -50,6 +50,21 @@ pub(super) fn conflicts(id: &DeploymentId) -> String {
     format!("{}.conflicts.json", id.dir_name())
 }
 
+/// The image that is the deployment's root, where it has one, beside it.
+pub(super) fn image(id: &DeploymentId) -> String {
+    format!("{}.image", id.dir_name())
+}
+
+/// What is known of the image, beside it.
+pub(super) fn image_record(id: &DeploymentId) -> String {
+    format!("{}.image.json", id.dir_name())
+}
+
+/// Says beside a deployment that its directory is no root file system: its image is.
+pub(super) fn skeleton(id: &DeploymentId) -> String {
+    format!("{}.skeleton", id.dir_name())
+}
+
 /// The start of the names under which deployments keep objects.
 pub(super) const ROOT_PREFIX: &str = "deployment.";
 

@@ -7,7 +7,10 @@
 //! /atomos/last-error.json                                      why it could not
 //! /atomos/boots.json                                           what became of boots
 //! /atomos/deploy/<stateroot>/var                               shared by the stateroot's deployments
-//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>/         a deployment's root
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>/         a deployment's root, or what is administered of one
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.image    its root as an image, where it has one
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.image.json   the image's digest
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.skeleton says that the directory is not a whole root: the image is
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.origin   what it follows
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.conflicts.json   what its merge of /etc could not decide
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.trial    while it is on trial: its boots, by atomos-prepare-root
@@ -30,6 +33,7 @@ mod error;
 mod etc;
 mod finalize;
 mod id;
+mod image;
 mod init;
 pub mod install;
 mod layout;
@@ -38,7 +42,9 @@ mod os_release;
 mod read_back;
 mod reorder;
 mod retention;
+mod root_kind;
 mod select;
+mod skeleton;
 mod stage;
 mod staged;
 mod state;
@@ -68,6 +74,7 @@ pub use id::{DeploymentId, InvalidDeploymentId};
 pub use origin::Origin;
 pub use read_back::ReadBackReport;
 pub use reorder::{KargsReport, SwitchReport, UndeployReport};
+pub use root_kind::RootKind;
 pub use stage::FINALIZER;
 pub use staged::LastError;
 pub use state::{DeploymentState, FallbackEntry, State};

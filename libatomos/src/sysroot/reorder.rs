@@ -116,7 +116,7 @@ impl Sysroot {
             previous,
         };
         if report.changed {
-            self.check_complete(&target.id)?;
+            self.check_bootable(&target.id)?;
         }
         self.discard_staged(&lock)?;
         if report.changed {
@@ -285,6 +285,7 @@ impl Sysroot {
                 let text = report.kargs.to_string();
                 report.changed = text != staged.deployment.kargs;
                 if report.changed {
+                    self.check_kargs_fit(&staged.deployment.id, &report.kargs)?;
                     staged.deployment.kargs = text;
                     staged.save(&self.atomos)?;
                 }
@@ -294,7 +295,8 @@ impl Sysroot {
                 let text = report.kargs.to_string();
                 report.changed = text != target.kargs;
                 if report.changed {
-                    self.check_complete(&target.id)?;
+                    self.check_bootable(&target.id)?;
+                    self.check_kargs_fit(&target.id, &report.kargs)?;
                     let staged = self.usable_staged(&state)?;
                     report.discarded = staged.map(|staged| staged.deployment.id);
                     self.discard_staged(&lock)?;

@@ -3,7 +3,7 @@
 //! On a machine that runs, people and programs go on editing `/etc` after an upgrade. So an upgrade stops half-way, and
 //! shutdown does the rest with the `/etc` of then ([`super::finalize`]). What is done now is what takes time:
 //!
-//! 1. a root record keeps the objects; the tree is checked out;
+//! 1. a root record keeps the objects; the tree is checked out, or an image of it made;
 //! 2. `/etc` is merged for trial, thrown away again, and what would be in conflict is known now. Nothing of it is ever taken
 //!    for what a person has done;
 //! 3. the kernel is copied to `/boot`, read back, and down. No entry names it;
@@ -111,7 +111,7 @@ impl Sysroot {
         // flushed before an entry leads there. It leaves less to be written while the machine goes down.
         boot.dir().sync_fs()?;
         crate::failpoint::hit("stage.kernel")?;
-        let read_back = self.read_back(decision, root, options.read_back, progress, cancel)?;
+        let read_back = self.read_back(decision, &laid_out, options.read_back, progress, cancel)?;
         // No power cut shows this sync: what was read back has been synced, and the names are links, which one journal keeps in
         // order with that of the record. It is for files that had to be copied, and that nobody wanted read back.
         laid_out.deployments.sync_fs()?;
@@ -132,7 +132,9 @@ impl Sysroot {
             previous: state.default_deployment().map(|deployment| deployment.id.clone()),
             merge_from: decision.merge_from.clone(),
             etc,
+            root: decision.root,
             checkout: Some(laid_out.checkout),
+            image: laid_out.image,
             read_back,
             var: None,
             discarded: None,

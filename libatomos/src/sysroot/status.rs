@@ -4,11 +4,14 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::composefs::ImageReport;
 use crate::digest::CommitId;
 use crate::etc_merge::Conflicts;
 
 use super::assess::no_panic;
+use super::image::image_report;
 use super::origin::Origin;
+use super::root_kind::{RootKind, root_kind};
 use super::stage::FINALIZER;
 use super::staged::{LastError, Staged};
 use super::{
@@ -96,6 +99,13 @@ pub struct DeploymentStatus {
     /// The number of its boot entry; absent for what is staged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<u64>,
+    /// What its root is made of.
+    pub root: RootKind,
+    /// The image that is its root, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageReport>,
+    /// Whether it is running, and its image is the root.
+    pub image_booted: bool,
     /// Kept by every clean-up.
     pub pinned: bool,
     /// What is known of whether it boots.
@@ -105,7 +115,7 @@ pub struct DeploymentStatus {
     pub tries_left: Option<u32>,
     /// Conflicts of the merge of `/etc` that nobody has resolved; of what is staged, those that a trial found.
     pub etc_conflicts: u64,
-    /// Whether it is whole: its directory and its marker are there. What is staged is not.
+    /// Whether it is whole: its directory and its marker are there, and the image that is its root. What is staged is not.
     pub complete: bool,
 }
 
@@ -196,7 +206,7 @@ impl Sysroot {
             }
             if !status.complete {
                 warnings.push(format!(
-                    "{id} is not whole: its directory or its marker is missing"
+                    "{id} is not whole: its directory, its image or its marker is missing"
                 ));
             }
             deployments.push(status);
@@ -244,6 +254,12 @@ impl Sysroot {
         } else {
             0
         };
+        let root = root_kind(&dir, id)?;
+        // One that cannot be read is told of where it is needed.
+        let image = image_report(&dir, id).unwrap_or_default();
+        let complete = dir.exists(layout::marker(id))?
+            && dir.exists(id.dir_name())?
+            && (root.has_files() || dir.exists(layout::image(id))?);
         Ok(DeploymentStatus {
             index: 0,
             id: id.clone(),
@@ -259,11 +275,14 @@ impl Sysroot {
             kargs: deployment.kargs.clone(),
             bootcsum: deployment.bootcsum.clone(),
             entry: Some(deployment.entry),
+            root,
+            image,
+            image_booted: role == Role::Booted && self.running.image,
             pinned: deployment.pinned,
             assessment: assessment(deployment),
             tries_left: None,
             etc_conflicts: conflicts,
-            complete: dir.exists(layout::marker(id))? && dir.exists(id.dir_name())?,
+            complete,
         })
     }
 

@@ -18,6 +18,7 @@ use super::{
     UpgradeOptions, UpgradeOutcome,
 };
 
+mod images;
 mod staging;
 mod trial;
 
@@ -27,12 +28,16 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        let machine = Self {
-            // In memory where that can be: these tests sync a file system some thousand times.
-            scratch: tempfile::tempdir_in("/dev/shm")
+        // In memory where that can be: these tests sync a file system some thousand times.
+        Self::in_directory(
+            tempfile::tempdir_in("/dev/shm")
                 .or_else(|_| tempfile::tempdir())
                 .unwrap(),
-        };
+        )
+    }
+
+    fn in_directory(scratch: tempfile::TempDir) -> Self {
+        let machine = Self { scratch };
         let mode = if rustix::process::geteuid().is_root() {
             RepoMode::Bare
         } else {
@@ -415,22 +420,32 @@ fn an_entry_that_outlived_its_sysroot_does_not_come_before_ours() {
 /// Interrupts `operation` at each of its points on a fresh machine, and checks that the machine boots what it booted
 /// before or what it should boot afterwards, and that doing it again succeeds.
 fn survives_every_interruption(operation: impl Fn(&Machine) -> Result<(), SysrootError>) {
+    survives_every_interruption_of(|_| (), |_| (), 4, operation);
+}
+
+/// The same, where `first` and `second` make the trees what they are, and a deployment is no more than `names`.
+fn survives_every_interruption_of(
+    first: fn(&Path),
+    second: fn(&Path),
+    names: usize,
+    operation: impl Fn(&Machine) -> Result<(), SysrootError>,
+) {
     let prepare = || {
         let machine = Machine::new();
-        let one = machine.commit("1", |_| ());
+        machine.commit("1", first);
         let report = machine.deploy("os");
         fs::write(machine.root_of(&report).join("etc/hostname"), "mine\n").unwrap();
-        machine.commit("2", |_| ());
-        (machine, one)
+        machine.commit("2", second);
+        machine
     };
-    let (machine, _) = prepare();
+    let machine = prepare();
     let before = machine.assert_bootable();
     let (points, result) = failpoint::trace(|| operation(&machine));
     result.unwrap();
     let after = machine.assert_bootable();
     assert!(points.len() > 5, "{points:?}");
     for (index, point) in points.iter().enumerate() {
-        let (machine, _) = prepare();
+        let machine = prepare();
         failpoint::stop_at(index, || operation(&machine)).expect_err(point);
         let found = machine.assert_bootable();
         let default = found.last();
@@ -460,7 +475,7 @@ fn survives_every_interruption(operation: impl Fn(&Machine) -> Result<(), Sysroo
             .unwrap()
             .count();
         assert!(
-            left <= state.deployments.len() * 4,
+            left <= state.deployments.len() * names,
             "rubbish is left after {point}"
         );
     }

@@ -2,18 +2,24 @@
 //!
 //! An overlay lies over `/usr`; what is written goes to a tmpfs of its own and is gone with it. The deployment is as it was:
 //! an upgrade takes nothing over, and `/usr` is what the commit says after the next boot.
+//!
+//! Where the root is an image, it is an overlay itself, and the kernel puts none over it that leads to the repository. So the image is
+//! mounted once more, with a place for what is written, and its `/usr` is put over the other.
 
 use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, mount_bind, move_mount, unmount};
 
+use crate::composefs::{Upper, overlay};
 use crate::fs::{Dir, FsError};
 
-use super::{Sysroot, SysrootError};
+use super::{DeploymentId, Sysroot, SysrootError};
 
 /// Where what is written lies, on the running system.
 const PLACE: &str = "run/atomos/usr-overlay";
+/// What the mounts are called.
+const SOURCE: &str = "atomos-usr-overlay";
 /// What `statfs` calls an overlay.
 const OVERLAYFS: u64 = 0x794c_7630;
 
@@ -25,11 +31,9 @@ impl Sysroot {
     /// When no deployment is running, or the kernel has no overlayfs.
     pub fn overlay_usr(&self) -> Result<bool, SysrootError> {
         // Without the lock, which lies in `/sysroot`, where this process cannot write: nothing there is changed.
-        if self.booted()?.is_none() {
-            return Err(SysrootError::NotBooted {
-                action: "make /usr writable",
-            });
-        }
+        let booted = self.booted()?.ok_or(SysrootError::NotBooted {
+            action: "make /usr writable",
+        })?;
         if self.overlaid_usr()?.is_some() {
             return Ok(false);
         }
@@ -39,7 +43,10 @@ impl Sysroot {
         let fail = |path: &Path, errno| FsError::new("mount", path, errno);
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("tmpfs", &path, "tmpfs", flags, c"mode=0700").map_err(|errno| fail(&path, errno))?;
-        let result = self.mount_overlay(&usr, &usr_path, &path);
+        let result = match self.running.image {
+            true => self.mount_image(&booted, &usr_path, &path),
+            false => self.mount_overlay(&usr, &usr_path, &path),
+        };
         if result.is_err() {
             // Nothing is in it, and nobody knows of it yet.
             let _ = unmount(&path, UnmountFlags::DETACH);
@@ -48,16 +55,7 @@ impl Sysroot {
     }
 
     fn mount_overlay(&self, usr: &Dir, usr_path: &Path, place: &Path) -> Result<(), SysrootError> {
-        // Opened anew: the descriptor of before is below the tmpfs.
-        let tmpfs = self.host.open_dir(PLACE)?;
-        let mode = usr.stat_self()?.mode & 0o7777;
-        for name in ["upper", "work"] {
-            tmpfs.create_dir(name, mode)?;
-        }
-        // The top of an overlay has the upper directory's metadata.
-        let upper = tmpfs.open_dir("upper")?;
-        rustix::fs::fchmod(&upper, rustix::fs::Mode::from_raw_mode(mode))
-            .map_err(|errno| FsError::new("set the mode of", upper.path(), errno))?;
+        self.make_layers(usr)?;
         let quoted = |path: &Path| -> Result<String, FsError> {
             let text = path.to_str().ok_or_else(|| {
                 FsError::new(
@@ -85,6 +83,38 @@ impl Sysroot {
         )
         .map_err(|errno| FsError::new("mount an overlay on", usr_path, errno))?;
         Ok(())
+    }
+
+    fn mount_image(&self, booted: &DeploymentId, usr: &Path, place: &Path) -> Result<(), SysrootError> {
+        let tmpfs = self.make_layers(&self.host)?;
+        let image = self.open_image(booted)?;
+        let upper = Upper {
+            changes: &place.join("upper"),
+            work: &place.join("work"),
+        };
+        let root = overlay(&self.repo, &image, SOURCE, usr, Some(upper))?;
+        tmpfs.create_dir("root", 0o700)?;
+        let at = place.join("root");
+        let fail = |errno| FsError::new("mount an image on", usr, errno);
+        move_mount(&root, "", &tmpfs, "root", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(fail)?;
+        let bound = mount_bind(at.join("usr"), usr).map_err(fail);
+        // What is bound stays.
+        unmount(&at, UnmountFlags::DETACH).map_err(|errno| FsError::new("unmount", &at, errno))?;
+        Ok(bound?)
+    }
+
+    /// Makes the directories for what is written, the top like `lower`: it is what is seen of an overlay's own metadata.
+    fn make_layers(&self, lower: &Dir) -> Result<Dir, SysrootError> {
+        // Opened anew: a descriptor of before is below the tmpfs.
+        let tmpfs = self.host.open_dir(PLACE)?;
+        let mode = lower.stat_self()?.mode & 0o7777;
+        for name in ["upper", "work"] {
+            tmpfs.create_dir(name, mode)?;
+        }
+        let upper = tmpfs.open_dir("upper")?;
+        rustix::fs::fchmod(&upper, rustix::fs::Mode::from_raw_mode(mode))
+            .map_err(|errno| FsError::new("set the mode of", upper.path(), errno))?;
+        Ok(tmpfs)
     }
 
     /// Returns `/usr` as it is seen, where an overlay that [`overlay_usr`](Self::overlay_usr) made lies over it.

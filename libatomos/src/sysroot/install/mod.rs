@@ -41,6 +41,7 @@ use super::{DeployReport, Sysroot, SysrootError, SysrootOptions};
 
 pub use probe::MountedFs;
 pub use source::InstallSource;
+pub(super) use systemd_boot::DIRECTORY as SYSTEMD_BOOT;
 
 use probe::Layout;
 

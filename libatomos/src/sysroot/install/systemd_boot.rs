@@ -16,7 +16,7 @@ use super::probe::{Esp, Layout};
 use super::{InstallPlan, SysrootError, refuse};
 
 /// Where a tree has the loader.
-pub(super) const DIRECTORY: &str = "usr/lib/systemd/boot/efi";
+pub(in crate::sysroot) const DIRECTORY: &str = "usr/lib/systemd/boot/efi";
 
 /// Architectures, as UEFI abbreviates them.
 const ARCHITECTURES: [&str; 6] = ["x64", "aa64", "ia32", "arm", "riscv64", "loongarch64"];
