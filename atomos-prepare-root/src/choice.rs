@@ -15,12 +15,27 @@ pub(crate) struct Candidate {
     pub(crate) name: DeploymentName,
     /// The directory and its completion marker are both there.
     pub(crate) finished: bool,
+    /// Whether its root is there.
+    pub(crate) root: RootState,
+    /// What is asked for it can be had, as far as is known.
+    pub(crate) is_possible: bool,
     /// It has `usr/lib/modules/<release>` of the kernel that is running.
     pub(crate) fits_kernel: bool,
     /// It ran out of tries, and has the marker that says so.
     pub(crate) bad: bool,
     /// When its completion marker was written, in nanoseconds since the epoch.
     pub(crate) finished_at: i128,
+}
+
+/// What was seen of a deployment's root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum RootState {
+    /// Files, or an image that the kernel takes.
+    There,
+    /// It would be an image alone, and there is none.
+    ImageMissing,
+    /// It is an image alone, and that cannot be mounted; why.
+    ImageRefused(String),
 }
 
 /// The deployment that will be booted.
@@ -35,18 +50,22 @@ pub(crate) enum Choice {
 }
 
 /// Why the deployment that was asked for cannot be booted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Unusable {
     Missing,
     Unfinished,
+    ImageMissing,
+    ImageRefused(String),
 }
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unusable::Missing => "is missing",
-            Unusable::Unfinished => "was never finished",
-        })
+        match self {
+            Unusable::Missing => f.write_str("is missing"),
+            Unusable::Unfinished => f.write_str("was never finished"),
+            Unusable::ImageMissing => f.write_str("has lost its image, and has nothing else"),
+            Unusable::ImageRefused(why) => write!(f, "has nothing but an image ({why})"),
+        }
     }
 }
 
@@ -57,14 +76,19 @@ impl fmt::Display for Unusable {
 /// person at its menu, has had a reason.
 pub(crate) fn choose(requested: &DeploymentName, candidates: &[Candidate]) -> Choice {
     let because = match candidates.iter().find(|candidate| candidate.name == *requested) {
-        Some(candidate) if candidate.finished => return Choice::Requested(requested.clone()),
+        Some(candidate) if candidate.finished => match &candidate.root {
+            RootState::There => return Choice::Requested(requested.clone()),
+            RootState::ImageMissing => Unusable::ImageMissing,
+            RootState::ImageRefused(why) => Unusable::ImageRefused(why.clone()),
+        },
         Some(_) => Unusable::Unfinished,
         None => Unusable::Missing,
     };
     // The serial and the name only make the choice the same every time when two markers carry one time.
     let newest = candidates
         .iter()
-        .filter(|candidate| candidate.finished && candidate.fits_kernel && !candidate.bad)
+        .filter(|candidate| candidate.finished && candidate.root == RootState::There)
+        .filter(|candidate| candidate.is_possible && candidate.fits_kernel && !candidate.bad)
         .max_by_key(|candidate| {
             (
                 candidate.finished_at,
@@ -93,6 +117,8 @@ mod tests {
         Candidate {
             name: name(digit, 0),
             finished: true,
+            root: RootState::There,
+            is_possible: true,
             fits_kernel: true,
             bad: false,
             finished_at,
@@ -170,6 +196,45 @@ mod tests {
             Choice::Nothing { because }
         );
         assert_eq!(choose(&name('b', 0), &[bad]), Choice::Requested(name('b', 0)));
+    }
+
+    #[test]
+    fn an_image_that_is_lost_or_cannot_be_mounted_gives_way_and_is_no_substitute() {
+        let states = [
+            (RootState::ImageMissing, Unusable::ImageMissing),
+            (
+                RootState::ImageRefused("why".to_owned()),
+                Unusable::ImageRefused("why".to_owned()),
+            ),
+        ];
+        for (state, because) in states {
+            let mut broken = candidate('b', 9);
+            broken.root = state;
+            let all = [broken, candidate('c', 1)];
+            let expected = Choice::Fallback {
+                name: name('c', 0),
+                because,
+            };
+            assert_eq!(choose(&name('b', 0), &all), expected);
+            let expected = Choice::Fallback {
+                name: name('c', 0),
+                because: Unusable::Missing,
+            };
+            assert_eq!(choose(&name('a', 0), &all), expected);
+        }
+    }
+
+    #[test]
+    fn what_would_not_be_as_it_is_asked_for_is_no_substitute() {
+        let mut other = candidate('b', 9);
+        other.is_possible = false;
+        let all = [other, candidate('c', 1)];
+        let expected = Choice::Fallback {
+            name: name('c', 0),
+            because: Unusable::Missing,
+        };
+        assert_eq!(choose(&name('a', 0), &all), expected);
+        assert_eq!(choose(&name('b', 0), &all), Choice::Requested(name('b', 0)));
     }
 
     #[test]

@@ -87,6 +87,24 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Returns what is asked for of an image, without a word to anybody.
+pub(crate) fn composefs(file: Option<&[u8]>, arguments: &[(String, String)]) -> Result<Composefs> {
+    let mut options = Options::default();
+    let refuse = |fault: Fault| Error::new(fault.to_string());
+    let text = String::from_utf8_lossy(file.unwrap_or_default());
+    for line in text.lines() {
+        if let Err(fault @ Fault::BadValue { key: COMPOSEFS, .. }) = options.take_line(line) {
+            return Err(refuse(fault));
+        }
+    }
+    for (key, value) in arguments {
+        if let Err(fault @ Fault::BadValue { key: COMPOSEFS, .. }) = options.take(key, value) {
+            return Err(refuse(fault));
+        }
+    }
+    Ok(options.composefs)
+}
+
 impl Options {
     /// Takes the settings of the file and then of the kernel command line.
     pub(crate) fn gather(file: Option<&[u8]>, arguments: &[(String, String)]) -> Result<Self> {

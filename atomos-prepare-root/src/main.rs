@@ -15,6 +15,7 @@ mod choice;
 mod cmdline;
 mod conf;
 mod error;
+mod image;
 mod log;
 mod mounts;
 mod sysroot;
@@ -33,7 +34,7 @@ use crate::cmdline::{BootRequest, BootTarget, DeploymentName};
 use crate::conf::{Composefs, Etc, Options, Root};
 use crate::error::{Doing, Error, Result};
 use crate::log::{Level, say};
-use crate::mounts::Layout;
+use crate::mounts::{Image, Layout};
 use crate::sysroot::Stateroot;
 
 /// What the running system learns about its boot.
@@ -84,8 +85,8 @@ fn boot_in_initramfs(target: &str) -> Result<()> {
     };
     let booted = find(target, &requested, &line)?;
     booted.arm_watchdog(watchdog::DEVICE);
-    mounts::prepare_in_initramfs(target, booted.layout())?;
-    booted.record()
+    let from_image = mounts::prepare_in_initramfs(target, booted.layout())?;
+    booted.record(from_image)
 }
 
 /// Never returns but with an error: the first process becomes the deployment's init.
@@ -99,8 +100,8 @@ fn boot_as_init() -> Result<std::convert::Infallible> {
     };
     let booted = find("/", &requested, &line)?;
     booted.arm_watchdog(watchdog::DEVICE);
-    mounts::prepare_as_init(booted.layout())?;
-    booted.record()?;
+    let from_image = mounts::prepare_as_init(booted.layout())?;
+    booted.record(from_image)?;
     let failure = Command::new(INIT).args(std::env::args_os().skip(1)).exec();
     Err(failure).doing(|| format!("starting {INIT}"))
 }
@@ -135,16 +136,34 @@ struct Booted {
     /// What the kernel command line named, of the same stateroot.
     requested: DeploymentName,
     deployment_path: String,
+    image_path: String,
+    image: UseOfImage,
     var_path: String,
     device: u64,
     inode: u64,
     options: Options,
 }
 
+/// What is done with a deployment's image.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum UseOfImage {
+    /// There is none, or nobody wants it.
+    None,
+    /// It is mounted, or else the files are.
+    OrFiles,
+    /// It is mounted.
+    Must,
+}
+
 impl Booted {
     fn layout(&self) -> Layout<'_> {
         Layout {
             deployment: &self.deployment_path,
+            image: (self.image != UseOfImage::None).then_some(Image {
+                path: &self.image_path,
+                objects: sysroot::OBJECTS,
+                or_files: self.image == UseOfImage::OrFiles,
+            }),
             var: &self.var_path,
             root: self.options.root,
             etc: self.options.etc,
@@ -169,7 +188,7 @@ impl Booted {
 
     /// Writes `/run/atomos/booted`. None of the values has a character that JSON would escape: the names were
     /// checked when they were parsed.
-    fn record(&self) -> Result<()> {
+    fn record(&self, from_image: bool) -> Result<()> {
         let root = match self.options.root {
             Root::ReadOnly => "read-only",
             Root::Transient => "transient",
@@ -180,7 +199,7 @@ impl Booted {
         };
         let json = format!(
             "{{\"stateroot\":\"{}\",\"deployment\":\"{}\",\"path\":\"/sysroot{}\",\"device\":{},\"inode\":{},\
-             \"requested\":\"{}\",\"root\":\"{root}\",\"etc\":\"{etc}\"}}\n",
+             \"requested\":\"{}\",\"composefs\":{from_image},\"root\":\"{root}\",\"etc\":\"{etc}\"}}\n",
             self.target.stateroot,
             self.target.deployment,
             self.deployment_path,
@@ -197,7 +216,8 @@ impl Booted {
 fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
     let stateroot = Stateroot::open(physical, &requested.stateroot)?;
     let release = sysroot::kernel_release()?;
-    let name = match choose(&requested.deployment, &stateroot.candidates(&release)?) {
+    let settings = cmdline::settings(line);
+    let name = match choose(&requested.deployment, &stateroot.candidates(&release, &settings)?) {
         Choice::Requested(name) => {
             say(Level::Info, &format!("booting {requested}"));
             name
@@ -214,18 +234,25 @@ fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
         }
         Choice::Nothing { because } => {
             return Err(Error::new(format!(
-                "{requested} {because}, and {} has no other finished deployment for kernel {release} that is not known to be bad",
+                "{requested} {because}, and {} has no other finished deployment for kernel {release} that can be booted and that is not known to be bad",
                 requested.stateroot
             )));
         }
     };
-    let options = Options::gather(stateroot.read_conf(&name)?.as_deref(), &cmdline::settings(line))?;
-    check_image(options.composefs, stateroot.has_image(&name), &name)?;
+    let options = Options::gather(stateroot.read_conf(&name)?.as_deref(), &settings)?;
+    let image = use_of_image(
+        options.composefs,
+        stateroot.has_image(&name),
+        stateroot.is_skeleton(&name),
+        &name,
+    )?;
     mounts::make_writable(physical);
     stateroot.note_trial(&name);
     let (device, inode) = sysroot::identity(&stateroot.open_deployment(&name)?)?;
     Ok(Booted {
         deployment_path: stateroot.deployment_path(&name),
+        image_path: stateroot.image_path(&name),
+        image,
         var_path: stateroot.var_path(),
         target: BootTarget {
             stateroot: requested.stateroot.clone(),
@@ -238,19 +265,31 @@ fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
     })
 }
 
-/// Whether a deployment can be booted from its files, where an image may have been asked for.
-fn check_image(asked: Composefs, has_image: bool, name: &DeploymentName) -> Result<()> {
-    let why = match has_image {
-        true => "has a composefs image, which this version of atomos-prepare-root cannot mount",
-        false => "has no composefs image",
-    };
-    match asked {
-        Composefs::Off => Ok(()),
-        Composefs::Wanted => {
-            say(Level::Warning, &format!("{name} {why}; booting its files"));
-            Ok(())
+/// What is to be done with the image that a deployment has or has not. Where it is a skeleton, there is nothing else to boot.
+fn use_of_image(
+    asked: Composefs,
+    has_image: bool,
+    is_skeleton: bool,
+    name: &DeploymentName,
+) -> Result<UseOfImage> {
+    match (asked, has_image) {
+        (Composefs::Off, _) if is_skeleton => Err(Error::new(format!(
+            "{name} has no files to boot with composefs = off: its root is the image {name}.image, so boot it without \
+             atomos.composefs=off, or another deployment"
+        ))),
+        (Composefs::Off, _) => Ok(UseOfImage::None),
+        (Composefs::Wanted, true) if !is_skeleton => Ok(UseOfImage::OrFiles),
+        (Composefs::Wanted | Composefs::Required, true) => Ok(UseOfImage::Must),
+        (Composefs::Wanted, false) if !is_skeleton => {
+            say(
+                Level::Warning,
+                &format!("{name} has no composefs image; booting its files"),
+            );
+            Ok(UseOfImage::None)
         }
-        Composefs::Required => Err(Error::new(format!("{name} {why}, and one is required"))),
+        (Composefs::Wanted | Composefs::Required, false) => Err(Error::new(format!(
+            "{name} has no composefs image, and one is required"
+        ))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The mounts that make a deployment the root.
 //!
 //! ```text
-//! /          the deployment's directory, bound, read-only; or an overlay over it, written to in memory
+//! /          the deployment's directory, bound, or its image, read-only; or an overlay over it, written to in memory
 //! /etc       its own etc, writable; or an overlay over it, written to in memory
 //! /var       the stateroot's var, writable
 //! /sysroot   the physical root, read-only
@@ -39,9 +39,20 @@ const MOUNT_POINTS: [&str; 8] = ["dev", "etc", "proc", "run", "sys", "sysroot", 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout<'a> {
     pub(crate) deployment: &'a str,
+    /// The image to be mounted rather than the deployment's files.
+    pub(crate) image: Option<Image<'a>>,
     pub(crate) var: &'a str,
     pub(crate) root: Root,
     pub(crate) etc: Etc,
+}
+
+/// An image, and where the bytes of its files are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Image<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) objects: &'a str,
+    /// Whether the files do as well, where the kernel cannot mount it.
+    pub(crate) or_files: bool,
 }
 
 impl Layout<'_> {
@@ -50,8 +61,9 @@ impl Layout<'_> {
     }
 }
 
-/// Makes the deployment the root file system at `target`, where an initramfs has mounted the physical root.
-pub(crate) fn prepare_in_initramfs(target: &str, layout: Layout<'_>) -> Result<()> {
+/// Makes the deployment the root file system at `target`, where an initramfs has mounted the physical root. Returns whether its image is
+/// mounted.
+pub(crate) fn prepare_in_initramfs(target: &str, layout: Layout<'_>) -> Result<bool> {
     if !is_mount_point(target)? {
         return Err(Error::new(format!(
             "no file system is mounted at {target}; was the root device found"
@@ -65,7 +77,7 @@ pub(crate) fn prepare_in_initramfs(target: &str, layout: Layout<'_>) -> Result<(
     if layout.needs_memory() {
         std::fs::create_dir_all(MEMORY).doing(|| format!("creating {MEMORY}"))?;
     }
-    assemble(target, STAGING, MEMORY, layout)?;
+    let from_image = assemble(target, STAGING, MEMORY, layout)?;
     let sysroot = format!("{STAGING}/sysroot");
     mount_move(target, sysroot.as_str()).doing(|| format!("moving {target} to {sysroot}"))?;
     finish(STAGING)?;
@@ -73,18 +85,18 @@ pub(crate) fn prepare_in_initramfs(target: &str, layout: Layout<'_>) -> Result<(
     // Left behind, they are empty directories in a tmpfs.
     let _ = std::fs::remove_dir(STAGING);
     let _ = std::fs::remove_dir(MEMORY);
-    Ok(())
+    Ok(from_image)
 }
 
 /// Makes the deployment the root file system of this process, which is the first one: the kernel has mounted the
-/// physical root at `/` and there is no initramfs.
-pub(crate) fn prepare_as_init(layout: Layout<'_>) -> Result<()> {
+/// physical root at `/` and there is no initramfs. Returns whether the deployment's image is mounted.
+pub(crate) fn prepare_as_init(layout: Layout<'_>) -> Result<bool> {
     make_writable("/");
     // Bound over itself: a place that is surely there, and a mount of its own, as pivot_root asks.
     let root = layout.deployment;
     // The stateroot's var is surely there, is not needed until the memory is detached again, and is not hidden by
     // what is mounted at the root meanwhile.
-    assemble("", root, layout.var, layout)?;
+    let from_image = assemble("", root, layout.var, layout)?;
     mount(
         "tmpfs",
         format!("{root}/run"),
@@ -107,47 +119,85 @@ pub(crate) fn prepare_as_init(layout: Layout<'_>) -> Result<()> {
     rustix::process::pivot_root(root, format!("{root}/sysroot"))
         .doing(|| format!("making {root} the root file system"))?;
     rustix::process::chdir("/").doing(|| "entering the new root".to_owned())?;
-    finish("")
+    finish("")?;
+    Ok(from_image)
 }
 
 /// Mounts the deployment and what is writable in it at `root`. `physical` is where the physical root is, without
-/// a slash at its end; `memory` a directory where memory for transient changes can be mounted meanwhile.
-fn assemble(physical: &str, root: &str, memory: &str, layout: Layout<'_>) -> Result<()> {
+/// a slash at its end; `memory` a directory where memory for transient changes can be mounted meanwhile. Returns whether what is mounted is
+/// the deployment's image.
+fn assemble(physical: &str, root: &str, memory: &str, layout: Layout<'_>) -> Result<bool> {
     let deployment = format!("{physical}{}", layout.deployment);
     let var = format!("{physical}{}", layout.var);
-    for name in MOUNT_POINTS {
-        let path = format!("{deployment}/{name}");
-        let found = std::fs::symlink_metadata(&path).doing(|| format!("looking for {path}"))?;
-        if !found.is_dir() {
-            return Err(Error::new(format!("{path} is not a directory")));
-        }
-    }
     // Held before anything is mounted on it. An image or an overlay at `root` has an etc of its own.
     let own_etc = open_tree(&format!("{deployment}/etc"))?;
     let memory = match layout.needs_memory() {
         true => Some(Memory::mount(memory)?),
         false => None,
     };
-    match (layout.root, &memory) {
-        (Root::Transient, Some(memory)) => memory.overlay("root", &deployment, root)?,
-        _ => bind(&deployment, root)?,
+    let changes = memory.as_ref().filter(|_| layout.root == Root::Transient);
+    let from_image = match layout.image {
+        Some(image) => mount_image(physical, root, changes, image)?,
+        None => false,
+    };
+    if from_image {
+        check_mount_points(root)?;
+    } else {
+        check_mount_points(&deployment)?;
+        match changes {
+            Some(memory) => memory.overlay("root", &deployment, root)?,
+            None => bind(&deployment, root)?,
+        }
     }
     let etc = format!("{root}/etc");
-    match (layout.etc, layout.root, &memory) {
-        (Etc::Persistent, ..) => attach(&own_etc, &etc)?,
-        (Etc::Transient, Root::ReadOnly, Some(memory)) => memory.overlay("etc", &etc, &etc)?,
-        // It is a part of the transient root.
-        (Etc::Transient, ..) => {}
+    match (layout.etc, &memory) {
+        (Etc::Transient, Some(memory)) => {
+            // That of an image is empty.
+            if from_image {
+                attach(&own_etc, &etc)?;
+            }
+            // Elsewhere it is a part of a transient root.
+            if from_image || layout.root == Root::ReadOnly {
+                memory.overlay("etc", &etc, &etc)?;
+            }
+        }
+        _ => attach(&own_etc, &etc)?,
     }
     if let Some(memory) = memory {
         memory.detach()?;
     }
     bind(&var, &format!("{root}/var"))?;
     match layout.root {
-        Root::Transient => Ok(()),
+        Root::Transient => {}
         // Last, and only this mount: those above keep their own flag.
-        Root::ReadOnly => remount_read_only(root),
+        Root::ReadOnly => remount_read_only(root)?,
     }
+    Ok(from_image)
+}
+
+/// Mounts the image at `root`; returns whether it is, for what does without.
+fn mount_image(physical: &str, root: &str, changes: Option<&Memory>, image: Image<'_>) -> Result<bool> {
+    let path = format!("{physical}{}", image.path);
+    let objects = format!("{physical}{}", image.objects);
+    match crate::image::mount(&path, &objects, root, changes) {
+        Ok(()) => Ok(true),
+        Err(error) if image.or_files => {
+            say(Level::Warning, &format!("{error}; booting the files"));
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn check_mount_points(root: &str) -> Result<()> {
+    for name in MOUNT_POINTS {
+        let path = format!("{root}/{name}");
+        let found = std::fs::symlink_metadata(&path).doing(|| format!("looking for {path}"))?;
+        if !found.is_dir() {
+            return Err(Error::new(format!("{path} is not a directory")));
+        }
+    }
+    Ok(())
 }
 
 /// What can be mounted once the physical root is at `<root>/sysroot`.

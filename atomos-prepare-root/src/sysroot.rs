@@ -11,18 +11,23 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
-use crate::choice::Candidate;
+use crate::choice::{Candidate, RootState};
 use crate::cmdline::DeploymentName;
-use crate::conf;
+use crate::conf::{self, Composefs};
 use crate::error::{Doing, Error, Result};
 
 /// More than any kernel's command line is long, in bytes; nobody's `/proc/cmdline` is trusted to end.
 const CMDLINE_MAX: u64 = 64 * 1024;
 
+/// Where the repository has the bytes of files, below the physical root.
+pub(crate) const OBJECTS: &str = "/atomos/repo/objects";
+
 /// `/atomos/deploy/<stateroot>`, held by descriptor.
 #[derive(Debug)]
 pub(crate) struct Stateroot {
     deployments: OwnedFd,
+    /// Where the physical root is, without a slash at its end.
+    physical: String,
     /// The path below the physical root, for mounts and messages.
     path: String,
 }
@@ -47,7 +52,11 @@ impl Stateroot {
             })?;
         }
         let deployments = open_dir(&dir, "deploy").doing(|| format!("opening {path}/deploy"))?;
-        Ok(Stateroot { deployments, path })
+        Ok(Stateroot {
+            deployments,
+            physical: physical.trim_end_matches('/').to_owned(),
+            path,
+        })
     }
 
     /// Leaves word that this boot found the deployment, where that is on trial. The physical root must be writable.
@@ -71,8 +80,8 @@ impl Stateroot {
             .doing(|| format!("opening {}", self.deployment_path(name)))
     }
 
-    /// Lists the deployments, with what makes each fit to be booted on kernel `release`.
-    pub(crate) fn candidates(&self, release: &str) -> Result<Vec<Candidate>> {
+    /// Lists the deployments, with what makes each fit to be booted on kernel `release` with `settings` on its command line.
+    pub(crate) fn candidates(&self, release: &str, settings: &[(String, String)]) -> Result<Vec<Candidate>> {
         let entries = Dir::read_from(&self.deployments).doing(|| format!("reading {}/deploy", self.path))?;
         let mut candidates = BTreeMap::new();
         for entry in entries {
@@ -81,7 +90,7 @@ impl Stateroot {
                 continue;
             };
             if let Some(name) = DeploymentName::parse(file_name) {
-                candidates.insert(file_name.to_owned(), self.examine(name, release));
+                candidates.insert(file_name.to_owned(), self.examine(name, release, settings));
             }
         }
         Ok(candidates.into_values().collect())
@@ -119,10 +128,44 @@ impl Stateroot {
         Ok(Some(bytes))
     }
 
+    /// Where a deployment's composefs image lies, below the physical root.
+    pub(crate) fn image_path(&self, name: &DeploymentName) -> String {
+        format!("{}.image", self.deployment_path(name))
+    }
+
     /// Whether the deployment has a composefs image, a file beside it.
     pub(crate) fn has_image(&self, name: &DeploymentName) -> bool {
         self.beside(name, "image")
             .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    }
+
+    /// Whether the deployment's directory has too little to be a root: what is beside it, whatever it is, says so.
+    pub(crate) fn is_skeleton(&self, name: &DeploymentName) -> bool {
+        self.beside(name, "skeleton").is_some()
+    }
+
+    fn root_state(&self, name: &DeploymentName) -> RootState {
+        if !self.is_skeleton(name) {
+            return RootState::There;
+        }
+        if !self.has_image(name) {
+            return RootState::ImageMissing;
+        }
+        match crate::image::try_out(&format!("{}{}", self.physical, self.image_path(name))) {
+            Ok(()) => RootState::There,
+            Err(error) => RootState::ImageRefused(error.to_string()),
+        }
+    }
+
+    /// Whether the deployment has what is asked for it.
+    fn is_possible(&self, name: &DeploymentName, settings: &[(String, String)]) -> bool {
+        let conf = self.read_conf(name);
+        match conf.and_then(|conf| conf::composefs(conf.as_deref(), settings)) {
+            Ok(Composefs::Off) => !self.is_skeleton(name),
+            Ok(Composefs::Wanted) => true,
+            Ok(Composefs::Required) => self.has_image(name),
+            Err(_) => false,
+        }
     }
 
     /// Looks at what lies beside a deployment under its name.
@@ -131,7 +174,7 @@ impl Stateroot {
         statat(&self.deployments, path, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
-    fn examine(&self, name: DeploymentName, release: &str) -> Candidate {
+    fn examine(&self, name: DeploymentName, release: &str, settings: &[(String, String)]) -> Candidate {
         let text = name.to_string();
         let marker = self
             .beside(&name, "complete")
@@ -142,6 +185,8 @@ impl Stateroot {
         });
         Candidate {
             finished: marker.is_some() && root.is_some(),
+            root: self.root_state(&name),
+            is_possible: root.is_some() && self.is_possible(&name, settings),
             fits_kernel: root.is_some_and(|root| has_modules(&root, release)),
             // Whatever it is: nothing else is called so.
             bad: self.beside(&name, "bad").is_some(),

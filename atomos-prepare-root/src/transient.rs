@@ -13,6 +13,13 @@ pub(crate) struct Memory {
     at: String,
 }
 
+/// Where what is written to an overlay goes.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    pub(crate) upper: String,
+    pub(crate) work: String,
+}
+
 impl Memory {
     /// Mounts a tmpfs at the directory `at`, for a while.
     pub(crate) fn mount(at: &str) -> Result<Self> {
@@ -24,13 +31,23 @@ impl Memory {
 
     /// Mounts at `target` what is in `lower`, to be changed without changing it. `name` is used once.
     pub(crate) fn overlay(&self, name: &str, lower: &str, target: &str) -> Result<()> {
-        let (upper, work) = (format!("{}/{name}", self.at), format!("{}/{name}.work", self.at));
+        let Layers { upper, work } = self.layers(name, lower)?;
         // A list of options is made of these; none of our own names has such a character.
         if [lower, &upper].iter().any(|path| path.contains([',', ':', '\\'])) {
             return Err(Error::new(format!(
                 "{lower} cannot be made transient: its path has a comma, a colon or a backslash"
             )));
         }
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let options = std::ffi::CString::new(options).map_err(|_| Error::new("a path has a zero byte"))?;
+        mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str()).doing(|| {
+            format!("mounting an overlay in memory over {lower}; has the kernel, or the initramfs, the module overlay")
+        })
+    }
+
+    /// Makes the directories for what is written over `lower`. `name` is used once.
+    pub(crate) fn layers(&self, name: &str, lower: &str) -> Result<Layers> {
+        let (upper, work) = (format!("{}/{name}", self.at), format!("{}/{name}.work", self.at));
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o700);
         for path in [&upper, &work] {
@@ -42,11 +59,7 @@ impl Memory {
         chown(&upper, Some(of_lower.uid()), Some(of_lower.gid()))
             .and_then(|()| std::fs::set_permissions(&upper, mode))
             .doing(|| format!("making {upper} like {lower}"))?;
-        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-        let options = std::ffi::CString::new(options).map_err(|_| Error::new("a path has a zero byte"))?;
-        mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str()).doing(|| {
-            format!("mounting an overlay in memory over {lower}; has the kernel, or the initramfs, the module overlay")
-        })
+        Ok(Layers { upper, work })
     }
 
     /// Takes the tmpfs out of sight.

@@ -11,9 +11,9 @@ depends() {
 	echo systemd-initrd
 }
 
-# For a transient /etc or root. A kernel that has it built in needs none, and one without cannot do it.
+# For a transient /etc or root, and for a root that is an image. A kernel that has them built in needs none, and one without cannot do it.
 installkernel() {
-	hostonly='' instmods -s overlay
+	hostonly='' instmods -s overlay erofs
 	return 0
 }
 
