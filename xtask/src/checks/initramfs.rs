@@ -149,6 +149,7 @@ fn look(work: &Path, program: &Path) -> Result<()> {
                 "usr/lib/systemd/system/atomos-prepare-root.service",
                 "usr/lib/systemd/system/initrd-root-fs.target.wants/atomos-prepare-root.service",
                 "/overlay.ko",
+                "/erofs.ko",
             ],
         ),
         (
@@ -158,6 +159,7 @@ fn look(work: &Path, program: &Path) -> Result<()> {
                 "scripts/local-bottom/atomos",
                 "scripts/nfs-bottom/atomos",
                 "/overlay.ko",
+                "/erofs.ko",
             ],
         ),
     ];

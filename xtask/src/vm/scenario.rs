@@ -33,7 +33,7 @@ pub struct Scenario {
 }
 
 /// All tests, in the order in which they run.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "smoke",
         shows: "boots; upgrades from its own repository; rolls back",
@@ -89,6 +89,13 @@ pub const SCENARIOS: [Scenario; 8] = [
         kind: Kind::GRUB_EXT4,
         levels: &[Level::Whole],
         story: stories::dracut,
+    },
+    Scenario {
+        name: "composefs",
+        shows: "goes over to versions whose root is an image, comes back by itself from one that is damaged, and back to files",
+        kind: Kind::GRUB_EXT4,
+        levels: &[Level::Whole],
+        story: stories::composefs,
     },
 ];
 

@@ -82,7 +82,16 @@ pub const UNHEALTHY: Version = Version {
 };
 
 /// All of them.
-pub const ALL: [&Version; 6] = [&V1, &V2, &DRACUT, &PANICS, &HANGS, &UNHEALTHY];
+pub const ALL: [&Version; 8] = [
+    &V1,
+    &V2,
+    &DRACUT,
+    &PANICS,
+    &HANGS,
+    &UNHEALTHY,
+    &COMPOSEFS,
+    &COMPOSEFS_NEXT,
+];
 
 impl Version {
     /// A default in `/etc` that changes with every version and nobody edits.
@@ -116,6 +125,31 @@ pub const DRACUT: Version = Version {
     initramfs: Initramfs::Dracut,
     own_initramfs: true,
     files: &[],
+};
+
+/// What a tree says whose root is to be an image.
+const IMAGE_REQUIRED: TestFile<'_> = (
+    "usr/lib/atomos/prepare-root.conf",
+    "composefs = required\n",
+    0o644,
+);
+
+/// v1, whose root is an image.
+pub const COMPOSEFS: Version = Version {
+    name: "composefs",
+    base: Base::Released,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: false,
+    files: &[IMAGE_REQUIRED],
+};
+
+/// v2, whose root is an image.
+pub const COMPOSEFS_NEXT: Version = Version {
+    name: "composefs-next",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: false,
+    files: &[IMAGE_REQUIRED],
 };
 
 /// Everything that versions differ in, for telling whether those of an earlier run are of use.

@@ -16,13 +16,14 @@ use crate::vm::versions::{V1, V2};
 pub const REMOTE: &str = "origin";
 
 /// A person goes on working between the upgrade and the reboot.
-const EDIT_AFTER_STAGING: &str = "set -e
+pub const EDIT_AFTER_STAGING: &str = "set -e
 echo late >/etc/atomos-vm-test/after-staging
 echo edited-again >>/etc/atomos-vm-test/edited
 echo edited >>/etc/atomos-vm-test/edited
 ";
 
-const EDIT_AFTER_STAGING_IS_KEPT: &str = "set -e
+/// What was edited then is there.
+pub const EDIT_AFTER_STAGING_IS_KEPT: &str = "set -e
 test \"$(cat /etc/atomos-vm-test/after-staging)\" = late
 grep -q edited-again /etc/atomos-vm-test/edited
 ";

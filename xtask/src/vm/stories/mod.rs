@@ -1,11 +1,13 @@
 //! What happens to machines in the tests.
 
 mod broken;
+mod composefs;
 mod dracut;
 mod http;
 mod smoke;
 mod trouble;
 
+pub use composefs::composefs;
 pub use dracut::dracut;
 pub use http::{http_and_all_that_fails, http_and_panic};
 pub use smoke::smoke;
