@@ -4,12 +4,13 @@
 //! A verb (`commands/`) fills an options struct of the library, calls it once, and gives what it returns to a renderer
 //! (`output/`). The result goes to stdout, narration to stderr (`ui`), progress to the terminal or to a descriptor
 //! (`progress`), failures through `report`. Nothing here knows the store's format or order of writes.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
 mod commands;
 mod context;
 mod exit_code;
+mod memory;
 mod output;
 #[cfg(feature = "failpoints")]
 mod power_cut;
@@ -29,6 +30,7 @@ use crate::cli::Cli;
 use crate::context::Context;
 
 fn main() -> ExitCode {
+    memory::give_back_large_buffers();
     #[cfg(feature = "failpoints")]
     power_cut::listen();
     let cli = Cli::parse();
