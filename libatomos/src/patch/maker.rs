@@ -106,7 +106,7 @@ pub trait Making: Sync {
 /// Makes what is worth making of `jobs`, and gives the frames to `sink` in order.
 ///
 /// A thread takes some jobs that lie together, whose streams become one group, so that compressing groups, which is much of the
-/// work, is shared like the rest. Memory, for each thread: a group's streams; and over all threads 300 MB for groups that are being
+/// work, is shared like the rest. Memory, for each thread: a group's streams; and over all threads 260 MB for groups that are being
 /// compressed and for large blobs: a window and its base (24 MiB) with zstd's tables, or two blobs of at most 16 MiB with bsdiff's
 /// suffix array (8 bytes for each byte of the base).
 pub fn make(
@@ -143,19 +143,19 @@ pub fn make(
 }
 
 /// Bytes that patches of large blobs, and groups of streams that are being compressed, may take at once, over all threads.
-const MEMORY: u64 = 300_000_000;
+const MEMORY: u64 = 260_000_000;
 
 /// The levels above this one have large tables.
 const MODEST: i32 = 12;
 
-/// Blobs up to this size take so little that nobody waits for it.
+/// Blobs up to this size go into batches together.
 const LARGE: u64 = 2 * 1024 * 1024;
 
-/// Returns about how many bytes a job takes that a small one does not.
+/// Returns about how many bytes a job takes: little at a modest level, where it is small.
 fn weight(job: &Job, options: &MakerOptions) -> u64 {
     let base = job.base.map_or(0, |(_, len)| len);
     if job.size.max(base) <= LARGE {
-        return 0;
+        return if options.level > MODEST { 60_000_000 } else { 0 };
     }
     // A window, its base, the frame, and zstd's tables, which the highest levels have large.
     let windows = if options.level > MODEST {
@@ -224,8 +224,8 @@ impl Batch {
     fn weight(&self, options: &MakerOptions) -> u64 {
         let len = self.streams.raw.len().max(self.plain.raw.len()) as u64;
         let tables = match (options.level > MODEST, len > GROUP) {
-            (true, true) => 80_000_000,
-            (true, false) => 50_000_000,
+            (true, true) => 100_000_000,
+            (true, false) => 85_000_000,
             (false, _) => 16_000_000,
         };
         if len == 0 { 0 } else { 2 * len + tables }
