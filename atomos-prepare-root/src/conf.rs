@@ -89,25 +89,27 @@ impl fmt::Display for Fault {
 
 /// Returns what is asked for of an image, without a word to anybody.
 pub(crate) fn composefs(file: Option<&[u8]>, arguments: &[(String, String)]) -> Result<Composefs> {
-    let mut options = Options::default();
-    let refuse = |fault: Fault| Error::new(fault.to_string());
-    let text = String::from_utf8_lossy(file.unwrap_or_default());
-    for line in text.lines() {
-        if let Err(fault @ Fault::BadValue { key: COMPOSEFS, .. }) = options.take_line(line) {
-            return Err(refuse(fault));
-        }
-    }
-    for (key, value) in arguments {
-        if let Err(fault @ Fault::BadValue { key: COMPOSEFS, .. }) = options.take(key, value) {
-            return Err(refuse(fault));
-        }
-    }
+    let (options, faults) = Options::read(file, arguments);
+    refuse_doubt(&faults)?;
     Ok(options.composefs)
 }
 
+/// What is wrong, and where.
+type Faults = Vec<(String, Fault)>;
+
+/// A word about the image that is not understood may ask for protection.
+fn refuse_doubt(faults: &Faults) -> Result<()> {
+    for (place, fault) in faults {
+        if matches!(fault, Fault::BadValue { key: COMPOSEFS, .. }) {
+            return Err(Error::new(format!("{place}: {fault}")));
+        }
+    }
+    Ok(())
+}
+
 impl Options {
-    /// Takes the settings of the file and then of the kernel command line.
-    pub(crate) fn gather(file: Option<&[u8]>, arguments: &[(String, String)]) -> Result<Self> {
+    /// Takes the settings of the file and then of the kernel command line, and says what of them it could not.
+    fn read(file: Option<&[u8]>, arguments: &[(String, String)]) -> (Self, Faults) {
         let mut options = Options::default();
         let mut faults = Vec::new();
         let text = String::from_utf8_lossy(file.unwrap_or_default());
@@ -121,11 +123,13 @@ impl Options {
                 faults.push(("the kernel command line".to_owned(), fault));
             }
         }
-        for (place, fault) in &faults {
-            if matches!(fault, Fault::BadValue { key: COMPOSEFS, .. }) {
-                return Err(Error::new(format!("{place}: {fault}")));
-            }
-        }
+        (options, faults)
+    }
+
+    /// Takes the settings of the file and then of the kernel command line.
+    pub(crate) fn gather(file: Option<&[u8]>, arguments: &[(String, String)]) -> Result<Self> {
+        let (options, faults) = Self::read(file, arguments);
+        refuse_doubt(&faults)?;
         for (place, fault) in faults.iter().take(FAULTS_SHOWN) {
             say(Level::Warning, &format!("{place} is passed over: {fault}"));
         }

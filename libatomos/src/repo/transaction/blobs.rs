@@ -52,12 +52,7 @@ impl Transaction<'_> {
 
     /// Stores `bytes` as a blob.
     pub fn store_bytes(&self, bytes: &[u8], metadata: &Metadata) -> Result<StoredBlob, RepoError> {
-        let hashed = Hashed {
-            blob: BlobId::new(Digest::of(bytes)),
-            size: bytes.len() as u64,
-            in_scratch: true,
-        };
-        self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
+        self.store_verified(&BlobId::new(Digest::of(bytes)), bytes, metadata)
     }
 
     pub(crate) fn store_hashed(
