@@ -14,10 +14,12 @@ mod erofs;
 mod error;
 mod image;
 mod mount;
+mod walk;
+mod write;
 
 pub use crate::repo::MountId;
 pub use error::ComposefsError;
-pub(crate) use image::write_image;
 pub use image::{Image, ImageReport, image};
 pub(crate) use mount::{Upper, overlay};
 pub use mount::{is_mounted, mount, mounted, unmount};
+pub(crate) use write::write_image;
