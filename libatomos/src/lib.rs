@@ -109,6 +109,7 @@ pub mod sysroot;
 pub mod testing;
 pub mod transport;
 pub mod unpack;
+pub mod verity;
 
 pub use crate::cancel::Cancel;
 pub use crate::checkout::CheckoutOptions;

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::digest::BlobId;
 use crate::failpoint::fault::call;
+use crate::verity::{VerityDigest, VerityHasher};
 
 /// How a file's bytes came to be in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,23 @@ pub fn hash_file(file: &File) -> io::Result<(BlobId, u64)> {
         size += len as u64;
         if len < buffer.len() {
             return Ok((BlobId::new(hasher.finalize().into()), size));
+        }
+    }
+}
+
+/// As [`hash_file`], and returns the digest by which the kernel would verify the file, of the same reading.
+pub(crate) fn hash_file_and_verity(file: &File) -> io::Result<(BlobId, u64, VerityDigest)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut verity = VerityHasher::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut size = 0;
+    loop {
+        let len = read_up_to(file, &mut buffer)?;
+        hasher.update(&buffer[..len]);
+        verity.update(&buffer[..len]);
+        size += len as u64;
+        if len < buffer.len() {
+            return Ok((BlobId::new(hasher.finalize().into()), size, verity.finalize()));
         }
     }
 }

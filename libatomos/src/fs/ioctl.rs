@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
+use crate::verity::VerityDigest;
+
 /// `FIFREEZE` and `FITHAW` of `linux/fs.h`: `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)`, on every architecture
 /// that Rust's standard library knows but those whose directions are encoded otherwise, for which libc has no
 /// constants either; there the kernel answers `ENOTTY` and the caller falls back.
@@ -17,6 +19,33 @@ const FITHAW: libc::c_ulong = 0xc004_5878;
 /// `F_SETSIG` of `asm-generic/fcntl.h`, for which libc has no constant everywhere. Where a processor has another number for it,
 /// the kernel refuses this one, and [`nobody_writes`] never holds.
 const F_SETSIG: libc::c_int = 10;
+
+/// `FS_IOC_ENABLE_VERITY` and `FS_IOC_MEASURE_VERITY` of `linux/fsverity.h`: `_IOW('f', 133, struct fsverity_enable_arg)` and
+/// `_IOWR('f', 134, struct fsverity_digest)`, encoded as above.
+const ENABLE_VERITY: libc::c_ulong = 0x4080_6685;
+const MEASURE_VERITY: libc::c_ulong = 0xc004_6686;
+
+/// `struct fsverity_enable_arg`.
+#[repr(C)]
+struct EnableVerity {
+    version: u32,
+    hash_algorithm: u32,
+    block_size: u32,
+    salt_size: u32,
+    salt_ptr: u64,
+    sig_size: u32,
+    reserved1: u32,
+    sig_ptr: u64,
+    reserved2: [u64; 11],
+}
+
+/// `struct fsverity_digest`, with room for the longest.
+#[repr(C)]
+struct MeasuredVerity {
+    algorithm: u16,
+    size: u16,
+    digest: [u8; 64],
+}
 
 /// How long the watchdog waits for the freezing process. A freeze of a synced file system takes milliseconds.
 const WATCHDOG_MILLISECONDS: libc::c_int = 30_000;
@@ -180,10 +209,7 @@ pub(crate) fn list_xattrs_at(
             buffer.len(),
         )
     };
-    usize::try_from(len).map_err(|_| {
-        let error = io::Error::last_os_error();
-        Errno::from_io_error(&error).unwrap_or(Errno::NOSYS)
-    })
+    usize::try_from(len).map_err(|_| last_errno())
 }
 
 /// Returns whether nobody has the open file open for writing, and nobody has it mapped so; who begins to do so later changes its
@@ -199,6 +225,55 @@ pub(crate) fn nobody_writes(file: &std::fs::File) -> bool {
             && libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0
             && libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) == 0
     }
+}
+
+/// Has the kernel verify an open file from now on: SHA-256, blocks of 4096 bytes, no salt. Nobody can write to it any more. It must not be
+/// open for writing anywhere. Returns whether it was not so already.
+pub(crate) fn enable_verity(file: &std::fs::File) -> rustix::io::Result<bool> {
+    let argument = EnableVerity {
+        version: 1,
+        hash_algorithm: u32::from(crate::verity::SHA256),
+        block_size: 4096,
+        salt_size: 0,
+        salt_ptr: 0,
+        sig_size: 0,
+        reserved1: 0,
+        sig_ptr: 0,
+        reserved2: [0; 11],
+    };
+    // SAFETY: the kernel reads one `struct fsverity_enable_arg`, whose pointers have no length.
+    match unsafe { libc::ioctl(file.as_raw_fd(), ENABLE_VERITY as _, &raw const argument) } {
+        0 => Ok(true),
+        _ => match last_errno() {
+            Errno::EXIST => Ok(false),
+            errno => Err(errno),
+        },
+    }
+}
+
+/// Returns the digest of an open file that the kernel verifies; `None` for one that it does not. `EBADMSG` where it verifies it by another
+/// kind of digest.
+pub(crate) fn measure_verity(file: &std::fs::File) -> rustix::io::Result<Option<VerityDigest>> {
+    let mut measured = MeasuredVerity {
+        algorithm: 0,
+        size: 64,
+        digest: [0; 64],
+    };
+    // SAFETY: the kernel writes no more of a digest than `size` says that there is room for.
+    match unsafe { libc::ioctl(file.as_raw_fd(), MEASURE_VERITY as _, &raw mut measured) } {
+        0 => match (measured.algorithm, measured.digest.first_chunk(), measured.size) {
+            (1, Some(digest), 32) => Ok(Some(VerityDigest::from_bytes(*digest))),
+            _ => Err(Errno::BADMSG),
+        },
+        _ => match last_errno() {
+            Errno::NODATA => Ok(None),
+            errno => Err(errno),
+        },
+    }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// A file that is mapped for writing, as another process may have it.
@@ -272,6 +347,15 @@ mod tests {
                 std::fs::write(mount.path().join("file"), "written after").unwrap();
             }
         }
+    }
+
+    #[test]
+    fn the_requests_are_the_kernel_s() {
+        assert_eq!(size_of::<EnableVerity>(), 128);
+        let encoded =
+            |direction: u64, number: u64, size: u64| direction << 30 | size << 16 | 0x66 << 8 | number;
+        assert_eq!(u64::from(ENABLE_VERITY), encoded(1, 133, 128));
+        assert_eq!(u64::from(MEASURE_VERITY), encoded(3, 134, 4));
     }
 
     #[test]

@@ -15,9 +15,10 @@ pub(crate) mod loop_mount;
 mod mounts;
 mod stat;
 mod tree;
+mod verity;
 mod xattr;
 
-pub(crate) use copy::{CHUNK, write_all};
+pub(crate) use copy::{CHUNK, hash_file_and_verity, write_all};
 pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
 pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
@@ -30,5 +31,6 @@ pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
+pub(crate) use verity::{is_verity, protect, verity_of, why_no_verity};
 pub(crate) use xattr::{SELINUX, disinherit, has_no_other_xattrs, remove_other_xattrs};
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};
