@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::Args;
+use libatomos::commit::Sealers;
 use libatomos::sign::{PublicKey, SignError, Signer};
 
 use crate::commands::key::{read_public, read_secret};
@@ -29,25 +30,73 @@ pub struct SigningArgs {
 impl SigningArgs {
     /// Reads the keys.
     pub fn signers(&self) -> Result<Vec<Box<dyn Signer>>, CliError> {
-        let mut signers: Vec<Box<dyn Signer>> = Vec::new();
-        for file in &self.key {
-            signers.push(Box::new(read_secret(file)?));
-        }
-        if self.sign_command.len() != self.public.len() {
-            return Err(CliError::usage(format!(
-                "{} --sign-command and {} --public were given, and each takes the other",
-                self.sign_command.len(),
-                self.public.len()
-            )));
-        }
-        for (command, public) in self.sign_command.iter().zip(&self.public) {
-            signers.push(Box::new(CommandSigner {
-                command: command.clone(),
-                public: read_public(public)?,
-            }));
-        }
-        Ok(signers)
+        signers(
+            &self.key,
+            ("--sign-command", &self.sign_command),
+            ("--public", &self.public),
+        )
     }
+}
+
+/// The options of a verb that can seal what it makes.
+#[derive(Debug, Args)]
+pub struct SealArgs {
+    /// Sign the image that a deployment's root would be, with this secret key; can be repeated. Implies --verity
+    ///
+    /// What is signed is the image's fs-verity digest, with the tree's digest and the version. The signature is kept in the commit. A
+    /// machine whose initramfs has the public key, and whose tree asks for `composefs = verified`, boots nothing else.
+    #[arg(long, value_name = "FILE")]
+    seal: Vec<PathBuf>,
+
+    /// As --seal, by a command that signs what it reads, for keys that are not in files; can be repeated, each with its --seal-public
+    #[arg(long, value_name = "COMMAND", requires = "seal_public")]
+    seal_command: Vec<String>,
+
+    /// The public key of what --seal-command makes
+    #[arg(long, value_name = "FILE", requires = "seal_command")]
+    seal_public: Vec<PathBuf>,
+}
+
+impl SealArgs {
+    /// Reads the keys.
+    pub fn sealers(&self) -> Result<Sealers, CliError> {
+        let mut sealers = Sealers::default();
+        let found = signers(
+            &self.seal,
+            ("--seal-command", &self.seal_command),
+            ("--seal-public", &self.seal_public),
+        )?;
+        for signer in found {
+            sealers.add(signer.into());
+        }
+        Ok(sealers)
+    }
+}
+
+/// Reads keys in files, and those that commands have, each with its public key. The options' names are for messages.
+fn signers(
+    keys: &[PathBuf],
+    (command_option, commands): (&str, &[String]),
+    (public_option, publics): (&str, &[PathBuf]),
+) -> Result<Vec<Box<dyn Signer>>, CliError> {
+    let mut signers: Vec<Box<dyn Signer>> = Vec::new();
+    for file in keys {
+        signers.push(Box::new(read_secret(file)?));
+    }
+    if commands.len() != publics.len() {
+        return Err(CliError::usage(format!(
+            "{} {command_option} and {} {public_option} were given, and each takes the other",
+            commands.len(),
+            publics.len()
+        )));
+    }
+    for (command, public) in commands.iter().zip(publics) {
+        signers.push(Box::new(CommandSigner {
+            command: command.clone(),
+            public: read_public(public)?,
+        }));
+    }
+    Ok(signers)
 }
 
 /// Returns the signers as the library takes them.

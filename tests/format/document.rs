@@ -264,6 +264,32 @@ fn the_documents_root_is_what_this_library_reads() {
     assert!(decode::root_record(b"{\"comits\": []}").is_err());
 }
 
+/// Signed by a key that is no secret: its seed is in the document.
+#[test]
+fn the_documents_seal_is_what_this_library_writes_and_reads() {
+    use libatomos::composefs::Seal;
+    use libatomos::sign::{SecretKey, Signer};
+    use libatomos::verity::VerityDigest;
+
+    let [block] = <[String; 1]>::try_from(blocks("seal")).unwrap();
+    let field = |name: &str| {
+        let lines = block
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        lines.unwrap().to_owned()
+    };
+    let seed: Digest = field("seed").parse().unwrap();
+    let key = SecretKey::from_seed(seed.as_bytes());
+    // The fs-verity digest of "hello\n", and the tree with every kind of entry.
+    let image = VerityDigest::of(b"hello\n");
+    let tree = "a95fbb39df82d315d290e1061df039b2bf59d250475198eb950a62594e1832ae";
+    let seal = Seal::sign(image, DirTreeId::new(tree.parse().unwrap()), "13.1", &[&key]).unwrap();
+    assert_eq!(String::from_utf8(seal.encode()).unwrap(), field("envelope"));
+    assert_eq!(serde_json::to_string(&seal.sealed).unwrap(), field("payload"));
+    let read = Seal::decode(field("envelope").as_bytes()).unwrap();
+    assert_eq!(read.signer_among([&key.public()]), Some(&key.public()));
+}
+
 #[test]
 fn the_documents_limits_are_the_codes() {
     let text = document();

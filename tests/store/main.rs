@@ -16,3 +16,4 @@ mod ostree;
 mod repair;
 mod resume;
 mod round_trip;
+mod verity;

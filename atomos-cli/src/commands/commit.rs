@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, os_tree, text};
 use crate::report::CliError;
+use crate::signing::SealArgs;
 
 /// Commit a directory, an archive, or several of them
 ///
@@ -35,6 +36,7 @@ Examples:
   atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it
   curl -s https://images.example/root.tar.zst | atomos commit -b base --os --tar -
   atomos commit -b base --os --oci ./layout:bookworm
+  atomos commit -b debian/13 --os --seal seal-key --version 13.1 ./rootfs     to be verified when it boots
   atomos commit -b custom --tree ref=base --tree tar=fixes.tar ./overlay     each over those before")]
 pub struct CommitArgs {
     /// The ref to move to the new commit; it is made if it is missing
@@ -107,6 +109,18 @@ pub struct CommitArgs {
     /// this repository is taken to be what it was then, and is not read. This is how to distrust that.
     #[arg(long)]
     no_cache: bool,
+
+    /// Record the digest by which the kernel can verify each file as it is read (fs-verity)
+    ///
+    /// SHA-256, blocks of 4096 bytes, no salt: what `fsverity digest FILE` prints. It is computed while the file is read anyway, and kept in
+    /// the dirtree, so the tree's digest is another one than without. Of a tree that can be deployed the digest of the image that its root
+    /// would be is kept in the commit, too.
+    #[arg(long)]
+    verity: bool,
+
+    #[command(flatten)]
+    seal: SealArgs,
+
     /// Change modes as this file says
     ///
     /// A line for each file, as OSTree has them: MODE PATH. The bits of MODE, or +MODE, are added, and =MODE replaces. A number
@@ -213,6 +227,8 @@ pub fn run(context: &Context, args: CommitArgs) -> RunResult {
     options.scan.skip_special = args.skip_special;
     options.adopt = args.adopt;
     options.no_cache = args.no_cache;
+    options.verity = args.verity;
+    options.sealers = args.seal.sealers()?;
     options.skip_if_unchanged = args.skip_if_unchanged;
     if args.os {
         let mut os = OsTreeOptions::default();
@@ -300,6 +316,9 @@ fn render(context: &Context, report: &CommitReport) -> Result<(), CliError> {
             }
             ui.status(line);
         }
+    }
+    if let Some(image) = &report.image_verity {
+        ui.status(format_args!("Its image has the fs-verity digest {image}"));
     }
     ui.result(|out| {
         if context.json() {

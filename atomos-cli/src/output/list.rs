@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use libatomos::digest::{BlobId, DirTreeId, hex};
 use libatomos::format::{Entry, Metadata, Node};
+use libatomos::verity::VerityDigest;
 use serde::Serialize;
 
 use super::json::PathModel;
@@ -95,6 +96,9 @@ pub enum NodeModel {
         size: u64,
         /// Its content.
         blob: BlobId,
+        /// Its fs-verity digest, where it was recorded.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verity: Option<VerityDigest>,
     },
     /// A directory.
     #[serde(rename = "directory")]
@@ -124,9 +128,10 @@ impl NodeModel {
     /// Takes a node.
     pub fn new(node: &Node) -> Self {
         match node {
-            Node::File { size, blob, .. } => Self::File {
+            Node::File { size, blob, verity } => Self::File {
                 size: *size,
                 blob: *blob,
+                verity: verity.map(VerityDigest::from_bytes),
             },
             Node::Dir { tree } => Self::Dir { dirtree: *tree },
             Node::Symlink { target } => Self::Symlink {

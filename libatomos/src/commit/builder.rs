@@ -13,11 +13,13 @@ use crate::format::{Commit, Entry, MetadataValue, Node};
 use crate::fs::Dir;
 use crate::names::RefName;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats};
+use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats, Verity};
+use crate::verity::VerityDigest;
 
 use super::adopt;
 use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink};
 use super::os_tree;
+use super::seal::{self, Sealers};
 use super::stat_cache::StatCache;
 use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy, OsTreeOptions, OsTreeReport, ScanOptions, SourceTree};
@@ -67,10 +69,22 @@ pub struct CommitOptions {
     pub adopt: bool,
     /// Read every file, also one that has not changed since it was last committed as far as its inode tells.
     pub no_cache: bool,
+    /// Record the fs-verity digest of each file that is not empty, and of the image that a deployment's root would be, where the tree can be
+    /// deployed.
+    pub verity: bool,
+    /// Who seals that image, which takes the digests. Nobody does where there are none.
+    pub sealers: Sealers,
     /// Make no commit when the tree is the parent's.
     pub skip_if_unchanged: bool,
     /// Threads to work with; all processors where `None`.
     pub threads: Option<usize>,
+}
+
+impl CommitOptions {
+    /// A seal says nothing where files may be anything.
+    fn records_verity(&self) -> bool {
+        self.verity || !self.sealers.is_empty()
+    }
 }
 
 /// Whether there is a new commit.
@@ -102,6 +116,9 @@ pub struct CommitReport {
     pub stats: TransactionStats,
     /// Sockets and mounted directories that were left out.
     pub skipped: Vec<PathBuf>,
+    /// The fs-verity digest of the image that the tree makes, where it was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_verity: Option<VerityDigest>,
     /// What was changed to make the tree deployable, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub os: Option<OsTreeReport>,
@@ -228,6 +245,10 @@ fn commit_tree(
             inodes: inodes.as_ref(),
         },
         adopt: options.adopt,
+        verity: match options.records_verity() {
+            true => Verity::Wanted,
+            false => Verity::No,
+        },
         cancel,
     };
     let parents = match &parent_commit {
@@ -254,6 +275,18 @@ fn commit_tree(
         node: Node::Dir { tree: commit.root },
     });
     let root_metadata = hasher.root_metadata(root, before.as_ref());
+    let image = match options.records_verity() {
+        true => seal::image_of(
+            repo,
+            &transaction,
+            root,
+            &root_metadata,
+            options,
+            progress,
+            cancel,
+        )?,
+        false => None,
+    };
     let report = |commit, outcome, stats| CommitReport {
         commit,
         root,
@@ -262,15 +295,21 @@ fn commit_tree(
         bytes,
         stats,
         skipped: tree.skipped().to_vec(),
+        image_verity: image,
         os: None,
     };
     if options.skip_if_unchanged
         && let Some((id, commit)) = &parent_commit
         && commit.root == root
         && commit.root_metadata == root_metadata
+        && options.sealers.have_all_sealed(commit)
     {
         save(cache, repo, progress);
         return Ok(report(*id, CommitOutcome::Unchanged, TransactionStats::default()));
+    }
+    let mut metadata = options.metadata.clone();
+    if let Some(image) = image {
+        seal::add(image, root, options, &mut metadata)?;
     }
     let id = transaction.store_commit(&Commit {
         root,
@@ -280,7 +319,7 @@ fn commit_tree(
         subject: options.subject.clone(),
         body: options.body.clone(),
         version: options.version.clone(),
-        metadata: options.metadata.clone(),
+        metadata,
     })?;
     if let Some(name) = &options.reference {
         transaction.set_ref(RefUpdate {

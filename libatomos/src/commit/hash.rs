@@ -13,10 +13,11 @@ use rayon::prelude::*;
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, Digest, DirTreeId};
 use crate::format::{DirTree, Entry, Metadata, Node, Xattrs};
-use crate::fs::{Dir, FileKind, FsError, Stat, read_xattrs};
+use crate::fs::{Dir, FileKind, FsError, Stat, hash_file_and_verity, read_xattrs};
 use crate::progress::PhaseGuard;
-use crate::repo::{Repo, RepoError, Scratch, Transaction, hash_into, hash_stream};
+use crate::repo::{ObjectKind, Repo, RepoError, Scratch, Transaction, Verity, hash_into, hash_stream};
 use crate::unpack::{Codec, Unpacker};
+use crate::verity::VerityDigest;
 
 use super::memory::MemoryTrees;
 use super::mtime::{only_time_differs, recompiled_stems, stem_of_source};
@@ -49,6 +50,8 @@ pub(super) struct Hasher<'a> {
     pub(super) hints: Hints<'a>,
     /// Makes the source's files the store's own, as far as that is safe.
     pub(super) adopt: bool,
+    /// Whether fs-verity digests are recorded.
+    pub(super) verity: Verity,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -128,7 +131,7 @@ impl Hasher<'_> {
                 .with_max_len(1)
                 .map(|group| {
                     // A buffer is a megabyte: as many are made as threads work, not as there are groups.
-                    let mut scratch = lock(&buffers).pop().unwrap_or_else(Scratch::new);
+                    let mut scratch = lock(&buffers).pop().unwrap_or_else(|| Scratch::with(self.verity));
                     let results = self.group(&group, &mut scratch, phase);
                     lock(&buffers).push(scratch);
                     results
@@ -269,11 +272,11 @@ impl Hasher<'_> {
         let Some(known) = known else {
             return Ok(None);
         };
-        let kind = Node::File {
-            size: known.size,
-            blob: known.blob,
-            verity: None,
-        };
+        let lacks_verity = known.verity.is_none() && known.size > 0;
+        if self.verity == Verity::Wanted && lacks_verity {
+            return Ok(None);
+        }
+        let kind = self.file(known.blob, known.size, known.verity);
         let metadata = self.record(&self.tree.node(node).metadata, known.xattrs, &kind, parent);
         let is_kept = match self.sink {
             Sink::Store(transaction) => transaction.has_blob(&known.blob, known.size, &metadata)?,
@@ -289,16 +292,38 @@ impl Hasher<'_> {
         parent: Option<&Entry>,
     ) -> Result<(Metadata, Node), CommitError> {
         let blob = BlobId::new(Digest::of(bytes));
-        let node = Node::File {
-            size: bytes.len() as u64,
-            blob,
-            verity: None,
-        };
+        let verity = (self.verity == Verity::Wanted && !bytes.is_empty()).then(|| VerityDigest::of(bytes));
+        let node = self.file(blob, bytes.len() as u64, verity);
         let metadata = self.record(metadata, metadata.xattrs.clone(), &node, parent);
         if let Sink::Store(transaction) = self.sink {
             transaction.store_bytes(bytes, &metadata)?;
         }
         Ok((metadata, node))
+    }
+
+    /// The entry of a file. A digest that nobody wants may be known all the same.
+    fn file(&self, blob: BlobId, size: u64, verity: Option<VerityDigest>) -> Node {
+        let verity = verity.filter(|_| self.verity == Verity::Wanted);
+        Node::File {
+            size,
+            blob,
+            verity: verity.map(|verity| *verity.as_bytes()),
+        }
+    }
+
+    /// Reads a blob that is staged already, or in the store, once more.
+    fn verity_of(&self, blob: &BlobId, size: u64) -> Result<VerityDigest, CommitError> {
+        let file = self.tree.blob_files().open(blob)?;
+        let (found, len, verity) = hash_file_and_verity(&file)
+            .map_err(|error| FsError::new("read the blob", blob.to_string(), error))?;
+        if (found, len) != (*blob, size) {
+            return Err(CommitError::Repo(RepoError::ObjectDamaged {
+                kind: ObjectKind::Blob,
+                digest: *blob.digest(),
+                reason: format!("it has {len} bytes with the digest {found}"),
+            }));
+        }
+        Ok(verity)
     }
 
     /// A blob that is staged already, or in the store.
@@ -309,11 +334,11 @@ impl Hasher<'_> {
         metadata: &Metadata,
         parent: Option<&Entry>,
     ) -> Result<(Metadata, Node), CommitError> {
-        let node = Node::File {
-            size,
-            blob,
-            verity: None,
+        let verity = match self.verity {
+            Verity::Wanted if size > 0 => Some(self.verity_of(&blob, size)?),
+            _ => None,
         };
+        let node = self.file(blob, size, verity);
         let metadata = self.record(metadata, metadata.xattrs.clone(), &node, parent);
         if let Sink::Store(transaction) = self.sink {
             transaction.store_loose(self.tree.blob_files(), &blob, size, &metadata)?;
@@ -344,11 +369,7 @@ impl Hasher<'_> {
                 path: path.clone(),
                 source,
             })?;
-        let node = Node::File {
-            size: hashed.size,
-            blob: hashed.blob,
-            verity: None,
-        };
+        let node = self.file(hashed.blob, hashed.size, hashed.verity);
         let metadata = self.record(metadata, metadata.xattrs.clone(), &node, parent);
         if let Sink::Store(transaction) = self.sink {
             transaction.store_stream(&path, &metadata, &hashed, scratch, unpack)?;
@@ -384,11 +405,7 @@ impl Hasher<'_> {
                 .and_then(|mut unpacker| hash_stream(&mut unpacker, scratch))
                 .map_err(|source| CommitError::Unpack { path: full(), source })?,
         };
-        let node = Node::File {
-            size: hashed.size,
-            blob: hashed.blob,
-            verity: None,
-        };
+        let node = self.file(hashed.blob, hashed.size, hashed.verity);
         let mut listed = super::source::metadata_of(&before);
         if let Some(change) = change {
             listed.mode = change.apply(listed.mode);
@@ -425,7 +442,7 @@ impl Hasher<'_> {
         // Another name for the file changes its `ctime` and nothing that is committed; but then it is not the state that was read.
         let untouched = (before.ctime, before.ctime_nsec) == (after.ctime, after.ctime_nsec);
         if let (Some(cache), None, true) = (self.hints.cache, codec, untouched) {
-            cache.put(&file, &after, hashed.blob, &xattrs);
+            cache.put(&file, &after, hashed.blob, hashed.verity, &xattrs);
         }
         Ok((metadata, node))
     }
@@ -560,6 +577,7 @@ mod tests {
             recording: Recording::default(),
             hints: Hints::default(),
             adopt: false,
+            verity: Verity::No,
             cancel: &cancel,
         };
         let phase = PhaseGuard::begin(&NoProgress, Phase::Verify, None, Unit::Bytes);

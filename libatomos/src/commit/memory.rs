@@ -8,7 +8,7 @@ use crate::digest::DirTreeId;
 use crate::format::{DirTree, Metadata};
 use crate::fs::Dir;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{ObjectKind, RepoError, TreeSource};
+use crate::repo::{ObjectKind, RepoError, TreeSource, Verity};
 
 use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink, lock};
 use super::{CommitError, ScanOptions, SourceTree};
@@ -54,6 +54,7 @@ pub fn hash_directory(
             recording: Recording::default(),
             hints: Hints::default(),
             adopt: false,
+            verity: Verity::No,
             cancel,
         };
         let parents = ParentTrees::new();

@@ -11,6 +11,7 @@ mod hash;
 mod memory;
 mod mtime;
 mod os_tree;
+mod seal;
 mod source;
 pub(crate) mod stat_cache;
 mod store_inodes;
@@ -18,6 +19,7 @@ mod store_inodes;
 use std::path::PathBuf;
 
 use crate::cancel::Cancelled;
+use crate::composefs::ComposefsError;
 use crate::digest::CommitId;
 use crate::error::ErrorKind;
 use crate::fs::FsError;
@@ -32,6 +34,7 @@ pub use os_tree::{
     DropReason, Dropped, Generated, KernelChoice, KernelReport, LeftPacked, Linked, Moved, OsTreeError,
     OsTreeOptions, OsTreeReport, OsTreeWarning, Unpack, Unpacked,
 };
+pub use seal::Sealers;
 pub use source::{Content, ModeChange, ScanOptions, SourceKind, SourceNode, SourceTree};
 
 /// Why a commit failed.
@@ -101,6 +104,15 @@ pub enum CommitError {
     /// The tree cannot be brought into a deployable shape.
     #[error("cannot make an operating system tree of the directory")]
     OsTree(#[from] OsTreeError),
+    /// The image that the tree makes cannot be sealed.
+    #[error("cannot seal the tree: {reason}")]
+    NotSealable {
+        /// What is missing or in the way.
+        reason: String,
+    },
+    /// The image that the tree makes was not made, or not signed.
+    #[error(transparent)]
+    Composefs(#[from] ComposefsError),
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] RepoError),
@@ -124,11 +136,13 @@ impl CommitError {
             | Self::NothingToAdopt { .. }
             | Self::TooDeep { .. }
             | Self::Unpack { .. }
+            | Self::NotSealable { .. }
             | Self::OsTree(_) => ErrorKind::Invalid,
             Self::SourceChanged { .. } | Self::MountedInside { .. } | Self::Remainder { .. } => {
                 ErrorKind::Conflict
             }
             Self::SourceLeft { source, .. } => source.kind(),
+            Self::Composefs(error) => error.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }

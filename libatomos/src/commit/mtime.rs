@@ -39,7 +39,22 @@ pub(super) fn only_time_differs(entry: &Entry, metadata: &Metadata, node: &Node)
         mtime: entry.metadata.mtime,
         ..metadata.clone()
     };
-    entry.metadata == timeless && entry.node == *node
+    entry.metadata == timeless && is_same(&entry.node, node)
+}
+
+/// Whether an fs-verity digest was recorded changes nothing of a file.
+fn is_same(before: &Node, after: &Node) -> bool {
+    match (before, after) {
+        (
+            Node::File { size, blob, .. },
+            Node::File {
+                size: new_size,
+                blob: new,
+                ..
+            },
+        ) => (size, blob) == (new_size, new),
+        _ => before == after,
+    }
 }
 
 /// The stems of the Python sources in a directory whose compiled file is not the parent's: their times must stay.

@@ -53,6 +53,7 @@ impl<'r> StoreInodes<'r> {
         Ok(Some(Known {
             blob: BlobId::new(*digest),
             size: stamp.size(),
+            verity: None,
             xattrs: read_xattrs_at(objects, std::ffi::OsStr::new(&path))?,
         }))
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::error::ErrorKind;
 use crate::fs::FsError;
 use crate::repo::RepoError;
+use crate::sign::SignError;
 
 /// Why an image was not made or not mounted.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,15 @@ pub enum ComposefsError {
         /// The place.
         path: PathBuf,
     },
+    /// The seal of a commit is damaged, or another commit's.
+    #[error("the seal of the commit is not acceptable: {reason}")]
+    Seal {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The seal of a commit is no envelope, or could not be signed.
+    #[error("the image is not sealed")]
+    Sign(#[from] SignError),
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] RepoError),
@@ -76,6 +86,8 @@ impl ComposefsError {
             Self::Exists { .. } | Self::Mounted { .. } => ErrorKind::AlreadyExists,
             Self::NoName { .. } => ErrorKind::Invalid,
             Self::NotMounted { .. } => ErrorKind::NotFound,
+            Self::Seal { .. } => ErrorKind::Untrusted,
+            Self::Sign(error) => error.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }

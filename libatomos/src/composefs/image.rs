@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::format::{Entry, Metadata, Node};
 use crate::fs::{Dir, FsError, hash_file};
 use crate::repo::{Located, Repo, Room, random_hex};
+use crate::verity::VerityDigest;
 
 use super::ComposefsError;
 use super::write::write_image;
@@ -26,6 +27,9 @@ pub struct ImageReport {
     pub bytes: u64,
     /// The digest of its bytes. The same tree has the same.
     pub digest: Digest,
+    /// Its fs-verity digest, where it has that of each file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<VerityDigest>,
 }
 
 /// An image without a name, in the repository's file system. It goes when nobody has it open or mounted.

@@ -7,19 +7,25 @@
 //!
 //! The idea is that of [composefs](https://github.com/composefs/composefs); the images are not, byte for byte, those that it makes.
 //!
-//! Nothing here proves the bytes of a file: whoever can write to the store can change what is seen. An image is as it was
-//! made: it is mounted from a file without a name.
+//! Of a tree that records no fs-verity digests nothing proves the bytes of a file: whoever can write to the store can change what is seen. An
+//! image is as it was made: it is mounted from a file without a name. Where the tree has digests, so has the image, and the kernel compares
+//! them, if it is told to; what vouches for the image is a [`Seal`].
 
 mod erofs;
 mod error;
 mod image;
 mod mount;
+mod root_tree;
+mod seal;
 mod walk;
 mod write;
 
 pub use crate::repo::MountId;
 pub use error::ComposefsError;
 pub use image::{Image, ImageReport, image};
-pub(crate) use mount::{Upper, overlay};
+pub(crate) use mount::{FilesAre, Upper, overlay};
 pub use mount::{is_mounted, mount, mounted, unmount};
+pub(crate) use root_tree::RootTree;
+pub(crate) use seal::{MAX_SEAL, add_image};
+pub use seal::{SEAL_KEY, SEAL_TYPE, Seal, SealedImage, VERITY_KEY, image_verity};
 pub(crate) use write::write_image;

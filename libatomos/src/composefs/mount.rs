@@ -38,7 +38,14 @@ pub fn mount(repo: &Repo, image: &Image, target: &Path, id: &MountId) -> Result<
         });
     }
     let place = Dir::open_ambient(target)?;
-    let overlay = overlay(repo, image, &format!("{SOURCE}{id}"), target, None)?;
+    let overlay = overlay(
+        repo,
+        image,
+        &format!("{SOURCE}{id}"),
+        target,
+        FilesAre::Believed,
+        None,
+    )?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&overlay, "", &place, "", how)
         .map_err(|errno| FsError::new("mount an image on", target, errno).into())
@@ -51,6 +58,15 @@ pub(crate) struct Upper<'a> {
     pub work: &'a Path,
 }
 
+/// Whether the kernel compares what it reads of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilesAre {
+    /// They are as they are.
+    Believed,
+    /// Each must be verified by fs-verity, and have the digest that the image says.
+    Verified,
+}
+
 /// Mounts an image over the objects of `repo`, attached nowhere: read-only, unless there is a place for what is written. `source` is what
 /// it says that it shows; `target` is for messages.
 pub(crate) fn overlay(
@@ -58,6 +74,7 @@ pub(crate) fn overlay(
     image: &Image,
     source: &str,
     target: &Path,
+    files: FilesAre,
     upper: Option<Upper<'_>>,
 ) -> Result<OwnedFd, ComposefsError> {
     let objects = repo.kind_dir(ObjectKind::Blob);
@@ -68,7 +85,7 @@ pub(crate) fn overlay(
         let make = || {
             // It fails in a chroot, where the newer kernels still can.
             let private = make_writable_in_private(&[]).is_ok();
-            layered(objects, &image.file, private, source, target, upper)
+            layered(objects, &image.file, private, source, target, files, upper)
         };
         let thread = std::thread::Builder::new().name("atomos-mount".to_owned());
         let thread = thread
@@ -93,6 +110,7 @@ fn layered(
     private: bool,
     source: &str,
     target: &Path,
+    files: FilesAre,
     upper: Option<Upper<'_>>,
 ) -> Result<OwnedFd, ComposefsError> {
     let missing = |missing| ComposefsError::Kernel {
@@ -124,6 +142,14 @@ fn layered(
         .and_then(|()| set("metacopy", "on"))
         .and_then(|()| set("redirect_dir", "on"))
         .map_err(fail)?;
+    if files == FilesAre::Verified {
+        set("verity", "require").map_err(|errno| match errno {
+            Errno::INVAL => missing(
+                "the overlayfs of this kernel does not compare fs-verity digests; Linux 6.6 and newer does",
+            ),
+            errno => fail(errno),
+        })?;
+    }
     // An option that it does not know.
     set("lowerdir+", &descriptor(&erofs))
         .and_then(|()| set("datadir+", &descriptor(&objects)))

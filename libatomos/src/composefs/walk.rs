@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::cancel::Cancel;
-use crate::digest::DirTreeId;
+use crate::digest::{DIGEST_LEN, DirTreeId};
 use crate::format::{DirTree, Entry, Metadata, Node, limits};
 use crate::repo::{RepoError, TreeSource, object_path};
 
@@ -41,8 +41,11 @@ pub(super) struct Described<'a> {
 }
 
 pub(super) enum Content<'a> {
-    /// A file whose bytes are in the store.
-    Stored(u64),
+    /// A file whose bytes are in the store: how many, and whether it says their fs-verity digest.
+    Stored {
+        size: u64,
+        has_verity: bool,
+    },
     /// A file, empty; a fifo.
     Nothing,
     Device(u32),
@@ -54,7 +57,7 @@ impl Described<'_> {
     /// Bytes of everything but data.
     pub(super) fn head(&self) -> usize {
         let chunk = match self.content {
-            Content::Stored(_) => CHUNK,
+            Content::Stored { .. } => CHUNK,
             _ => 0,
         };
         INODE + self.xattrs.bytes().len() + chunk
@@ -286,6 +289,16 @@ fn not_in_images(path: &Path, reason: &'static str) -> ComposefsError {
 /// What overlays keep for themselves.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// Says that a file's bytes are elsewhere; and their fs-verity digest, as `struct ovl_metacopy` of `fs/overlayfs/overlayfs.h`: version 0, the
+/// length, no flags, the algorithm.
+fn metacopy(verity: Option<&[u8; DIGEST_LEN]>) -> Vec<u8> {
+    const HEADER: u8 = 4;
+    verity.map_or_else(Vec::new, |verity| {
+        let header = [0, HEADER + DIGEST_LEN as u8, 0, crate::verity::SHA256];
+        [&header[..], verity].concat()
+    })
+}
+
 fn describe<'a>(
     metadata: &'a Metadata,
     node: &'a Node,
@@ -309,14 +322,17 @@ fn describe<'a>(
     }
     let content = match node {
         Node::File { size: 0, .. } | Node::Fifo => Content::Nothing,
-        Node::File { size, blob, .. } => {
+        Node::File { size, blob, verity } => {
             let place = format!("/{}", object_path(blob.digest()));
-            let pushed = xattrs.push(b"trusted.overlay.metacopy", b"")
+            let pushed = xattrs.push(b"trusted.overlay.metacopy", &metacopy(verity.as_ref()))
                 && xattrs.push(b"trusted.overlay.redirect", place.as_bytes());
             if !pushed {
                 return Err("its extended attributes are too long");
             }
-            Content::Stored(*size)
+            Content::Stored {
+                size: *size,
+                has_verity: verity.is_some(),
+            }
         }
         Node::Symlink { target } => Content::Symlink(target),
         Node::Char { major: 0, minor: 0 } => {

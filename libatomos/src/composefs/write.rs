@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
 use crate::format::Metadata;
-use crate::fs::{FsError, hash_file};
+use crate::fs::{FsError, hash_file, hash_file_and_verity};
 use crate::repo::TreeSource;
 
 use super::erofs::{
@@ -50,10 +50,18 @@ fn write(
     let mut walk = Walk::new(source, cancel);
     let mut places = Vec::new();
     let mut space = Space::new();
+    let mut has_all_verity = true;
     walk.run(root, metadata, &mut |step| {
         match step {
             Step::Inode(index, inode) => {
                 debug_assert_eq!(index, places.len());
+                has_all_verity &= !matches!(
+                    inode.content,
+                    Content::Stored {
+                        has_verity: false,
+                        ..
+                    }
+                );
                 let spot = space.place(inode.head(), inode.data_len());
                 let slot = u32::try_from(spot.start / SLOT as u64).ok();
                 let slot = slot.filter(|_| index < MAX_ENTRIES && space.all_blocks() <= MAX_BLOCKS);
@@ -91,11 +99,17 @@ fn write(
     };
     // Last: before, it is no image.
     file.write_all_at(&head.encode(), 0).map_err(fail)?;
-    let (digest, bytes) = hash_file(file).map_err(|error| FsError::new("read", "an image", error))?;
+    // Without the files' digests, that of the image says little.
+    let (digest, bytes, verity) = match has_all_verity {
+        true => hash_file_and_verity(file).map(|(digest, bytes, verity)| (digest, bytes, Some(verity))),
+        false => hash_file(file).map(|(digest, bytes)| (digest, bytes, None)),
+    }
+    .map_err(|error| FsError::new("read", "an image", error))?;
     Ok(ImageReport {
         inodes: head.inodes,
         bytes,
         digest: *digest.digest(),
+        verity,
     })
 }
 
@@ -160,7 +174,7 @@ impl Writer<'_> {
     fn inode(&mut self, index: usize, inode: &Described<'_>) -> Result<(), FsError> {
         let spot = self.space.place(inode.head(), inode.data_len());
         let (layout, size, place) = match inode.content {
-            Content::Stored(size) => (Layout::Chunked, size, ONE_CHUNK),
+            Content::Stored { size, .. } => (Layout::Chunked, size, ONE_CHUNK),
             Content::Nothing => (Layout::Plain, 0, 0),
             Content::Device(device) => (Layout::Plain, 0, device),
             Content::Symlink(_) | Content::Dir(_) => {
@@ -189,7 +203,7 @@ impl Writer<'_> {
         number.encode(&mut self.inodes.buffer);
         self.inodes.buffer.extend_from_slice(inode.xattrs.bytes());
         match &inode.content {
-            Content::Stored(_) => self.inodes.buffer.extend_from_slice(&HOLE),
+            Content::Stored { .. } => self.inodes.buffer.extend_from_slice(&HOLE),
             Content::Symlink(target) => self.put(target, spot, true)?,
             Content::Dir(dir) => self.directory(index, inode.parent, dir, spot)?,
             Content::Nothing | Content::Device(_) => {}

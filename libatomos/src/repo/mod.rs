@@ -59,7 +59,7 @@ pub use repair::{
 pub use rev::{Located, Resolved};
 pub use roots::{RootName, RootRecord};
 pub use stats::{RefStats, RepoStats};
-pub(crate) use transaction::{BlobFiles, LooseError, Partial, Scratch, hash_into, hash_stream};
+pub(crate) use transaction::{BlobFiles, LooseError, Partial, Scratch, Verity, hash_into, hash_stream};
 pub use transaction::{StoreOutcome, StoredBlob, Transaction, TransactionStats};
 pub use traverse::{Reachable, TreeSource};
 pub(crate) use traverse::{check_depth, variant_bits};

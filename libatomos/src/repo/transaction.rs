@@ -19,15 +19,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
-use crate::format::{Commit, DirTree, Metadata};
+use crate::format::{Commit, DirTree, Metadata, limits};
 use crate::fs::{Dir, FileLock, FsError, hash_file};
 
-use super::object::{encode_error, inode_matches, inode_metadata};
-use super::{ObjectKind, RefUpdate, Repo, RepoError, RepoMode, Room, object_path, parse_object_name};
+use super::object::{damaged, encode_error, inode_matches, inode_metadata};
+use super::{
+    ObjectKind, RefUpdate, Repo, RepoError, RepoMode, Room, TreeSource, object_path, parse_object_name,
+};
 
 pub(crate) use blobs::Shared;
 pub(super) use hash::copy_hashing;
-pub(crate) use hash::{Scratch, hash_into, hash_stream};
+pub(crate) use hash::{Scratch, Verity, hash_into, hash_stream};
 pub(crate) use loose::{BlobFiles, LooseError};
 pub(crate) use partial::Partial;
 pub(super) use staging::Staging;
@@ -142,6 +144,21 @@ impl Repo {
             write_back: WriteBack::default(),
             failed: AtomicBool::new(false),
         })
+    }
+}
+
+/// Dirtrees that are staged, and those of the store.
+impl TreeSource for Transaction<'_> {
+    fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError> {
+        let (kind, digest) = (ObjectKind::DirTree, id.digest());
+        let name = format!("{}/{}", kind.dir(), object_path(digest));
+        match self.staging.dir.read_optional(&name, limits::MAX_DIRTREE)? {
+            // What an interrupted run left half written is not what the store has.
+            Some(bytes) if Digest::of(&bytes) == *digest => {
+                DirTree::decode(&bytes).map_err(|error| damaged(kind, digest, &error))
+            }
+            _ => self.repo.load_dirtree(id),
+        }
     }
 }
 

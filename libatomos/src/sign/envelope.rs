@@ -200,7 +200,7 @@ impl Envelope {
     }
 
     /// Returns the payload if it says to be of `payload_type`. Its signatures are not looked at.
-    pub(super) fn payload_of_type(&self, payload_type: &'static str) -> Result<&[u8], SignError> {
+    pub(crate) fn payload_of_type(&self, payload_type: &'static str) -> Result<&[u8], SignError> {
         if self.payload_type != payload_type {
             return Err(SignError::OtherType {
                 expected: payload_type,

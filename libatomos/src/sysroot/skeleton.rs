@@ -1,5 +1,4 @@
-//! Trees that no store has, made from one that it has: what a deployment whose root is an image has as files beside it, and what
-//! the image shows.
+//! Trees that no store has, made from one that it has: what a deployment whose root is an image has as files beside it.
 //!
 //! Whoever administers a deployment reads files of it: the defaults of `/etc`, the kernel, what the tree says of retention and health
 //! checks. A deployment whose root is an image has these, the *skeleton*, and nothing else. It has deliberately none of the directories that
@@ -9,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::boot::KERNEL_NAMES;
 use crate::digest::DirTreeId;
-use crate::format::{DirTree, Entry, FormatError, Metadata, Node};
+use crate::format::{DirTree, Entry, FormatError, Node};
 use crate::repo::{RepoError, TreeSource};
 
 use super::decide::USR_ETC;
@@ -47,20 +46,6 @@ impl TreeSource for DerivedTree<'_> {
 }
 
 impl<'a> DerivedTree<'a> {
-    /// The tree of `root` with an empty `etc` besides, which a tree has not, for the deployment's own to be mounted on.
-    pub fn with_place_for_etc(below: &'a dyn TreeSource, root: DirTreeId) -> Result<Self, RepoError> {
-        let mut tree = Self::of(below, root);
-        let mut entries = below.dirtree(&root)?.into_entries();
-        let empty = tree.add(Vec::new())?;
-        entries.push(Entry {
-            name: b"etc".to_vec(),
-            metadata: Metadata::with_mode(0o755),
-            node: Node::Dir { tree: empty },
-        });
-        tree.root = tree.add(entries)?;
-        Ok(tree)
-    }
-
     /// What of the tree of `root` a deployment has as files beside its image.
     pub fn skeleton(below: &'a dyn TreeSource, root: DirTreeId) -> Result<Self, RepoError> {
         let kernels = KERNEL_NAMES.map(|name| format!("{KERNELS}/{name}"));
@@ -134,6 +119,7 @@ fn after<'p>(path: &'p str, name: &[u8]) -> Option<Option<&'p str>> {
 mod tests {
     use super::*;
     use crate::digest::BlobId;
+    use crate::format::Metadata;
 
     struct Store(HashMap<DirTreeId, DirTree>);
 
@@ -246,17 +232,5 @@ mod tests {
             ]
         );
         assert_ne!(skeleton.root, root);
-    }
-
-    #[test]
-    fn an_image_has_a_place_for_etc_and_the_rest_is_as_it_was() {
-        let (store, root) = Store::of(&["dev/null", "usr/etc/fstab"]);
-        let shown = DerivedTree::with_place_for_etc(&store, root).unwrap();
-        let mut found = Vec::new();
-        paths(&shown, shown.root, "", &mut found);
-        assert_eq!(
-            found,
-            ["dev/", "dev/null", "etc/", "usr/", "usr/etc/", "usr/etc/fstab"]
-        );
     }
 }

@@ -29,13 +29,14 @@ use crate::digest::BlobId;
 use crate::format::Xattrs;
 use crate::fs::{Dir, FsError, Stat, nobody_writes};
 use crate::repo::Repo;
+use crate::verity::VerityDigest;
 
 use super::hash::lock;
 use record::{Record, XattrTable};
 #[cfg(feature = "testing")]
 pub(crate) use record::{check_bytes, seed};
 
-/// Files that are remembered at most: 176 MiB.
+/// Files that are remembered at most: 240 MiB.
 pub(super) const MAX_RECORDS: usize = 2 * 1024 * 1024;
 
 /// Commits after which a file that none of them came across is forgotten.
@@ -88,6 +89,8 @@ impl Stamp {
 pub(super) struct Known {
     pub(super) blob: BlobId,
     pub(super) size: u64,
+    /// Its fs-verity digest, where somebody wanted that.
+    pub(super) verity: Option<VerityDigest>,
     pub(super) xattrs: Xattrs,
 }
 
@@ -146,13 +149,21 @@ impl StatCache {
         Some(Known {
             blob: record.blob,
             size: stamp.size,
+            verity: record.verity,
             xattrs,
         })
     }
 
     /// Remembers what the open `file` holds, which has just been read whole, and of which `stat` is the latest news; if that
     /// is certain to be told from whatever it may hold later.
-    pub(super) fn put(&self, file: &File, stat: &Stat, blob: BlobId, xattrs: &Xattrs) {
+    pub(super) fn put(
+        &self,
+        file: &File,
+        stat: &Stat,
+        blob: BlobId,
+        verity: Option<VerityDigest>,
+        xattrs: &Xattrs,
+    ) {
         // In this order: who opens the file for writing after the first line changes its times to `now` or later.
         if !nobody_writes(file) {
             return;
@@ -178,6 +189,7 @@ impl StatCache {
             idle: 0,
             xattrs,
             blob,
+            verity,
         });
     }
 

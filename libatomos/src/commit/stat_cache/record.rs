@@ -5,21 +5,22 @@
 //! 4   how many sets of extended attributes
 //! 4   how many records
 //! …   each set: its length in 4 bytes, and its canonical bytes (`repo-format.md`, "Metadata")
-//! …   each record, 88 bytes, sorted by device and inode
+//! …   each record, 120 bytes, sorted by device and inode
 //! 32  BLAKE3 of all of this
 //! ```
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
-use crate::digest::{BlobId, Digest};
+use crate::digest::{BlobId, DIGEST_LEN, Digest};
 use crate::format::{Xattrs, limits};
 use crate::fs::{Dir, FsError};
+use crate::verity::VerityDigest;
 
 use super::{MAX_RECORDS, Stamp};
 
-const MAGIC: [u8; 8] = *b"ATOMSTC\x01";
-const RECORD: usize = 88;
+const MAGIC: [u8; 8] = *b"ATOMSTC\x02";
+const RECORD: usize = 120;
 
 /// Sets of extended attributes that are remembered. SELinux has some hundreds of labels, and few files have any other.
 const MAX_SETS: usize = 16 * 1024;
@@ -34,6 +35,8 @@ pub(super) struct Record {
     /// Which set of extended attributes it had.
     pub(super) xattrs: u32,
     pub(super) blob: BlobId,
+    /// Zeros in the file where it is not known.
+    pub(super) verity: Option<VerityDigest>,
 }
 
 impl Record {
@@ -53,14 +56,19 @@ impl Record {
         out[44..48].copy_from_slice(&stamp.ctime.1.to_le_bytes());
         out[48..52].copy_from_slice(&self.idle.to_le_bytes());
         out[52..56].copy_from_slice(&self.xattrs.to_le_bytes());
-        out[56..].copy_from_slice(self.blob.digest().as_bytes());
+        out[56..88].copy_from_slice(self.blob.digest().as_bytes());
+        if let Some(verity) = &self.verity {
+            out[88..].copy_from_slice(verity.as_bytes());
+        }
         out
     }
 
     fn decode(bytes: &[u8; RECORD]) -> Self {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-        let digest: [u8; 32] = bytes[56..].try_into().expect("a record ends in a digest");
+        let digest = |at: usize| -> [u8; DIGEST_LEN] {
+            bytes[at..at + DIGEST_LEN].try_into().expect("a digest's bytes")
+        };
         Self {
             device: word(0),
             stamp: Stamp {
@@ -71,7 +79,10 @@ impl Record {
             },
             idle: half(48),
             xattrs: half(52),
-            blob: BlobId::new(Digest::from_bytes(digest)),
+            blob: BlobId::new(Digest::from_bytes(digest(56))),
+            verity: Some(digest(88))
+                .filter(|verity| *verity != [0; DIGEST_LEN])
+                .map(VerityDigest::from_bytes),
         }
     }
 }
@@ -247,6 +258,7 @@ pub(crate) fn seed() -> Vec<u8> {
             idle: 0,
             xattrs: table.intern(&sets[number as usize % 2]).expect("they are few"),
             blob: BlobId::new(Digest::of(&number.to_le_bytes())),
+            verity: (number == 2).then(|| VerityDigest::of(b"x")),
         })
         .collect();
     let mut bytes = Vec::new();

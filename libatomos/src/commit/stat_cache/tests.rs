@@ -326,9 +326,10 @@ fn record() -> impl Strategy<Value = Record> {
         any::<[i64; 2]>(),
         any::<[u32; 4]>(),
         any::<[u8; 32]>(),
+        proptest::option::of(any::<[u8; 32]>()),
     )
         .prop_map(
-            |([device, ino, size], [mtime, ctime], [mtime_ns, ctime_ns, idle, _], digest)| Record {
+            |([device, ino, size], [mtime, ctime], [mtime_ns, ctime_ns, idle, _], digest, verity)| Record {
                 device,
                 stamp: Stamp {
                     ino,
@@ -339,6 +340,7 @@ fn record() -> impl Strategy<Value = Record> {
                 idle,
                 xattrs: 0,
                 blob: BlobId::new(crate::digest::Digest::from_bytes(digest)),
+                verity: verity.map(VerityDigest::from_bytes),
             },
         )
 }
@@ -362,7 +364,7 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let with_magic = [b"ATOMSTC\x01", &bytes[..]].concat();
+        let with_magic = [b"ATOMSTC\x02", &bytes[..]].concat();
         prop_assert!(decode(&bytes[..]).is_none());
         let _ = decode(&with_magic[..]);
     }

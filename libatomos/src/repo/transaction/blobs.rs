@@ -155,6 +155,7 @@ impl Transaction<'_> {
         let hashed = Hashed {
             blob: *id,
             size: bytes.len() as u64,
+            verity: None,
             in_scratch: true,
         };
         self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))

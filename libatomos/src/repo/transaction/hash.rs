@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::digest::{BlobId, Digest};
 use crate::failpoint::fault::call;
-use crate::fs::{FsError, hash_file, read_up_to};
+use crate::fs::{FsError, hash_file, hash_file_and_verity, read_up_to};
+use crate::verity::{VerityDigest, VerityHasher};
 
 use super::super::RepoError;
 
@@ -18,19 +19,33 @@ const PIECE: usize = 64 * 1024;
 
 /// A buffer that a thread reuses from file to file.
 #[derive(Debug)]
-pub(crate) struct Scratch(pub(super) Vec<u8>);
+pub(crate) struct Scratch(pub(super) Vec<u8>, Verity);
+
+/// Whether the fs-verity digest of what is hashed is wanted, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Verity {
+    #[default]
+    No,
+    Wanted,
+}
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self(vec![0; WHOLE])
+        Self::with(Verity::No)
+    }
+
+    pub(crate) fn with(verity: Verity) -> Self {
+        Self(vec![0; WHOLE], verity)
     }
 }
 
-/// A file's digest and size, and whether its bytes are in memory.
+/// A file's digests and size, and whether its bytes are in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hashed {
     pub(crate) blob: BlobId,
     pub(crate) size: u64,
+    /// Where it was wanted, of a file that is not empty.
+    pub(crate) verity: Option<VerityDigest>,
     pub(super) in_scratch: bool,
 }
 
@@ -46,19 +61,26 @@ pub(crate) fn hash_into(
     if size < WHOLE as u64 {
         let len = read_up_to(file, &mut scratch.0).map_err(fail)?;
         if len < WHOLE {
-            let blob = BlobId::new(Digest::of(&scratch.0[..len]));
+            let bytes = &scratch.0[..len];
+            let wanted = scratch.1 == Verity::Wanted && len > 0;
             return Ok(Hashed {
-                blob,
+                blob: BlobId::new(Digest::of(bytes)),
                 size: len as u64,
+                verity: wanted.then(|| VerityDigest::of(bytes)),
                 in_scratch: true,
             });
         }
         (&mut &*file).seek(SeekFrom::Start(0)).map_err(fail)?;
     }
-    let (blob, size) = hash_file(file).map_err(fail)?;
+    let (blob, size, verity) = match scratch.1 {
+        Verity::No => hash_file(file).map(|(blob, size)| (blob, size, None)),
+        Verity::Wanted => hash_file_and_verity(file).map(|(blob, size, verity)| (blob, size, Some(verity))),
+    }
+    .map_err(fail)?;
     Ok(Hashed {
         blob,
         size,
+        verity: verity.filter(|_| size > 0),
         in_scratch: false,
     })
 }
@@ -66,10 +88,14 @@ pub(crate) fn hash_into(
 /// Returns the digest of what `reader` gives, which stays in `scratch` where it fits.
 pub(crate) fn hash_stream(reader: &mut impl Read, scratch: &mut Scratch) -> std::io::Result<Hashed> {
     let mut filled = 0;
+    let mut verity = (scratch.1 == Verity::Wanted).then(VerityHasher::new);
     let (blob, size) = hash_reader(
         reader,
         |error| error,
         |bytes| {
+            if let Some(verity) = &mut verity {
+                verity.update(bytes);
+            }
             if let Some(room) = scratch.0.get_mut(filled..filled + bytes.len()) {
                 room.copy_from_slice(bytes);
             }
@@ -80,6 +106,7 @@ pub(crate) fn hash_stream(reader: &mut impl Read, scratch: &mut Scratch) -> std:
     Ok(Hashed {
         blob,
         size,
+        verity: verity.filter(|_| size > 0).map(VerityHasher::finalize),
         in_scratch: size <= WHOLE as u64,
     })
 }

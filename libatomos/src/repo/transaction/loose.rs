@@ -152,6 +152,7 @@ impl Transaction<'_> {
         let hashed = Hashed {
             blob: *blob,
             size,
+            verity: None,
             in_scratch: false,
         };
         let base = format!("{}/{}", ObjectKind::Blob.dir(), object_path(blob.digest()));
