@@ -514,6 +514,14 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "the disk or the memory is failing: `atomos fsck` says what else is damaged; deploying the commit again makes another image"
                 .to_owned()
         }
+        SysrootError::NoVerity { device: Some(device), .. } => {
+            format!("give it the feature: tune2fs -O verity {}", shown(device))
+        }
+        SysrootError::NoVerity { .. } => "docs/composefs.md says what it takes".to_owned(),
+        SysrootError::VerityDiffers { .. } => {
+            "`atomos fsck` says whether the file or what its tree records is wrong, and `atomos fsck --repair` fetches it anew"
+                .to_owned()
+        }
         SysrootError::ReadBackDiffers { .. } => {
             "the disk or the memory is failing: nothing was switched; `atomos fsck` says what else is damaged"
                 .to_owned()
@@ -621,6 +629,8 @@ fn hint_for_commit(error: &CommitError) -> Option<String> {
         CommitError::SourceChanged { .. } => {
             "stop what writes to the tree, then run the command again".to_owned()
         }
+        CommitError::NotSealable { .. } => "commit it with --os, or with --verity alone".to_owned(),
+        CommitError::Composefs(error) => return hint_for_composefs(error),
         CommitError::OsTree(OsTreeError::NoKernel { .. }) => {
             "install a kernel package in the tree, or pass --allow-no-kernel".to_owned()
         }

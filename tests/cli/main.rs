@@ -35,6 +35,7 @@ mod reference;
 mod refs;
 mod remote;
 mod rev_parse;
+mod seal;
 mod serve;
 mod show;
 mod site;

@@ -110,6 +110,7 @@ pub fn write_preview(out: &mut dyn Write, preview: &DeployPreview) -> io::Result
     match preview.root {
         RootKind::FilesAndImage => writeln!(out, "root          files, and an image of them")?,
         RootKind::Image => writeln!(out, "root          an image")?,
+        RootKind::VerifiedImage => writeln!(out, "root          an image, verified")?,
         _ => {}
     }
     if let (Some(plan), Some(from)) = (&preview.etc, &preview.merge_from) {
@@ -257,6 +258,15 @@ fn root(deployment: &DeploymentStatus) -> Option<String> {
     match deployment.root {
         RootKind::FilesAndImage => Some(format!("files, and {image}{runs}")),
         RootKind::Image => Some(image),
+        RootKind::VerifiedImage => {
+            let signers: Vec<_> = deployment.sealed_by.iter().map(ToString::to_string).collect();
+            let how = match (&deployment.verified_by, signers.is_empty()) {
+                (Some(key), _) => format!("verified by key {key}"),
+                (None, false) => format!("sealed by {}", signers.join(", ")),
+                (None, true) => "with a seal that cannot be read".to_owned(),
+            };
+            Some(format!("{image}, {how}"))
+        }
         _ => None,
     }
 }

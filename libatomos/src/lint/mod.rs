@@ -118,6 +118,12 @@ checks! {
     /// A watchdog that bites a healthy machine.
     WatchdogNotFed "watchdog-not-fed" Error
         "the watchdog is started, and systemd does not take it over: set RuntimeWatchdogSec= in system.conf.d";
+    /// An initramfs with keys boots nothing else.
+    SealKeysUnused "seal-keys-unused" Error
+        "a key of who may seal images, and prepare-root.conf does not say `composefs = verified`: with the key in its initramfs the tree does not boot";
+    /// Nobody could vouch for the image.
+    VerifiedWithoutKey "verified-without-key" Warning
+        "`composefs = verified`, and no key in /usr/lib/atomos/seal.d: unless its initramfs has one from elsewhere, the tree does not boot";
     /// Content that a mount hides.
     VarNotEmpty "var-not-empty" Warning
         "/var is not empty: the machine's own is mounted over it; new machines take /usr/share/factory/var";

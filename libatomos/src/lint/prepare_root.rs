@@ -14,12 +14,19 @@ pub(super) const PATH: &str = "usr/lib/atomos/prepare-root.conf";
 const WORDS: [(&str, &[&str]); 4] = [
     ("etc", &["persistent", "transient"]),
     ("root", &["read-only", "transient"]),
-    ("composefs", &["off", "wanted", "required"]),
+    ("composefs", &["off", "wanted", "required", "verified"]),
     (WATCHDOG, &["off"]),
 ];
 
 /// The key that takes seconds, too.
 const WATCHDOG: &str = "watchdog";
+
+/// Where the keys are.
+const KEYS: [&str; 3] = [
+    "usr/lib/atomos/seal.d",
+    "usr/etc/atomos/seal.d",
+    "etc/atomos/seal.d",
+];
 
 /// The longest that a watchdog may wait, in seconds.
 const WATCHDOG_MAX: u32 = 24 * 60 * 60;
@@ -29,7 +36,9 @@ const MAX_LEN: usize = 64 * 1024;
 
 /// Looks at the settings, and at who takes over what they start.
 pub(super) fn check(view: &View, found: &mut Findings) {
-    let Some(node) = view.find(PATH) else { return };
+    let Some(node) = view.find(PATH) else {
+        return check_keys(view, &[], found);
+    };
     if !matches!(view.node(node).kind, Kind::File { .. }) {
         found.at(Check::PrepareRootConf, PATH);
         return;
@@ -56,6 +65,28 @@ pub(super) fn check(view: &View, found: &mut Findings) {
         .is_some_and(|(_, value)| value != "off");
     if armed && view.file("usr/lib/systemd/systemd").is_some() && !systemd_feeds(view) {
         found.at(Check::WatchdogNotFed, PATH);
+    }
+    check_keys(view, &settings, found);
+}
+
+/// Looks at the keys that the hooks take into the initramfs, and at whether that is what the tree asks for.
+fn check_keys(view: &View, settings: &[(String, String)], found: &mut Findings) {
+    let mut keys = Vec::new();
+    for path in KEYS {
+        let Some(dir) = view.dir(path) else { continue };
+        let names = view.children(dir).iter().map(|child| &view.node(*child).name);
+        let names = names.filter(|name| name.ends_with(b".pub"));
+        keys.extend(names.map(|name| format!("{path}/{}", String::from_utf8_lossy(name))));
+    }
+    let asked = settings.iter().rfind(|(key, _)| key == "composefs");
+    let is_verified = asked.is_some_and(|(_, value)| value == "verified");
+    if is_verified && keys.is_empty() {
+        found.at(Check::VerifiedWithoutKey, PATH);
+    }
+    if !is_verified {
+        for key in keys {
+            found.at(Check::SealKeysUnused, key);
+        }
     }
 }
 

@@ -294,6 +294,30 @@ fn a_watchdog_that_nobody_takes_over_is_an_error() {
 }
 
 #[test]
+fn keys_and_what_is_asked_to_be_verified_belong_together() {
+    let (conf, key) = ("usr/lib/atomos/prepare-root.conf", "usr/lib/atomos/seal.d/x.pub");
+    let keys = [key, "usr/lib/atomos/seal.d/README"];
+    assert!(with_conf("composefs = verified", &keys, "").is_empty());
+    assert_eq!(
+        with_conf("composefs = verified", &[], ""),
+        [format!("verified-without-key {conf}")]
+    );
+    for word in [
+        "",
+        "composefs = required",
+        "composefs = verified\ncomposefs = off",
+    ] {
+        assert_eq!(
+            with_conf(word, &keys, ""),
+            [format!("seal-keys-unused {key}")],
+            "{word}"
+        );
+    }
+    let without = [&format!("!{conf}")[..], key];
+    assert_eq!(with_conf("", &without, ""), [format!("seal-keys-unused {key}")]);
+}
+
+#[test]
 fn device_nodes_are_found() {
     let base = tempfile::tempdir().unwrap();
     make(base.path(), &GOOD);

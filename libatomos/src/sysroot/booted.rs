@@ -12,7 +12,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::KernelArgs;
+use crate::composefs::FilesAre;
+use crate::digest::Digest;
 use crate::fs::Dir;
+use crate::sign::{KeyId, PublicKey};
 
 use super::{DeploymentId, SysrootError};
 
@@ -36,6 +39,9 @@ pub struct BootedRecord {
     /// Whether the root is the deployment's image.
     #[serde(default)]
     pub composefs: bool,
+    /// Where the image was verified, the bytes of the public key that had sealed it, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Digest>,
 }
 
 /// What an entry on trial beside another of its deployment says of itself.
@@ -51,6 +57,8 @@ pub(super) struct RunningRoot {
     backing: Option<(u64, u64)>,
     /// Whether the root is the deployment's image.
     pub(super) image: bool,
+    /// The key that had sealed it, where it was verified.
+    pub(super) verified_by: Option<KeyId>,
     /// Names the boot, as the journal does; none where the kernel does not say.
     pub(super) boot_id: Option<String>,
     /// Which entry was booted, where it said so.
@@ -76,11 +84,22 @@ impl RunningRoot {
         Ok(Self {
             directory: (stat.dev, stat.ino),
             backing: record.as_ref().map(|record| (record.device, record.inode)),
-            image: record.is_some_and(|record| record.composefs),
+            image: record.as_ref().is_some_and(|record| record.composefs),
+            verified_by: record
+                .and_then(|record| PublicKey::from_bytes(record.verified?.as_bytes()).ok())
+                .map(|key| key.id()),
             boot_id: boot_id.ok().flatten().and_then(|bytes| parse_boot_id(&bytes)),
             entry: arguments.get(ENTRY_KARG).and_then(number),
             requested: arguments.get("atomos").and_then(named),
         })
+    }
+
+    /// What is mounted of it once more is to be as well protected.
+    pub(super) fn files_are(&self) -> FilesAre {
+        match self.verified_by {
+            Some(_) => FilesAre::Verified,
+            None => FilesAre::Believed,
+        }
     }
 
     pub(super) fn is(&self, deployment: &Dir) -> Result<bool, SysrootError> {

@@ -77,6 +77,9 @@ impl Sysroot {
         }
         // Before the files, since a tree may have what no image can have.
         let image = self.make_image(decision, &deployments, progress, cancel)?;
+        if let (Some(seal), Some(image)) = (&decision.seal, &image) {
+            self.seal_image(decision, seal, image, &deployments, progress, cancel)?;
+        }
         let skeleton = match decision.root.has_files() {
             true => None,
             false => Some(DerivedTree::skeleton(&self.repo, decision.commit.root)?),

@@ -2,6 +2,7 @@
 //! arguments come.
 
 use crate::boot::KernelArgs;
+use crate::composefs::Seal;
 use crate::digest::CommitId;
 use crate::format::{Commit, Node};
 use crate::names::StaterootName;
@@ -20,6 +21,8 @@ pub(super) struct Decision {
     pub kargs: KernelArgs,
     /// What its root is made of.
     pub root: RootKind,
+    /// Who vouches for the image, where it is to be verified.
+    pub seal: Option<Seal>,
 }
 
 /// Where a tree has its default configuration.
@@ -64,6 +67,7 @@ impl Sysroot {
             change.apply(&mut kargs)?;
         }
         let root = self.root_kind_for(&commit_id, &commit, &kargs)?;
+        let seal = self.seal_for(root, &commit_id, &commit)?;
         let mut origin = options.origin.clone().unwrap_or(found_by);
         origin.describe(&self.repo, &id.commit)?;
         Ok(Decision {
@@ -73,6 +77,7 @@ impl Sysroot {
             merge_from,
             kargs,
             root,
+            seal,
         })
     }
 

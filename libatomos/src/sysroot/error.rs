@@ -14,6 +14,7 @@ use crate::fs::{FsError, LockError};
 use crate::names::StaterootName;
 use crate::pull::PullError;
 use crate::repo::RepoError;
+use crate::verity::VerityDigest;
 
 use super::{DeploymentId, InvalidDeploymentId};
 
@@ -90,6 +91,26 @@ pub enum SysrootError {
         expected: Digest,
         /// Of what was read.
         found: Digest,
+    },
+    /// The kernel cannot verify files of the file system.
+    #[error("the root is to be verified, and the file system of {} cannot do that: {reason}", path.display())]
+    NoVerity {
+        /// Where the files are.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+        /// The device, where it is a feature of the file system on it.
+        device: Option<PathBuf>,
+    },
+    /// The kernel verifies a file as something else than its tree records.
+    #[error("{} has the fs-verity digest {found} instead of {expected}", path.display())]
+    VerityDiffers {
+        /// The file.
+        path: PathBuf,
+        /// What the tree, or the seal, records.
+        expected: VerityDigest,
+        /// What the kernel says.
+        found: VerityDigest,
     },
     /// The disk does not give back what was written to it.
     #[error("{} was written, and reads back as something else: {found} instead of {expected}", path.display())]
@@ -211,11 +232,12 @@ impl SysrootError {
             | Self::KargsDoNotFit { .. }
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
-            Self::NotBooted { .. } => ErrorKind::Unsupported,
+            Self::NotBooted { .. } | Self::NoVerity { .. } => ErrorKind::Unsupported,
             Self::InUse { .. } | Self::NotFinished { .. } => ErrorKind::Conflict,
-            Self::DamagedState { .. } | Self::ReadBackDiffers { .. } | Self::ImageDamaged { .. } => {
-                ErrorKind::Corrupt
-            }
+            Self::DamagedState { .. }
+            | Self::ReadBackDiffers { .. }
+            | Self::ImageDamaged { .. }
+            | Self::VerityDiffers { .. } => ErrorKind::Corrupt,
             Self::Repo(error) => error.kind(),
             Self::Checkout(error) => error.kind(),
             Self::Composefs(error) => error.kind(),

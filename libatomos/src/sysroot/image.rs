@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::Advice;
 
 use crate::cancel::Cancel;
-use crate::composefs::{ComposefsError, Image, ImageReport, overlay, write_image};
+use crate::composefs::{ComposefsError, Image, ImageReport, RootTree, overlay, write_image};
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Node};
 use crate::fs::{Dir, FsError, hash_file, write_all};
@@ -19,7 +19,6 @@ use crate::repo::{ObjectKind, Repo, RepoError, TreeSource, object_path};
 
 use super::decide::Decision;
 use super::root_kind::RootKind;
-use super::skeleton::DerivedTree;
 use super::{DeploymentId, Sysroot, SysrootError, layout};
 
 /// Bytes that stay free beside an image: for the directories and the files of the deployment.
@@ -83,7 +82,7 @@ impl Sysroot {
         let commit = &decision.commit;
         // Links are made of what is there; an image could be made of anything.
         let whole = Whole(&self.repo);
-        let tree = DerivedTree::with_place_for_etc(&whole, commit.root)?;
+        let tree = RootTree::new(&whole, commit.root)?;
         let room = self.repo.room_beside(deployments)?;
         let take = |bytes| {
             room.take(bytes)?;
@@ -100,14 +99,14 @@ impl Sysroot {
         };
         // Whoever may not look into a directory of the tree is not to read its names here.
         let file = deployments.create_file(name, 0o600)?;
-        write_image(&tree, tree.root, &commit.root_metadata, &file, &take, cancel).map_err(
-            |error| match error {
+        write_image(&tree, tree.root(), &commit.root_metadata, &file, &take, cancel).map_err(|error| {
+            match error {
                 ComposefsError::Repo(error) => {
                     self.repo.explain_missing(Some(decision.id.commit), error).into()
                 }
                 error => error.into(),
-            },
-        )
+            }
+        })
     }
 
     /// Reads the image from the disk, past the caches, and compares it with what was made. Everything has been synced. Returns its bytes;
@@ -149,7 +148,8 @@ impl Sysroot {
             .path()
             .join(layout::image(id));
         let image = self.open_image(id)?;
-        let mount = Dir::from_fd(overlay(&self.repo, &image, SOURCE, &path, None)?, path);
+        let mount = overlay(&self.repo, &image, SOURCE, &path, self.running.files_are(), None)?;
+        let mount = Dir::from_fd(mount, path);
         // Of a mount's own descriptor nothing can be read. What is open keeps the mount.
         Ok(mount.open_dir(".")?)
     }

@@ -60,6 +60,11 @@ pub(super) fn image_record(id: &DeploymentId) -> String {
     format!("{}.image.json", id.dir_name())
 }
 
+/// The seal of the image, where its root is to be verified, beside it.
+pub(super) fn seal(id: &DeploymentId) -> String {
+    format!("{}.seal", id.dir_name())
+}
+
 /// Says beside a deployment that its directory is no root file system: its image is.
 pub(super) fn skeleton(id: &DeploymentId) -> String {
     format!("{}.skeleton", id.dir_name())

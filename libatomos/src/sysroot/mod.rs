@@ -10,6 +10,7 @@
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>/         a deployment's root, or what is administered of one
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.image    its root as an image, where it has one
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.image.json   the image's digest
+//! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.seal     who vouches for the image, where it is verified when it boots
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.skeleton says that the directory is not a whole root: the image is
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.origin   what it follows
 //! /atomos/deploy/<stateroot>/deploy/<commit>.<serial>.conflicts.json   what its merge of /etc could not decide
@@ -43,6 +44,7 @@ mod read_back;
 mod reorder;
 mod retention;
 mod root_kind;
+mod seal;
 mod select;
 mod skeleton;
 mod stage;

@@ -26,6 +26,8 @@ pub enum RootKind {
     FilesAndImage,
     /// An image, which the kernel must be able to mount. Its directory has what is administered there (`required`).
     Image,
+    /// The same, and nothing of it is believed that somebody has not sealed: the image when it boots, files as they are read (`verified`).
+    VerifiedImage,
 }
 
 impl RootKind {
@@ -38,7 +40,7 @@ impl RootKind {
     /// Whether the directory has every file.
     #[must_use]
     pub const fn has_files(self) -> bool {
-        !matches!(self, Self::Image)
+        !matches!(self, Self::Image | Self::VerifiedImage)
     }
 
     /// The kind that a word asks for.
@@ -47,6 +49,7 @@ impl RootKind {
             "off" => Some(Self::Files),
             "wanted" => Some(Self::FilesAndImage),
             "required" => Some(Self::Image),
+            "verified" => Some(Self::VerifiedImage),
             _ => None,
         }
     }
@@ -58,6 +61,7 @@ impl RootKind {
             // Where there is none, its files are booted, with a warning.
             Self::FilesAndImage => true,
             Self::Image => self.has_image(),
+            Self::VerifiedImage => matches!(self, Self::VerifiedImage),
         }
     }
 }
@@ -75,7 +79,7 @@ const KEY: &str = "composefs";
 const KARG: &str = "atomos.composefs";
 
 /// What the words can be.
-const WORDS: &str = "off, wanted or required";
+const WORDS: &str = "off, wanted, required or verified";
 
 /// Returns what a `prepare-root.conf` asks for, by the rules of `atomos-prepare-root`; `None` where it says nothing.
 fn asked_by_file(text: &str) -> Result<Option<RootKind>, String> {
@@ -159,6 +163,9 @@ impl Sysroot {
         };
         match kind.answers(asked) {
             true => Ok(()),
+            false if asked == RootKind::VerifiedImage => Err(refuse(format!(
+                "it was not made to be verified, as {KARG}=verified asks"
+            ))),
             false if kind.has_image() => Err(refuse(format!(
                 "its root is an image, and it has no files to boot with {KARG}=off"
             ))),
@@ -170,6 +177,7 @@ impl Sysroot {
 /// Returns what the deployment was made of, by what lies beside it.
 pub(super) fn root_kind(deployments: &Dir, id: &DeploymentId) -> Result<RootKind, SysrootError> {
     Ok(match deployments.exists(layout::skeleton(id))? {
+        true if deployments.exists(layout::seal(id))? => RootKind::VerifiedImage,
         true => RootKind::Image,
         false if deployments.exists(layout::image(id))? => RootKind::FilesAndImage,
         false => RootKind::Files,
@@ -212,7 +220,7 @@ mod tests {
     fn a_word_that_is_not_understood_is_never_passed_over() {
         assert_eq!(
             asked_by_file("\ncomposefs = requird\ncomposefs = off").unwrap_err(),
-            "/usr/lib/atomos/prepare-root.conf:2: composefs cannot be \"requird\": it is off, wanted or required"
+            "/usr/lib/atomos/prepare-root.conf:2: composefs cannot be \"requird\": it is off, wanted, required or verified"
         );
         for text in ["atomos.composefs=", "atomos.composefs=Off"] {
             assert!(asked_by_kargs(&text.parse().unwrap()).is_err(), "{text}");
@@ -221,10 +229,11 @@ mod tests {
 
     #[test]
     fn arguments_fit_what_there_is() {
-        use RootKind::{Files, FilesAndImage, Image};
-        let fitting: Vec<_> = [Files, FilesAndImage, Image]
+        use RootKind::{Files, FilesAndImage, Image, VerifiedImage};
+        let all = [Files, FilesAndImage, Image, VerifiedImage];
+        let fitting: Vec<_> = all
             .into_iter()
-            .flat_map(|kind| [Files, FilesAndImage, Image].map(|asked| (kind, asked)))
+            .flat_map(|kind| all.map(|asked| (kind, asked)))
             .filter(|(kind, asked)| kind.answers(*asked))
             .collect();
         assert_eq!(
@@ -237,6 +246,9 @@ mod tests {
                 (FilesAndImage, Image),
                 (Image, FilesAndImage),
                 (Image, Image),
+                (VerifiedImage, FilesAndImage),
+                (VerifiedImage, Image),
+                (VerifiedImage, VerifiedImage),
             ]
         );
     }

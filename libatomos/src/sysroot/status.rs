@@ -7,11 +7,13 @@ use serde::Serialize;
 use crate::composefs::ImageReport;
 use crate::digest::CommitId;
 use crate::etc_merge::Conflicts;
+use crate::sign::KeyId;
 
 use super::assess::no_panic;
 use super::image::image_report;
 use super::origin::Origin;
 use super::root_kind::{RootKind, root_kind};
+use super::seal::sealed_by;
 use super::stage::FINALIZER;
 use super::staged::{LastError, Staged};
 use super::{
@@ -106,6 +108,12 @@ pub struct DeploymentStatus {
     pub image: Option<ImageReport>,
     /// Whether it is running, and its image is the root.
     pub image_booted: bool,
+    /// Who says to have sealed its image, where that is verified when it boots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sealed_by: Vec<KeyId>,
+    /// Whether it is running, and was verified when it booted: by which key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_by: Option<KeyId>,
     /// Kept by every clean-up.
     pub pinned: bool,
     /// What is known of whether it boots.
@@ -278,6 +286,11 @@ impl Sysroot {
             root,
             image,
             image_booted: role == Role::Booted && self.running.image,
+            sealed_by: match root {
+                RootKind::VerifiedImage => sealed_by(&dir, id),
+                _ => Vec::new(),
+            },
+            verified_by: self.running.verified_by.filter(|_| role == Role::Booted),
             pinned: deployment.pinned,
             assessment: assessment(deployment),
             tries_left: None,

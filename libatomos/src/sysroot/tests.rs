@@ -19,6 +19,7 @@ use super::{
 };
 
 mod images;
+mod sealing;
 mod staging;
 mod trial;
 

@@ -92,7 +92,14 @@ impl Sysroot {
             changes: &place.join("upper"),
             work: &place.join("work"),
         };
-        let root = overlay(&self.repo, &image, SOURCE, usr, Some(upper))?;
+        let root = overlay(
+            &self.repo,
+            &image,
+            SOURCE,
+            usr,
+            self.running.files_are(),
+            Some(upper),
+        )?;
         tmpfs.create_dir("root", 0o700)?;
         let at = place.join("root");
         let fail = |errno| FsError::new("mount an image on", usr, errno);

@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::commit::{ScanOptions, hash_directory};
-use crate::composefs::{ComposefsError, ImageReport};
+use crate::composefs::{ComposefsError, ImageReport, RootTree};
 use crate::fs::hash_file;
 use crate::repo::TreeSource;
-use crate::sysroot::skeleton::DerivedTree;
 use crate::sysroot::{FINALIZER, FinalizeOptions, FinalizeOutcome, Finish, ReadBack, RootKind};
 
 fn asks_for(tree: &Path, word: &str) {
@@ -499,8 +498,8 @@ fn an_image_shows_the_commit_and_its_usr_can_be_written_to_for_a_while() {
         )
         .unwrap();
         let commit = running.repo().load_commit(&commit).unwrap();
-        let shown = DerivedTree::with_place_for_etc(running.repo(), commit.root).unwrap();
-        assert_eq!((root, &metadata), (shown.root, &commit.root_metadata));
+        let shown = RootTree::new(running.repo(), commit.root).unwrap();
+        assert_eq!((root, &metadata), (shown.root(), &commit.root_metadata));
         assert!(shown.dirtree(&root).unwrap().get(b"etc").is_some());
 
         let usr = host.join("usr");

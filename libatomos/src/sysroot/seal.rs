@@ -1,0 +1,214 @@
+//! Deployments that boot only as somebody has sealed them.
+//!
+//! The image and every file that it leads to get fs-verity, so that the kernel compares each block that is read with what was sealed.
+//! The seal lies beside the image, for `atomos-prepare-root`, which has the keys. Whether all that is possible is found out before anything
+//! of the deployment is made.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::cancel::Cancel;
+use crate::composefs::{ImageReport, MAX_SEAL, Seal};
+use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::format::{Commit, Node};
+use crate::fs::{Dir, FsError, protect, verity_of, why_no_verity, write_all};
+use crate::progress::{Phase, PhaseGuard, Progress, Unit};
+use crate::repo::{Located, ObjectKind, RepoError, object_path};
+use crate::sign::{KeyId, PublicKey};
+use crate::verity::{VerityDigest, verity_overhead};
+
+use super::decide::Decision;
+use super::root_kind::RootKind;
+use super::{DeploymentId, Sysroot, SysrootError, layout};
+
+/// Where a tree has the keys that the hooks take into its initramfs.
+const KEYS: [&str; 2] = ["usr/lib/atomos/seal.d", "usr/etc/atomos/seal.d"];
+
+/// How their names end.
+const KEY: &[u8] = b".pub";
+
+/// Bytes of one that are read.
+const MAX_KEY: usize = 64 * 1024;
+
+impl Sysroot {
+    /// Returns the seal of what is to be verified; `None` for what is not.
+    ///
+    /// # Errors
+    /// If it would not boot: it is not sealed, or by a key that its own tree does not have; or nothing could be verified on this machine.
+    pub(super) fn seal_for(
+        &self,
+        root: RootKind,
+        id: &CommitId,
+        commit: &Commit,
+    ) -> Result<Option<Seal>, SysrootError> {
+        if root != RootKind::VerifiedImage {
+            return Ok(None);
+        }
+        let refuse = |reason: String| SysrootError::NotDeployable { commit: *id, reason };
+        let seal = Seal::of_commit(commit)?.ok_or_else(|| {
+            refuse("its root is to be verified, and it is not sealed: commit it with --seal".to_owned())
+        })?;
+        let keys = self.keys_in_tree(commit)?;
+        // Where there are none, its initramfs may have them from elsewhere.
+        if !keys.is_empty() && seal.signer_among(&keys).is_none() {
+            let signers: Vec<_> = seal.signers().map(|id| id.to_string()).collect();
+            return Err(refuse(format!(
+                "it is sealed by {}, and the keys in its /{} are others, so it would not boot",
+                signers.join(", "),
+                KEYS[0]
+            )));
+        }
+        match why_no_verity(self.repo.dir())? {
+            None => Ok(Some(seal)),
+            Some((reason, device)) => Err(SysrootError::NoVerity {
+                path: self.repo.dir().path().to_owned(),
+                reason,
+                device,
+            }),
+        }
+    }
+
+    /// Returns the keys that the tree has for its initramfs. What is none is not looked at any further when it boots, either.
+    fn keys_in_tree(&self, commit: &Commit) -> Result<Vec<PublicKey>, SysrootError> {
+        let mut keys = Vec::new();
+        for path in KEYS {
+            let tree = match self.repo.locate("", commit.root, None, path.as_bytes()) {
+                Ok(Located::Entry(entry)) => match entry.node {
+                    Node::Dir { tree } => tree,
+                    _ => continue,
+                },
+                Ok(Located::Root(..)) | Err(RepoError::PathInTree { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for entry in self.repo.load_dirtree(&tree)?.entries() {
+                let Node::File { size, blob, .. } = &entry.node else {
+                    continue;
+                };
+                if !entry.name.ends_with(KEY) || *size == 0 || *size > MAX_KEY as u64 {
+                    continue;
+                }
+                let path = object_path(blob.digest());
+                let text = self.repo.kind_dir(ObjectKind::Blob).read(path, MAX_KEY)?;
+                keys.extend(PublicKey::parse(&String::from_utf8_lossy(&text)));
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Has the kernel verify the image and all that it leads to, and lays the seal beside it. Nothing of it is durable.
+    pub(super) fn seal_image(
+        &self,
+        decision: &Decision,
+        seal: &Seal,
+        image: &ImageReport,
+        deployments: &Dir,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(), SysrootError> {
+        let refuse = |reason: String| SysrootError::NotDeployable {
+            commit: decision.id.commit,
+            reason,
+        };
+        let expected = seal.sealed.image;
+        if image.verity != Some(expected) {
+            let found = image.verity.map(|verity| verity.to_string());
+            return Err(refuse(format!(
+                "the image that its tree makes is {}, and {expected} is sealed",
+                found.as_deref().unwrap_or("one that lacks digests")
+            )));
+        }
+        let files = self.files_to_verify(decision.commit.root, cancel)?;
+        crate::failpoint::hit("deploy.verity")?;
+        let bytes = files.values().map(|(size, _)| size).sum();
+        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(bytes), Unit::Bytes);
+        let room = self.repo.room()?;
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        crate::parallel::pool(None).install(|| {
+            files.par_iter().try_for_each(|(blob, (size, expected))| {
+                cancel.check()?;
+                let path = object_path(blob.digest());
+                let file = objects.open_file(&path)?;
+                let before = || Ok(room.take(verity_overhead(*size))?);
+                ensure(&file, objects.path().join(path), expected, before)?;
+                phase.advance(*size);
+                Ok::<(), SysrootError>(())
+            })
+        })?;
+        drop(phase);
+        crate::failpoint::hit("deploy.verity-files")?;
+        let name = layout::image(&decision.id);
+        let file = deployments.open_file(&name)?;
+        ensure(&file, deployments.path().join(name), &expected, || Ok(()))?;
+        crate::failpoint::hit("deploy.verity-image")?;
+        let name = layout::seal(&decision.id);
+        // Nobody reads it before the marker is there, and everything is synced before that.
+        write_all(&deployments.create_file(&name, 0o644)?, &seal.encode())
+            .map_err(|error| FsError::new("write", deployments.path().join(&name), error))?;
+        crate::failpoint::hit("deploy.sealed")?;
+        Ok(())
+    }
+
+    /// Lists the blobs that the tree's files are, with their sizes and digests; those without bytes have none.
+    fn files_to_verify(
+        &self,
+        root: DirTreeId,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<BlobId, (u64, VerityDigest)>, SysrootError> {
+        let (mut files, mut seen, mut trees) = (BTreeMap::new(), HashSet::new(), vec![root]);
+        while let Some(tree) = trees.pop() {
+            cancel.check()?;
+            if !seen.insert(tree) {
+                continue;
+            }
+            for entry in self.repo.load_dirtree(&tree)?.entries() {
+                match &entry.node {
+                    Node::Dir { tree } => trees.push(*tree),
+                    // The image was made of them, so each has one; of two that differ the kernel says which is wrong.
+                    Node::File {
+                        size,
+                        blob,
+                        verity: Some(verity),
+                    } if *size > 0 => {
+                        files.insert(*blob, (*size, VerityDigest::from_bytes(*verity)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Has the kernel verify a file, which must be what `expected` says; where it does not yet, once `before` agrees.
+fn ensure(
+    file: &File,
+    path: PathBuf,
+    expected: &VerityDigest,
+    before: impl FnOnce() -> Result<(), SysrootError>,
+) -> Result<(), SysrootError> {
+    let found = match verity_of(file, &path)? {
+        Some(found) => found,
+        None => {
+            before()?;
+            protect(file, &path)?
+        }
+    };
+    match found == *expected {
+        true => Ok(()),
+        false => Err(SysrootError::VerityDiffers {
+            path,
+            expected: *expected,
+            found,
+        }),
+    }
+}
+
+/// Returns who says to have sealed a deployment's image. Nobody, where that cannot be read: what boots it says so.
+pub(super) fn sealed_by(deployments: &Dir, id: &DeploymentId) -> Vec<KeyId> {
+    let bytes = deployments.read_optional(Path::new(&layout::seal(id)), MAX_SEAL);
+    let seal = bytes.ok().flatten().and_then(|bytes| Seal::decode(&bytes).ok());
+    seal.map_or_else(Vec::new, |seal| seal.signers().collect())
+}
