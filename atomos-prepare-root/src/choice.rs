@@ -36,6 +36,8 @@ pub(crate) enum RootState {
     ImageMissing,
     /// It is an image alone, and that cannot be mounted; why.
     ImageRefused(String),
+    /// It must be verified, and is not; why.
+    Unverified(String),
 }
 
 /// The deployment that will be booted.
@@ -56,6 +58,7 @@ pub(crate) enum Unusable {
     Unfinished,
     ImageMissing,
     ImageRefused(String),
+    Unverified(String),
 }
 
 impl fmt::Display for Unusable {
@@ -64,6 +67,7 @@ impl fmt::Display for Unusable {
             Unusable::Missing => f.write_str("is missing"),
             Unusable::Unfinished => f.write_str("was never finished"),
             Unusable::ImageMissing => f.write_str("has lost its image, and has nothing else"),
+            Unusable::Unverified(why) => write!(f, "is not verified ({why})"),
             Unusable::ImageRefused(why) => write!(f, "has nothing but an image ({why})"),
         }
     }
@@ -80,6 +84,7 @@ pub(crate) fn choose(requested: &DeploymentName, candidates: &[Candidate]) -> Ch
             RootState::There => return Choice::Requested(requested.clone()),
             RootState::ImageMissing => Unusable::ImageMissing,
             RootState::ImageRefused(why) => Unusable::ImageRefused(why.clone()),
+            RootState::Unverified(why) => Unusable::Unverified(why.clone()),
         },
         Some(_) => Unusable::Unfinished,
         None => Unusable::Missing,
@@ -199,12 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_lost_or_cannot_be_mounted_gives_way_and_is_no_substitute() {
+    fn an_image_that_is_lost_or_refused_or_not_verified_gives_way_and_is_no_substitute() {
         let states = [
             (RootState::ImageMissing, Unusable::ImageMissing),
             (
                 RootState::ImageRefused("why".to_owned()),
                 Unusable::ImageRefused("why".to_owned()),
+            ),
+            (
+                RootState::Unverified("why".to_owned()),
+                Unusable::Unverified("why".to_owned()),
             ),
         ];
         for (state, because) in states {

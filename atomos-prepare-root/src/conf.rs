@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `etc` | `persistent`, `transient`: changes in `/etc` are forgotten at the next boot |
 //! | `root` | `read-only`, `transient`: all of `/` can be written to, and forgets at the next boot |
-//! | `composefs` | `off`, `wanted`, `required`: mount the deployment's image rather than its files |
+//! | `composefs` | `off`, `wanted`, `required`, `verified`: mount the deployment's image rather than its files |
 //! | `watchdog` | `off`, or the seconds after which the hardware restarts a machine that hangs |
 //!
 //! The kernel argument `atomos.<key>=<value>` overrides the file. What is not understood is said and passed over, for a
@@ -50,6 +50,8 @@ pub(crate) enum Composefs {
     Off,
     Wanted,
     Required,
+    /// And a key of the initramfs must have sealed it.
+    Verified,
 }
 
 /// Everything that was asked for.
@@ -166,7 +168,8 @@ impl Options {
             ("composefs", "off") => self.composefs = Composefs::Off,
             ("composefs", "wanted") => self.composefs = Composefs::Wanted,
             ("composefs", "required") => self.composefs = Composefs::Required,
-            ("composefs", _) => return bad(COMPOSEFS, "off, wanted or required"),
+            ("composefs", "verified") => self.composefs = Composefs::Verified,
+            ("composefs", _) => return bad(COMPOSEFS, "off, wanted, required or verified"),
             ("watchdog", "off") => self.watchdog = None,
             ("watchdog", value) => match value.parse() {
                 Ok(seconds @ 1..=WATCHDOG_MAX) => self.watchdog = Some(seconds),
@@ -247,7 +250,7 @@ mod tests {
         let error = gather("\ncomposefs = requird\n", &[]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "usr/lib/atomos/prepare-root.conf:2: composefs cannot be requird: it is off, wanted or required"
+            "usr/lib/atomos/prepare-root.conf:2: composefs cannot be requird: it is off, wanted, required or verified"
         );
         let error = gather("", &[("composefs", "")]).unwrap_err().to_string();
         assert!(

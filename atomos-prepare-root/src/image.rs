@@ -1,12 +1,12 @@
 //! A deployment's image as the root.
 //!
 //! The image is an EROFS file system without the bytes of files. Over it lies an overlay, which takes them from the repository: that is
-//! its *data-only* layer. Whatever is missing in the kernel is named, since nobody looks at a machine twice.
+//! its *data-only* layer. An image that was sealed is what the kernel says that it is, by fs-verity, and so is each file of it. Whatever is missing in the kernel is named, since nobody looks at a machine twice.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -14,7 +14,9 @@ use rustix::mount::{
 };
 
 use crate::error::{Doing, Error, Result};
+use crate::seal::Hex;
 use crate::transient::Memory;
+use crate::verity::{self, DIGEST_LEN};
 
 /// What the mount says that it shows.
 const SOURCE: &str = "atomos";
@@ -24,19 +26,45 @@ pub(crate) fn try_out(image: &str) -> Result<()> {
     mount_erofs(image, image).map(drop)
 }
 
+/// Fails unless the kernel verifies the file at `path` as `expected`. People know it as `image`.
+pub(crate) fn check(path: &str, image: &str, expected: &[u8; DIGEST_LEN]) -> Result<()> {
+    // Not to wait for the writer of a fifo.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("opening {image}"))?;
+    let found = verity::measure(&file).map_err(|error| Error::new(format!("{image}: {error}")))?;
+    match found == *expected {
+        true => Ok(()),
+        false => Err(Error::new(format!(
+            "{image} has the fs-verity digest {}, and {} is sealed",
+            Hex(&found),
+            Hex(expected)
+        ))),
+    }
+}
+
 /// Mounts `image` at the directory `at`, with the bytes of files in `objects`; what is written to it goes to `memory`, where there is one.
-pub(crate) fn mount(image: &str, objects: &str, at: &str, memory: Option<&Memory>) -> Result<()> {
+/// Where a `digest` is given, the image must have it, and each file the one that the image says.
+pub(crate) fn mount(
+    image: &str,
+    objects: &str,
+    at: &str,
+    memory: Option<&Memory>,
+    digest: Option<&[u8; DIGEST_LEN]>,
+) -> Result<()> {
     let flags = inherited(objects)?;
     // The image's file holds the mount that it was opened in. Were that the physical root's, it could not be unmounted when the machine goes
     // down; so it is one that nobody sees any more.
     let (directory, name) = image.rsplit_once('/').unwrap_or((".", image));
     mount_bind(directory, at).doing(|| format!("binding {directory} to {at}"))?;
-    let erofs = mount_erofs(&format!("{at}/{name}"), image);
+    let path = format!("{at}/{name}");
+    let erofs = digest
+        .map_or(Ok(()), |digest| check(&path, image, digest))
+        .and_then(|()| mount_erofs(&path, image));
     unmount(at, UnmountFlags::DETACH).doing(|| format!("taking {directory} from {at} again"))?;
     let erofs = erofs?;
     // Linux before 6.15 takes for layers only what is mounted somewhere. There, the next is put in its place.
     attach(&erofs, at)?;
-    let made = overlay(at, objects, memory);
+    let made = overlay(at, objects, memory, digest.is_some());
     unmount(at, UnmountFlags::DETACH).doing(|| format!("taking {image} from {at} again"))?;
     let read_only = match memory {
         Some(_) => MountAttrFlags::empty(),
@@ -73,7 +101,7 @@ fn mount_erofs(path: &str, image: &str) -> Result<OwnedFd> {
 }
 
 /// Makes the overlay of the image that is mounted at `lower`. It is not mounted yet.
-fn overlay(lower: &str, objects: &str, memory: Option<&Memory>) -> Result<OwnedFd> {
+fn overlay(lower: &str, objects: &str, memory: Option<&Memory>, is_verified: bool) -> Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .doing(|| "mounting an image; has the kernel, or the initramfs, the module overlay".to_owned())?;
     let set = |key: &str, value: &str| fsconfig_set_string(&context, key, value);
@@ -85,6 +113,10 @@ fn overlay(lower: &str, objects: &str, memory: Option<&Memory>) -> Result<OwnedF
         .doing(|| {
             format!("making {objects} a data-only layer of an overlay, which Linux 6.8 and newer can")
         })?;
+    if is_verified {
+        set("verity", "require")
+            .doing(|| "having each file verified, which Linux 6.6 and newer can".to_owned())?;
+    }
     if let Some(memory) = memory {
         let layers = memory.layers("image", lower)?;
         set("upperdir", &layers.upper)

@@ -18,9 +18,11 @@ mod error;
 mod image;
 mod log;
 mod mounts;
+mod seal;
 mod sysroot;
 mod transient;
 mod trial;
+mod verity;
 mod watchdog;
 
 use std::fs::File;
@@ -35,6 +37,7 @@ use crate::conf::{Composefs, Etc, Options, Root};
 use crate::error::{Doing, Error, Result};
 use crate::log::{Level, say};
 use crate::mounts::{Image, Layout};
+use crate::seal::{Hex, Keys, Sealed};
 use crate::sysroot::Stateroot;
 
 /// What the running system learns about its boot.
@@ -83,7 +86,7 @@ fn boot_in_initramfs(target: &str) -> Result<()> {
         );
         return Ok(());
     };
-    let booted = find(target, &requested, &line)?;
+    let booted = find(target, &requested, &line, &Keys::load(seal::KEYS))?;
     booted.arm_watchdog(watchdog::DEVICE);
     let from_image = mounts::prepare_in_initramfs(target, booted.layout())?;
     booted.record(from_image)
@@ -98,7 +101,8 @@ fn boot_as_init() -> Result<std::convert::Infallible> {
             "no atomos= on the kernel command line says what to boot",
         ));
     };
-    let booted = find("/", &requested, &line)?;
+    // What is on the disk vouches for nothing on it.
+    let booted = find("/", &requested, &line, &Keys::default())?;
     booted.arm_watchdog(watchdog::DEVICE);
     let from_image = mounts::prepare_as_init(booted.layout())?;
     booted.record(from_image)?;
@@ -138,6 +142,8 @@ struct Booted {
     deployment_path: String,
     image_path: String,
     image: UseOfImage,
+    /// Who vouches for the image, where it must be verified.
+    sealed: Option<Sealed>,
     var_path: String,
     device: u64,
     inode: u64,
@@ -163,6 +169,7 @@ impl Booted {
                 path: &self.image_path,
                 objects: sysroot::OBJECTS,
                 or_files: self.image == UseOfImage::OrFiles,
+                digest: self.sealed.as_ref().map(|sealed| &sealed.image),
             }),
             var: &self.var_path,
             root: self.options.root,
@@ -197,9 +204,12 @@ impl Booted {
             Etc::Persistent => "persistent",
             Etc::Transient => "transient",
         };
+        let verified = self.sealed.map_or_else(String::new, |sealed| {
+            format!("\"verified\":\"{}\",", Hex(&sealed.key))
+        });
         let json = format!(
             "{{\"stateroot\":\"{}\",\"deployment\":\"{}\",\"path\":\"/sysroot{}\",\"device\":{},\"inode\":{},\
-             \"requested\":\"{}\",\"composefs\":{from_image},\"root\":\"{root}\",\"etc\":\"{etc}\"}}\n",
+             \"requested\":\"{}\",{verified}\"composefs\":{from_image},\"root\":\"{root}\",\"etc\":\"{etc}\"}}\n",
             self.target.stateroot,
             self.target.deployment,
             self.deployment_path,
@@ -213,11 +223,15 @@ impl Booted {
 }
 
 /// Finds the deployment to boot in the physical root at `physical`, and what it and the command line ask for.
-fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
+fn find(physical: &str, requested: &BootTarget, line: &[u8], keys: &Keys) -> Result<Booted> {
     let stateroot = Stateroot::open(physical, &requested.stateroot)?;
     let release = sysroot::kernel_release()?;
     let settings = cmdline::settings(line);
-    let name = match choose(&requested.deployment, &stateroot.candidates(&release, &settings)?) {
+    // What was asked to be verified gives way to nothing that is not.
+    let asked = || stateroot.asked(&requested.deployment, &settings);
+    let keys = (keys.is_demand() || matches!(asked(), Ok(Composefs::Verified))).then_some(keys);
+    let candidates = stateroot.candidates(&release, &settings, keys)?;
+    let name = match choose(&requested.deployment, &candidates) {
         Choice::Requested(name) => {
             say(Level::Info, &format!("booting {requested}"));
             name
@@ -240,8 +254,13 @@ fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
         }
     };
     let options = Options::gather(stateroot.read_conf(&name)?.as_deref(), &settings)?;
+    let sealed = keys.map(|keys| stateroot.verify(&name, keys)).transpose()?;
     let image = use_of_image(
-        options.composefs,
+        if keys.is_some() {
+            Composefs::Verified
+        } else {
+            options.composefs
+        },
         stateroot.has_image(&name),
         stateroot.is_skeleton(&name),
         &name,
@@ -253,6 +272,7 @@ fn find(physical: &str, requested: &BootTarget, line: &[u8]) -> Result<Booted> {
         deployment_path: stateroot.deployment_path(&name),
         image_path: stateroot.image_path(&name),
         image,
+        sealed,
         var_path: stateroot.var_path(),
         target: BootTarget {
             stateroot: requested.stateroot.clone(),
@@ -279,7 +299,7 @@ fn use_of_image(
         ))),
         (Composefs::Off, _) => Ok(UseOfImage::None),
         (Composefs::Wanted, true) if !is_skeleton => Ok(UseOfImage::OrFiles),
-        (Composefs::Wanted | Composefs::Required, true) => Ok(UseOfImage::Must),
+        (_, true) => Ok(UseOfImage::Must),
         (Composefs::Wanted, false) if !is_skeleton => {
             say(
                 Level::Warning,
@@ -287,7 +307,7 @@ fn use_of_image(
             );
             Ok(UseOfImage::None)
         }
-        (Composefs::Wanted | Composefs::Required, false) => Err(Error::new(format!(
+        (_, false) => Err(Error::new(format!(
             "{name} has no composefs image, and one is required"
         ))),
     }

@@ -25,6 +25,7 @@ use crate::conf::{Etc, Root};
 use crate::error::{Doing, Error, Result};
 use crate::log::{Level, say};
 use crate::transient::Memory;
+use crate::verity::DIGEST_LEN;
 
 /// Where the new root is put together in an initramfs. It is on the tmpfs that becomes the system's `/run`.
 const STAGING: &str = "/run/atomos/root";
@@ -53,6 +54,8 @@ pub(crate) struct Image<'a> {
     pub(crate) objects: &'a str,
     /// Whether the files do as well, where the kernel cannot mount it.
     pub(crate) or_files: bool,
+    /// What it must be, and all that it leads to, by fs-verity; anything where `None`.
+    pub(crate) digest: Option<&'a [u8; DIGEST_LEN]>,
 }
 
 impl Layout<'_> {
@@ -179,7 +182,7 @@ fn assemble(physical: &str, root: &str, memory: &str, layout: Layout<'_>) -> Res
 fn mount_image(physical: &str, root: &str, changes: Option<&Memory>, image: Image<'_>) -> Result<bool> {
     let path = format!("{physical}{}", image.path);
     let objects = format!("{physical}{}", image.objects);
-    match crate::image::mount(&path, &objects, root, changes) {
+    match crate::image::mount(&path, &objects, root, changes, image.digest) {
         Ok(()) => Ok(true),
         Err(error) if image.or_files => {
             say(Level::Warning, &format!("{error}; booting the files"));

@@ -15,6 +15,7 @@ use crate::choice::{Candidate, RootState};
 use crate::cmdline::DeploymentName;
 use crate::conf::{self, Composefs};
 use crate::error::{Doing, Error, Result};
+use crate::seal::{self, Keys, Sealed};
 
 /// More than any kernel's command line is long, in bytes; nobody's `/proc/cmdline` is trusted to end.
 const CMDLINE_MAX: u64 = 64 * 1024;
@@ -80,8 +81,14 @@ impl Stateroot {
             .doing(|| format!("opening {}", self.deployment_path(name)))
     }
 
-    /// Lists the deployments, with what makes each fit to be booted on kernel `release` with `settings` on its command line.
-    pub(crate) fn candidates(&self, release: &str, settings: &[(String, String)]) -> Result<Vec<Candidate>> {
+    /// Lists the deployments, with what makes each fit to be booted on kernel `release` with `settings` on its command line; where there are
+    /// `keys`, by which each must be verified.
+    pub(crate) fn candidates(
+        &self,
+        release: &str,
+        settings: &[(String, String)],
+        keys: Option<&Keys>,
+    ) -> Result<Vec<Candidate>> {
         let entries = Dir::read_from(&self.deployments).doing(|| format!("reading {}/deploy", self.path))?;
         let mut candidates = BTreeMap::new();
         for entry in entries {
@@ -90,7 +97,7 @@ impl Stateroot {
                 continue;
             };
             if let Some(name) = DeploymentName::parse(file_name) {
-                candidates.insert(file_name.to_owned(), self.examine(name, release, settings));
+                candidates.insert(file_name.to_owned(), self.examine(name, release, settings, keys));
             }
         }
         Ok(candidates.into_values().collect())
@@ -107,25 +114,18 @@ impl Stateroot {
                 other => other.doing(|| format!("opening the directories of {}", path()))?,
             };
         }
-        // Not to wait for the writer of a fifo.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&dir, file, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            other => other.doing(|| format!("opening {}", path()))?,
-        };
-        let stat = fstat(&file).doing(|| format!("looking at {}", path()))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Error::new(format!("{} is not a file", path())));
-        }
-        let mut bytes = Vec::new();
-        File::from(file)
-            .take(conf::MAX_LEN + 1)
-            .read_to_end(&mut bytes)
-            .doing(|| format!("reading {}", path()))?;
-        if bytes.len() as u64 > conf::MAX_LEN {
-            return Err(Error::new(format!("{} is larger than any such file", path())));
-        }
-        Ok(Some(bytes))
+        read_file(&dir, file, conf::MAX_LEN, path)
+    }
+
+    /// Returns what somebody has vouched for, who has one of the `keys`, if that is the deployment's image.
+    pub(crate) fn verify(&self, name: &DeploymentName, keys: &Keys) -> Result<Sealed> {
+        let path = || format!("{}.seal", self.deployment_path(name));
+        let envelope = read_file(&self.deployments, &format!("{name}.seal"), seal::MAX_LEN, path)?;
+        let envelope = envelope.ok_or_else(|| Error::new("nobody has sealed it"))?;
+        let sealed = keys.verify(&envelope)?;
+        let image = self.image_path(name);
+        crate::image::check(&format!("{}{image}", self.physical), &image, &sealed.image)?;
+        Ok(sealed)
     }
 
     /// Where a deployment's composefs image lies, below the physical root.
@@ -144,8 +144,13 @@ impl Stateroot {
         self.beside(name, "skeleton").is_some()
     }
 
-    fn root_state(&self, name: &DeploymentName) -> RootState {
-        if !self.is_skeleton(name) {
+    fn root_state(&self, name: &DeploymentName, keys: Option<&Keys>) -> RootState {
+        if let Some(keys) = keys
+            && let Err(error) = self.verify(name, keys)
+        {
+            return RootState::Unverified(error.to_string());
+        }
+        if keys.is_none() && !self.is_skeleton(name) {
             return RootState::There;
         }
         if !self.has_image(name) {
@@ -158,14 +163,22 @@ impl Stateroot {
     }
 
     /// Whether the deployment has what is asked for it.
-    fn is_possible(&self, name: &DeploymentName, settings: &[(String, String)]) -> bool {
-        let conf = self.read_conf(name);
-        match conf.and_then(|conf| conf::composefs(conf.as_deref(), settings)) {
+    fn is_possible(&self, name: &DeploymentName, settings: &[(String, String)], keys: Option<&Keys>) -> bool {
+        match self.asked(name, settings) {
+            // Whatever else is asked for: its image is the root.
+            Ok(_) if keys.is_some() => self.has_image(name),
+            // Nobody has asked for that before, so that nobody has looked.
+            Ok(Composefs::Verified) => false,
             Ok(Composefs::Off) => !self.is_skeleton(name),
             Ok(Composefs::Wanted) => true,
             Ok(Composefs::Required) => self.has_image(name),
             Err(_) => false,
         }
+    }
+
+    /// What is asked for of the deployment's image.
+    pub(crate) fn asked(&self, name: &DeploymentName, settings: &[(String, String)]) -> Result<Composefs> {
+        conf::composefs(self.read_conf(name)?.as_deref(), settings)
     }
 
     /// Looks at what lies beside a deployment under its name.
@@ -174,7 +187,13 @@ impl Stateroot {
         statat(&self.deployments, path, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
-    fn examine(&self, name: DeploymentName, release: &str, settings: &[(String, String)]) -> Candidate {
+    fn examine(
+        &self,
+        name: DeploymentName,
+        release: &str,
+        settings: &[(String, String)],
+        keys: Option<&Keys>,
+    ) -> Candidate {
         let text = name.to_string();
         let marker = self
             .beside(&name, "complete")
@@ -185,8 +204,8 @@ impl Stateroot {
         });
         Candidate {
             finished: marker.is_some() && root.is_some(),
-            root: self.root_state(&name),
-            is_possible: root.is_some() && self.is_possible(&name, settings),
+            root: self.root_state(&name, keys),
+            is_possible: root.is_some() && self.is_possible(&name, settings, keys),
             fits_kernel: root.is_some_and(|root| has_modules(&root, release)),
             // Whatever it is: nothing else is called so.
             bad: self.beside(&name, "bad").is_some(),
@@ -194,6 +213,29 @@ impl Stateroot {
             name,
         }
     }
+}
+
+/// Reads a file of at most `limit` bytes; `None` where there is none. `path` is what people call it.
+fn read_file(dir: &OwnedFd, name: &str, limit: u64, path: impl Fn() -> String) -> Result<Option<Vec<u8>>> {
+    // Not to wait for the writer of a fifo.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.doing(|| format!("opening {}", path()))?,
+    };
+    let stat = fstat(&file).doing(|| format!("looking at {}", path()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(format!("{} is not a file", path())));
+    }
+    let mut bytes = Vec::new();
+    File::from(file)
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .doing(|| format!("reading {}", path()))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(format!("{} is larger than any such file", path())));
+    }
+    Ok(Some(bytes))
 }
 
 fn has_modules(root: &OwnedFd, release: &str) -> bool {

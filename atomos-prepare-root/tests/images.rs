@@ -9,12 +9,15 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use libatomos::cancel::Cancel;
 use libatomos::commit::{CommitOptions, commit};
+use libatomos::composefs::Seal;
 use libatomos::fs::Dir;
 use libatomos::progress::NoProgress;
 use libatomos::repo::RepoMode;
+use libatomos::sign::{SecretKey, Signer};
 use libatomos::sysroot::{DeployOptions, KargsChange, Sysroot, SysrootOptions};
 
 use common::text;
@@ -45,6 +48,9 @@ INIT
 chmod +x "$tree/sbin/init"
 "#;
 
+/// Of the key that has sealed every deployment's image.
+const SEED: [u8; 32] = [7; 32];
+
 /// Shell functions for a machine on the disk `$DISK`, which is mounted as the physical root. `$N` are its deployments, by number.
 const PRELUDE: &str = r#"
 set -eu
@@ -62,6 +68,12 @@ show() {
     stat -c '%a' $R/etc
     grep -o '"composefs":.*' /run/atomos/booted
 }
+"#;
+
+/// Puts the key where the initramfs has it, and a seal beside a deployment.
+const SEALING: &str = r#"
+have_key() { mount -t tmpfs tmpfs /etc; mkdir -p /etc/atomos/seal.d; echo "${1-$KEY}" > /etc/atomos/seal.d/key.pub; }
+seal() { cp "$SEALS/seal-$1" "$S/deploy/$2.seal"; }
 "#;
 
 struct Machine {
@@ -88,8 +100,12 @@ impl Machine {
             make_tree(&tree, number, word);
             let mut options = CommitOptions::default();
             options.reference = Some("os".parse().unwrap());
+            options.sealers.add(Arc::new(SecretKey::from_seed(&SEED)));
             let source = Dir::open_ambient(&tree).unwrap();
-            commit(sysroot.repo(), source, &options, &NoProgress, &Cancel::new()).unwrap();
+            let report = commit(sysroot.repo(), source, &options, &NoProgress, &Cancel::new()).unwrap();
+            let sealed = sysroot.repo().load_commit(&report.commit).unwrap();
+            let seal = Seal::of_commit(&sealed).unwrap().expect("it is sealed");
+            std::fs::write(scratch.path().join(format!("seal-{number}")), seal.encode()).unwrap();
             let mut options = DeployOptions::default();
             options.kargs = vec![KargsChange::AppendIfMissing("root=LABEL=root".to_owned())];
             options.keep = Some(words.len());
@@ -119,7 +135,13 @@ impl Machine {
     fn run(&self, script: &str) -> Option<Output> {
         let names: Vec<String> = (0..self.deployments.len()).map(|n| format!("N{n}")).collect();
         let disk = self.disk();
-        let mut variables = vec![("DISK", disk.to_str().unwrap())];
+        let key = SecretKey::from_seed(&SEED).public().to_pem();
+        let scratch = self.scratch.path().to_str().unwrap();
+        let mut variables = vec![
+            ("DISK", disk.to_str().unwrap()),
+            ("KEY", &key),
+            ("SEALS", scratch),
+        ];
         let named = names.iter().zip(&self.deployments);
         variables.extend(named.map(|(name, value)| (name.as_str(), value.as_str())));
         let output = common::run(&format!("{PRELUDE}\n{script}"), &variables)?;
@@ -371,5 +393,82 @@ exec $PREPARE_ROOT argument"#
             ],
             "{arguments}: {out}{err}"
         );
+    }
+}
+
+/// Whatever kernel this is: none of these images has fs-verity, so that none is booted.
+#[test]
+fn what_is_to_be_verified_gives_way_to_nothing_that_is_not() {
+    let Some(machine) = Machine::new(&["", "required", "required"]) else {
+        return;
+    };
+    let other = SecretKey::from_seed(&[8; 32]).public().to_pem();
+    let verified = "rm $S/deploy/$N1/usr/lib/atomos/prepare-root.conf; \
+                    echo composefs=verified > $S/deploy/$N1/usr/lib/atomos/prepare-root.conf";
+    for (change, arguments, said) in [
+        // A key in the initramfs demands it of every deployment, and no argument takes that back.
+        ("have_key", "", "is not verified (nobody has sealed it)"),
+        ("have_key; seal 1 $N1", "", "fs-verity"),
+        ("have_key; seal 1 $N1", "atomos.composefs=off", "fs-verity"),
+        ("have_key; seal 1 $N1", "atomos.composefs=wanted", "fs-verity"),
+        ("have_key; seal 2 $N1", "", "fs-verity"),
+        (
+            "have_key; seal 1 $N1; sed -i 's/\"sig\":\"..../\"sig\":\"AAAA/' $S/deploy/$N1.seal",
+            "",
+            "no key of the initramfs has sealed it",
+        ),
+        ("have_key; seal 1 $N1; rm $S/deploy/$N1.image", "", "opening"),
+        ("have_key; ln -s /dev/zero $S/deploy/$N1.seal", "", "opening"),
+        ("have_key; mkfifo $S/deploy/$N1.seal", "", "is not a file"),
+        (
+            "have_key; truncate -s 1G $S/deploy/$N1.seal",
+            "",
+            "is larger than any such file",
+        ),
+        (
+            "have_key \"$OTHER\"; seal 1 $N1",
+            "",
+            "no key of the initramfs has sealed it",
+        ),
+        ("have_key nonsense; seal 1 $N1", "", "the initramfs has no key"),
+        // Without a key there is nothing that could be booted where somebody asks for it.
+        (
+            "seal 1 $N1",
+            "atomos.composefs=verified",
+            "the initramfs has no key",
+        ),
+        (verified, "", "nobody has sealed it"),
+        (verified, "atomos.composefs=verified", "nobody has sealed it"),
+    ] {
+        let Some(err) = machine.fails(&format!(
+            "OTHER='{other}'\n{SEALING}\n{change}; cmdline \"atomos=os/$N1 {arguments}\"; boot"
+        )) else {
+            return;
+        };
+        assert!(
+            err.contains("is not verified (") && err.contains(said),
+            "{change} {arguments}: {err}"
+        );
+        assert!(
+            err.contains("no other finished deployment"),
+            "{change} {arguments}: {err}"
+        );
+    }
+    // Files alone are nothing that a key vouches for.
+    let err = machine.fails(&format!("{SEALING}\nhave_key; cmdline \"atomos=os/$N0\"; boot"));
+    let err = err.expect("it ran before");
+    assert!(err.contains("is not verified (nobody has sealed it)"), "{err}");
+    // What asks for nothing is no substitute for what does; without a key and without asking, nothing has changed.
+    for (change, expected) in [
+        ("true", "1\n"),
+        ("seal 1 $N1", "1\n"),
+        ("rm $S/deploy/$N1.image", "2\n"),
+    ] {
+        let (out, err) = machine
+            .succeeds(&format!(
+                "touch -d @1000 $S/deploy/$N0.complete; {SEALING}\n{change}; cmdline \"atomos=os/$N1\"; boot; cat $R/etc/name"
+            ))
+            .expect("it ran before");
+        assert_eq!(out, expected, "{change}: {err}");
     }
 }
