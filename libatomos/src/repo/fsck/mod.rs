@@ -11,8 +11,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::digest::{CommitId, Digest};
+use crate::digest::{BlobId, CommitId, Digest};
 use crate::progress::Progress;
+use crate::verity::VerityDigest;
 
 use super::{ObjectKind, PartialCommits, Repo, RepoError};
 
@@ -50,6 +51,15 @@ pub enum Problem {
         /// What the blob has.
         found: u64,
     },
+    /// A dirtree records another fs-verity digest than a file of it has.
+    WrongVerity {
+        /// The file's bytes.
+        blob: BlobId,
+        /// What the dirtree says.
+        recorded: VerityDigest,
+        /// What the bytes have.
+        found: VerityDigest,
+    },
     /// The inode under a variant's name has other metadata than the name says.
     WrongInode {
         /// The variant's name.
@@ -75,6 +85,16 @@ impl fmt::Display for Problem {
             Self::Malformed { reason } => write!(f, "is malformed: {reason}"),
             Self::WrongSize { recorded, found } => {
                 write!(f, "has {found} bytes, and a tree records {recorded}")
+            }
+            Self::WrongVerity {
+                blob,
+                recorded,
+                found,
+            } => {
+                write!(
+                    f,
+                    "records the fs-verity digest {recorded} of blob {blob}, which has {found}"
+                )
             }
             Self::WrongInode { variant } => {
                 write!(

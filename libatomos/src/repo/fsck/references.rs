@@ -80,10 +80,16 @@ impl Repo {
         }
         let mut visited = HashSet::new();
         let mut files = Vec::new();
+        let mut wrong_verity = Vec::new();
         while let Some(tree) = trees.pop() {
             if !visited.insert(tree) {
                 continue;
             }
+            wrong_verity.extend(
+                seen.wrong_verity
+                    .get(&tree)
+                    .map(|problem| (tree, problem.clone())),
+            );
             let facts = seen.dirtrees.get(&tree);
             need(ObjectKind::DirTree, tree.digest(), facts.is_some());
             if let Some(facts) = facts {
@@ -112,6 +118,11 @@ impl Repo {
         for (blob, problem) in sizes_and_variants {
             problems
                 .entry((ObjectKind::Blob, *blob.digest()))
+                .or_insert(problem);
+        }
+        for (tree, problem) in wrong_verity {
+            problems
+                .entry((ObjectKind::DirTree, *tree.digest()))
                 .or_insert(problem);
         }
         Ok(problems

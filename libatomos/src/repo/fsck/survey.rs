@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::format::{Commit, DirTree, Node, limits};
-use crate::fs::{Dir, FileKind, FsError, hash_file};
+use crate::fs::{Dir, FileKind, FsError, hash_file, hash_file_and_verity};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
 use super::super::object::inode_metadata;
@@ -16,6 +16,7 @@ use super::super::traverse::{parse_variant_bits, variant_bits};
 use super::super::{ObjectKind, Repo, RepoError, RepoMode, parse_object_name};
 use super::{Finding, FsckOptions, FsckReport, Problem};
 use crate::fs::SELINUX;
+use crate::verity::VerityDigest;
 
 /// What reading every object has shown. Nothing was followed yet.
 pub(in crate::repo) struct Survey {
@@ -56,6 +57,9 @@ struct Stored {
     size: u64,
 }
 
+/// The objects of one directory of the store.
+type Shard = (ObjectKind, Dir, Vec<Stored>);
+
 /// What is whole.
 #[derive(Default)]
 pub(in crate::repo) struct Seen {
@@ -65,7 +69,12 @@ pub(in crate::repo) struct Seen {
     pub(in crate::repo) blobs: HashMap<BlobId, u64>,
     /// Inodes, by the 128 bits of their variants' names.
     pub(in crate::repo) variants: HashSet<(BlobId, [u8; 16])>,
+    /// Dirtrees that record another fs-verity digest than a blob of theirs has.
+    pub(in crate::repo) wrong_verity: HashMap<DirTreeId, Problem>,
 }
+
+/// The fs-verity digests that dirtrees record of a blob.
+type Recorded = HashMap<BlobId, Vec<(VerityDigest, DirTreeId)>>;
 
 impl Seen {
     /// Returns whether everything of a commit's tree is here.
@@ -132,12 +141,26 @@ impl Repo {
             .map(|stored| stored.size)
             .sum();
         let phase = PhaseGuard::begin(progress, Phase::Verify, Some(total), Unit::Bytes);
-        let checked: Vec<ShardResult> = crate::parallel::pool(options.threads).install(|| {
-            shards
-                .into_par_iter()
-                .map(|(kind, dir, list)| self.check_shard(kind, &dir, list, &phase, cancel))
-                .collect::<Result<_, RepoError>>()
-        })?;
+        let pool = crate::parallel::pool(options.threads);
+        let check = |shards: Vec<Shard>, recorded: &Recorded| {
+            pool.install(|| {
+                shards
+                    .into_par_iter()
+                    .map(|(kind, dir, list)| self.check_shard(kind, &dir, list, recorded, &phase, cancel))
+                    .collect::<Result<Vec<ShardResult>, RepoError>>()
+            })
+        };
+        // What dirtrees record of blobs is compared while these are read.
+        let (blobs, others): (Vec<Shard>, Vec<Shard>) = shards
+            .into_iter()
+            .partition(|(kind, ..)| *kind == ObjectKind::Blob);
+        let mut checked = check(others, &Recorded::new())?;
+        let mut recorded = Recorded::new();
+        for (blob, verity, tree) in checked.iter_mut().flat_map(|shard| shard.recorded.drain(..)) {
+            recorded.entry(blob).or_default().push((verity, tree));
+        }
+        checked.extend(check(blobs, &recorded)?);
+        drop(recorded);
         drop(phase);
         let (mut seen, mut bad) = (Seen::default(), Vec::new());
         for shard in checked {
@@ -151,6 +174,7 @@ impl Repo {
             seen.dirtrees.extend(shard.seen.dirtrees);
             seen.blobs.extend(shard.seen.blobs);
             seen.variants.extend(shard.seen.variants);
+            seen.wrong_verity.extend(shard.seen.wrong_verity);
         }
         report.findings = bad.iter().map(Finding::of).collect();
         report.partial = self.partial_commits()?;
@@ -179,7 +203,7 @@ impl Repo {
         if !dir.exists(file_name(&stored))? {
             return Ok(FileState::Absent);
         }
-        match self.check_file(kind, &dir, &stored, &mut ShardResult::default()) {
+        match self.check_file(kind, &dir, &stored, &Recorded::new(), &mut ShardResult::default()) {
             Ok(None) => Ok(FileState::Whole),
             Ok(Some(_)) | Err(CheckError::Fs(_)) => Ok(FileState::Bad),
             Err(CheckError::Repo(error)) => Err(error),
@@ -191,16 +215,17 @@ impl Repo {
         kind: ObjectKind,
         dir: &Dir,
         stored: &Stored,
+        recorded: &Recorded,
         result: &mut ShardResult,
     ) -> Result<Option<Problem>, CheckError> {
         match kind {
-            ObjectKind::Blob => self.check_blob(dir, stored, result),
+            ObjectKind::Blob => self.check_blob(dir, stored, recorded, result),
             ObjectKind::DirTree => check_dirtree(dir, stored, result),
             ObjectKind::Commit => check_commit(dir, stored, result),
         }
     }
 
-    fn list_all(&self, report: &mut FsckReport) -> Result<Vec<(ObjectKind, Dir, Vec<Stored>)>, RepoError> {
+    fn list_all(&self, report: &mut FsckReport) -> Result<Vec<Shard>, RepoError> {
         let mut shards = Vec::new();
         for kind in ObjectKind::ALL {
             for entry in self.kind_dir(kind).entries()? {
@@ -237,13 +262,14 @@ impl Repo {
         kind: ObjectKind,
         dir: &Dir,
         list: Vec<Stored>,
+        recorded: &Recorded,
         phase: &PhaseGuard<'_>,
         cancel: &Cancel,
     ) -> Result<ShardResult, RepoError> {
         let mut result = ShardResult::default();
         for stored in list {
             cancel.check()?;
-            match self.check_file(kind, dir, &stored, &mut result) {
+            match self.check_file(kind, dir, &stored, recorded, &mut result) {
                 Ok(None) => {}
                 Ok(Some(problem)) => result.bad(kind, &stored, problem),
                 // One bad sector must not hide the rest.
@@ -263,16 +289,33 @@ impl Repo {
         &self,
         dir: &Dir,
         stored: &Stored,
+        recorded: &Recorded,
         result: &mut ShardResult,
     ) -> Result<Option<Problem>, CheckError> {
         let name = file_name(stored);
         let file = dir.open_file(&name)?;
-        let (found, size) =
-            hash_file(&file).map_err(|error| FsError::new("read", dir.path().join(&name), error))?;
+        let recorded = recorded
+            .get(&BlobId::new(stored.digest))
+            .filter(|_| stored.variant.is_none());
+        let (found, size, verity) = match recorded {
+            None => hash_file(&file).map(|(found, size)| (found, size, None)),
+            Some(_) => hash_file_and_verity(&file).map(|(found, size, verity)| (found, size, Some(verity))),
+        }
+        .map_err(|error| FsError::new("read", dir.path().join(&name), error))?;
         if found.digest() != &stored.digest {
             return Ok(Some(Problem::WrongDigest {
                 found: *found.digest(),
             }));
+        }
+        for (recorded, tree) in recorded.into_iter().flatten() {
+            if let Some(verity) = verity.filter(|verity| verity != recorded) {
+                let problem = Problem::WrongVerity {
+                    blob: found,
+                    recorded: *recorded,
+                    found: verity,
+                };
+                result.seen.wrong_verity.insert(*tree, problem);
+            }
         }
         if stored.variant.is_none() {
             result.seen.blobs.insert(found, size);
@@ -304,6 +347,8 @@ struct ShardResult {
     variants: u64,
     bytes: u64,
     bad: Vec<BadFile>,
+    /// What dirtrees record.
+    recorded: Vec<(BlobId, VerityDigest, DirTreeId)>,
 }
 
 impl ShardResult {
@@ -381,8 +426,20 @@ fn check_dirtree(
             }));
         }
     };
-    let facts = dirtree_facts(&tree)?;
-    result.seen.dirtrees.insert(DirTreeId::new(stored.digest), facts);
+    let (facts, id) = (dirtree_facts(&tree)?, DirTreeId::new(stored.digest));
+    for entry in tree.entries() {
+        if let Node::File {
+            blob,
+            verity: Some(verity),
+            ..
+        } = &entry.node
+        {
+            result
+                .recorded
+                .push((*blob, VerityDigest::from_bytes(*verity), id));
+        }
+    }
+    result.seen.dirtrees.insert(id, facts);
     Ok(None)
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::fs::{Dir, FileKind, FileLock};
+use crate::fs::{Dir, FileKind, FileLock, is_verity, protect};
 
 use super::super::fsck::{BadFile, FileState};
 use super::super::layout::DAMAGED;
@@ -162,6 +162,9 @@ impl Repo {
                 let damaged = self.dir().ensure_dir(DAMAGED, 0o700)?;
                 store.rename(&path, &damaged, format!("{}-{}", placed.kind, placed.digest))?;
             }
+            if placed.kind == ObjectKind::Blob && placed.variant.is_none() {
+                self.protect_like(store, &path, &staging.dir, &staged)?;
+            }
             return Ok(staging.dir.rename(&staged, store, &path)?);
         }
         if placed.kind == ObjectKind::Blob && self.mode() == RepoMode::Bare && placed.variant.is_none() {
@@ -177,6 +180,21 @@ impl Repo {
                 Err(error) if !error.is_already_exists() => return Err(error.into()),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel verify what takes the place of a file that it verifies: what boots reads nothing else. The good copy has been verified
+    /// by its digest.
+    fn protect_like(&self, store: &Dir, path: &str, staging: &Dir, staged: &str) -> Result<(), RepoError> {
+        // One that cannot be opened, on a kernel without fs-verity, is verified nowhere here.
+        let is_protected = store
+            .open_file_optional(path)
+            .ok()
+            .flatten()
+            .is_some_and(|file| is_verity(&file));
+        if is_protected {
+            protect(&staging.open_file(staged)?, &staging.path().join(staged))?;
         }
         Ok(())
     }

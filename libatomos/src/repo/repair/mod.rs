@@ -464,6 +464,9 @@ impl Repair<'_> {
 impl Problem {
     /// Whether another copy of the object could be better: bytes that are what the name says cannot.
     pub(super) fn is_curable(&self) -> bool {
-        !matches!(self, Self::Malformed { .. } | Self::WrongSize { .. })
+        !matches!(
+            self,
+            Self::Malformed { .. } | Self::WrongSize { .. } | Self::WrongVerity { .. }
+        )
     }
 }
