@@ -33,7 +33,7 @@ pub struct Scenario {
 }
 
 /// All tests, in the order in which they run.
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "smoke",
         shows: "boots; upgrades from its own repository; rolls back",
@@ -96,6 +96,13 @@ pub const SCENARIOS: [Scenario; 9] = [
         kind: Kind::GRUB_EXT4,
         levels: &[Level::Whole],
         story: stories::composefs,
+    },
+    Scenario {
+        name: "sealed",
+        shows: "goes over to versions that are verified when they boot and as they are read, and boots nothing that was tampered with",
+        kind: Kind::GRUB_EXT4,
+        levels: &[Level::Whole],
+        story: stories::sealed,
     },
 ];
 

@@ -9,6 +9,7 @@
 //!   trees/<version>   the layers of each tree
 //!   repo              the repository
 //!   release-key       signs what is published
+//!   seal-key          seals images that are verified
 //!   site              what nginx serves
 //! ```
 
@@ -197,17 +198,16 @@ impl Store {
 
     fn commit_directory(&self, version: &Version, tree: &Path, parent: &str) -> Result<String> {
         let reference = format!("versions/{}", version.name);
-        self.repo().ask(&[
-            "commit",
-            "--os",
-            "--ref",
-            &reference,
-            "--version",
-            version.name,
-            "--parent",
-            parent,
-            &tree.to_string_lossy(),
-        ])
+        let key = self.directory.join("seal-key");
+        let (key, tree) = (key.to_string_lossy(), tree.to_string_lossy());
+        let mut words = vec!["commit", "--os", "--ref", &reference, "--version", version.name];
+        words.extend(["--parent", parent]);
+        if version.sealed {
+            std::fs::write(&*key, versions::SEAL_KEY).with_context(|| format!("cannot write {key}"))?;
+            words.extend(["--seal", &key]);
+        }
+        words.push(&tree);
+        self.repo().ask(&words)
     }
 
     /// Mounts a tree that versions are made from, and makes it if it was never made.

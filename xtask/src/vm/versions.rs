@@ -33,6 +33,8 @@ pub struct Version {
     pub own_initramfs: bool,
     /// What it has that the others of its base have not.
     pub files: &'static [TestFile<'static>],
+    /// Whether its image is sealed, by [`SEAL_KEY`].
+    pub sealed: bool,
 }
 
 /// v2, but its kernel panics in the initramfs, before there is a root file system.
@@ -50,6 +52,7 @@ echo c >/proc/sysrq-trigger
 ",
         0o755,
     )],
+    sealed: false,
 };
 
 /// v2, but its init does nothing at all. Only the watchdog, which was armed before it was started, ends that.
@@ -66,6 +69,7 @@ pub const HANGS: Version = Version {
         ),
         ("usr/lib/atomos/prepare-root.conf", "watchdog = 30\n", 0o644),
     ],
+    sealed: false,
 };
 
 /// v2, but a health check finds something wrong.
@@ -79,10 +83,11 @@ pub const UNHEALTHY: Version = Version {
         "#!/bin/sh\necho the pump does not answer\nexit 1\n",
         0o755,
     )],
+    sealed: false,
 };
 
 /// All of them.
-pub const ALL: [&Version; 8] = [
+pub const ALL: [&Version; 10] = [
     &V1,
     &V2,
     &DRACUT,
@@ -91,6 +96,8 @@ pub const ALL: [&Version; 8] = [
     &UNHEALTHY,
     &COMPOSEFS,
     &COMPOSEFS_NEXT,
+    &SEALED,
+    &SEALED_NEXT,
 ];
 
 impl Version {
@@ -107,6 +114,7 @@ pub const V1: Version = Version {
     initramfs: Initramfs::InitramfsTools,
     own_initramfs: true,
     files: &[],
+    sealed: false,
 };
 
 /// The version that they go over to.
@@ -116,6 +124,7 @@ pub const V2: Version = Version {
     initramfs: Initramfs::InitramfsTools,
     own_initramfs: true,
     files: &[],
+    sealed: false,
 };
 
 /// v2, booted by dracut's initramfs.
@@ -125,6 +134,7 @@ pub const DRACUT: Version = Version {
     initramfs: Initramfs::Dracut,
     own_initramfs: true,
     files: &[],
+    sealed: false,
 };
 
 /// What a tree says whose root is to be an image.
@@ -141,6 +151,7 @@ pub const COMPOSEFS: Version = Version {
     initramfs: Initramfs::InitramfsTools,
     own_initramfs: false,
     files: &[IMAGE_REQUIRED],
+    sealed: false,
 };
 
 /// v2, whose root is an image.
@@ -150,6 +161,64 @@ pub const COMPOSEFS_NEXT: Version = Version {
     initramfs: Initramfs::InitramfsTools,
     own_initramfs: false,
     files: &[IMAGE_REQUIRED],
+    sealed: false,
+};
+
+/// Who seals what is verified when it boots. Of these tests alone.
+pub const SEAL_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIMAVFI3YBzQi7/DiXyYSYCE6/gb/gaYQkEa/vmcVqzrB
+-----END PRIVATE KEY-----
+";
+
+/// What a tree says whose root is to be verified. Its initramfs takes the key along.
+const IMAGE_VERIFIED: &[TestFile<'_>] = &[
+    (
+        "usr/lib/atomos/prepare-root.conf",
+        "composefs = verified\n",
+        0o644,
+    ),
+    (
+        "usr/lib/atomos/seal.d/vm-test.pub",
+        "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAHtLINGpVJ5gACkfE+cDIyoIm04Xk7hkAIWfebbnluGU=
+-----END PUBLIC KEY-----
+",
+        0o644,
+    ),
+    (VICTIMS[0], VICTIM, 0o644),
+    (
+        VICTIMS[1],
+        "what somebody puts another file in the place of\n",
+        0o644,
+    ),
+];
+
+/// Files that are damaged on purpose.
+pub const VICTIMS: [&str; 2] = [
+    "usr/lib/atomos-vm-test/flipped",
+    "usr/lib/atomos-vm-test/replaced",
+];
+
+const VICTIM: &str = "of which somebody flips a bit on the disk\n";
+
+/// v1, whose root is an image that is verified.
+pub const SEALED: Version = Version {
+    name: "sealed",
+    base: Base::Released,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: true,
+    files: IMAGE_VERIFIED,
+    sealed: true,
+};
+
+/// v2, whose root is an image that is verified.
+pub const SEALED_NEXT: Version = Version {
+    name: "sealed-next",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: true,
+    files: IMAGE_VERIFIED,
+    sealed: true,
 };
 
 /// Everything that versions differ in, for telling whether those of an earlier run are of use.
