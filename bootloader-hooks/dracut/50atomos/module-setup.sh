@@ -19,14 +19,14 @@ installkernel() {
 
 # Keys of who may seal images come along: with one, nothing else boots. One in /etc stands before one of the same name in /usr.
 install() {
-	local key
+	local directory key
 	inst_binary /usr/lib/atomos/atomos-prepare-root
 	inst_simple "$moddir/atomos-prepare-root.service" "$systemdsystemunitdir/atomos-prepare-root.service"
 	mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.wants"
 	ln_r "$systemdsystemunitdir/atomos-prepare-root.service" \
 		"$systemdsystemunitdir/initrd-root-fs.target.wants/atomos-prepare-root.service"
-	for key in /etc/atomos/seal.d /usr/lib/atomos/seal.d; do
-		for key in "${dracutsysrootdir-}$key"/*.pub; do
+	for directory in /etc/atomos/seal.d /usr/lib/atomos/seal.d; do
+		for key in "${dracutsysrootdir-}$directory"/*.pub; do
 			[ -f "$key" ] || continue
 			inst_simple "${key#"${dracutsysrootdir-}"}" "/etc/atomos/seal.d/${key##*/}"
 		done

@@ -252,3 +252,88 @@ impl Writer<'_> {
         self.data.flush_if(BUFFER)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::digest::{BlobId, Digest};
+    use crate::format::{DirTree, Entry, Node};
+    use crate::repo::RepoError;
+    use crate::verity::VerityDigest;
+
+    use super::super::RootTree;
+
+    struct Trees(HashMap<DirTreeId, DirTree>);
+
+    impl TreeSource for Trees {
+        fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError> {
+            Ok(self.0[id].clone())
+        }
+    }
+
+    impl Trees {
+        fn add(&mut self, entries: Vec<Entry>) -> DirTreeId {
+            let tree = DirTree::new(entries).unwrap();
+            let (id, _) = tree.encode().unwrap();
+            self.0.insert(id, tree);
+            id
+        }
+    }
+
+    fn entry(name: &str, mode: u32, node: Node) -> Entry {
+        let mut metadata = Metadata::with_mode(mode);
+        metadata.mtime = 1_700_000_000;
+        metadata.gid = mode & 7;
+        if mode == 0o755 {
+            metadata.xattrs.insert(b"user.comment".to_vec(), b"x".to_vec());
+        }
+        Entry {
+            name: name.as_bytes().to_vec(),
+            metadata,
+            node,
+        }
+    }
+
+    fn file(bytes: &[u8], verity: bool) -> Node {
+        Node::File {
+            size: bytes.len() as u64,
+            blob: BlobId::new(Digest::of(bytes)),
+            verity: (verity && !bytes.is_empty()).then(|| *VerityDigest::of(bytes).as_bytes()),
+        }
+    }
+
+    fn image(verity: bool) -> ImageReport {
+        let mut trees = Trees(HashMap::new());
+        let names =
+            (0..300).map(|n| entry(&format!("a name that is long {n:03}"), 0o644, file(b"x", verity)));
+        let many = trees.add(names.collect());
+        let target = vec![b't'; 300];
+        let usr = trees.add(vec![
+            entry("many", 0o755, Node::Dir { tree: many }),
+            entry("file", 0o4755, file(b"hello\n", verity)),
+            entry("empty", 0o600, file(b"", verity)),
+            entry("link", 0o777, Node::Symlink { target }),
+            entry("fifo", 0o622, Node::Fifo),
+            entry("char", 0o666, Node::Char { major: 1, minor: 3 }),
+        ]);
+        let root = trees.add(vec![entry("usr", 0o755, Node::Dir { tree: usr })]);
+        let tree = RootTree::new(&trees, root).unwrap();
+        let out = tempfile::tempfile().unwrap();
+        let metadata = Metadata::with_mode(0o755);
+        write_image(&tree, tree.root(), &metadata, &out, &|_| Ok(()), &Cancel::new()).unwrap()
+    }
+
+    /// Seals have been made of such images: another way of writing them is another format.
+    #[test]
+    fn the_image_of_a_tree_is_the_same_for_ever() {
+        let verity = image(true).verity.unwrap().to_string();
+        assert_eq!(
+            verity,
+            "b57255300fd1e8d0cc5a9408cfd31c764ef1e6a122841b88f3dd37e35e5d3b57"
+        );
+        assert_eq!(image(false).verity, None);
+        assert_ne!(image(false).digest, image(true).digest);
+    }
+}

@@ -352,10 +352,11 @@ mod tests {
     #[test]
     fn the_requests_are_the_kernel_s() {
         assert_eq!(size_of::<EnableVerity>(), 128);
-        let encoded =
-            |direction: u64, number: u64, size: u64| direction << 30 | size << 16 | 0x66 << 8 | number;
-        assert_eq!(u64::from(ENABLE_VERITY), encoded(1, 133, 128));
-        assert_eq!(u64::from(MEASURE_VERITY), encoded(3, 134, 4));
+        let encoded = |direction: libc::c_ulong, number, size: libc::c_ulong| {
+            direction << 30 | size << 16 | 0x66 << 8 | number
+        };
+        assert_eq!(ENABLE_VERITY, encoded(1, 133, 128));
+        assert_eq!(MEASURE_VERITY, encoded(3, 134, 4));
     }
 
     #[test]

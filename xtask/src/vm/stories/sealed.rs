@@ -64,8 +64,10 @@ refuses "/VICTIM"
 writable 'mv "$file.other" "$file"'
 forget
 refuses "/VICTIM"
-atomos fsck --help >/dev/null
 "#;
+
+/// A deploy has had the kernel verify the file that came back.
+const READS_AGAIN: &str = "forget\ngrep -q 'in the place of' /VICTIM\n";
 
 /// The seal of what is staged has another signature.
 const SPOIL_SEAL: &str = r#"
@@ -112,6 +114,9 @@ pub fn sealed(mut stage: Stage<'_>) -> Result<()> {
 
     stage.say("staging it once more, and spoiling the seal");
     machine.ask(&format!("atomos deploy --no-read-back {one}"))?;
+    machine
+        .ask(&format!("{TOOLS}{}", READS_AGAIN.replace("VICTIM", VICTIMS[1])))
+        .context("a deploy did not have the file verified again")?;
     machine.ask(&format!("{TOOLS}{SPOIL_SEAL}"))?;
     machine.reboot()?;
     stage.say("it gave way to the one before, in the same boot");
