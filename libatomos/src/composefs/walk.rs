@@ -35,7 +35,8 @@ pub(super) enum Step<'a> {
 pub(super) struct Described<'a> {
     pub(super) metadata: &'a Metadata,
     pub(super) kind: Kind,
-    pub(super) xattrs: Xattrs,
+    /// Its extended attributes, as they stand behind it.
+    pub(super) xattrs: &'a [u8],
     pub(super) content: Content<'a>,
     pub(super) parent: usize,
 }
@@ -60,7 +61,7 @@ impl Described<'_> {
             Content::Stored { .. } => CHUNK,
             _ => 0,
         };
-        INODE + self.xattrs.bytes().len() + chunk
+        INODE + self.xattrs.len() + chunk
     }
 
     pub(super) fn data_len(&self) -> usize {
@@ -102,7 +103,8 @@ pub(super) fn names(tree: &DirTree) -> impl Iterator<Item = (&[u8], Option<usize
     })
 }
 
-/// A dirtree, and how a directory of it lies in blocks.
+/// A dirtree, with what of an image needs no other: how a directory of it lies in blocks, and what stands behind its inodes. It is made on
+/// all processors, and needed in both walks.
 pub(super) struct Loaded {
     pub(super) tree: DirTree,
     /// How many entries are before the end of each block, `.` and `..` among them.
@@ -111,6 +113,9 @@ pub(super) struct Loaded {
     pub(super) last: usize,
     /// How many directories are in it.
     pub(super) dirs: u32,
+    /// The extended attributes of its entries, one after the other, and where those of each end; or why it can have none.
+    xattrs: Vec<u8>,
+    xattr_ends: Vec<Result<usize, &'static str>>,
 }
 
 impl Loaded {
@@ -118,12 +123,44 @@ impl Loaded {
         let (ends, last) = blocks(names(&tree).map(|(name, _)| name));
         let is_dir = |entry: &&Entry| matches!(entry.node, Node::Dir { .. });
         let dirs = tree.entries().iter().filter(is_dir).count() as u32;
+        let (mut one, mut xattrs) = (Xattrs::default(), Vec::new());
+        let xattr_ends = tree.entries().iter().map(|entry| {
+            one.clear();
+            attributes(&entry.metadata, &entry.node, &mut one)?;
+            xattrs.extend_from_slice(one.bytes());
+            Ok(xattrs.len())
+        });
+        let xattr_ends = xattr_ends.collect();
         Self {
             tree,
             ends,
             last,
             dirs,
+            xattrs,
+            xattr_ends,
         }
+    }
+
+    /// Returns what the entry of that number is in an image. Of a directory, `dir` is what is in it.
+    fn describe<'a>(
+        &'a self,
+        number: usize,
+        dir: Option<&'a Self>,
+        parent: usize,
+    ) -> Result<Described<'a>, &'static str> {
+        let entry = &self.tree.entries()[number];
+        let end = self.xattr_ends[number]?;
+        // Nothing is described behind one that was refused.
+        let start = number
+            .checked_sub(1)
+            .map_or(Ok(0), |before| self.xattr_ends[before])?;
+        Ok(Described {
+            metadata: &entry.metadata,
+            kind: kind(&entry.node),
+            xattrs: &self.xattrs[start..end],
+            content: content(&entry.node, dir)?,
+            parent,
+        })
     }
 }
 
@@ -186,9 +223,20 @@ impl<'a> Walk<'a> {
     ) -> Result<(), ComposefsError> {
         let node = Node::Dir { tree: root };
         let tree = self.load(&root)?;
-        let described = describe(metadata, &node, Some(&tree), 0)
-            .map_err(|reason| not_in_images(Path::new("/"), reason))?;
-        each(Step::Inode(0, described))?;
+        let mut xattrs = Xattrs::default();
+        let described = attributes(metadata, &node, &mut xattrs).and_then(|()| {
+            Ok(Described {
+                metadata,
+                kind: Kind::Dir,
+                xattrs: xattrs.bytes(),
+                content: content(&node, Some(&tree))?,
+                parent: 0,
+            })
+        });
+        each(Step::Inode(
+            0,
+            described.map_err(|reason| not_in_images(Path::new("/"), reason))?,
+        ))?;
         drop(tree);
         let mut next = 1;
         let top = Rc::new(Place {
@@ -209,7 +257,7 @@ impl<'a> Walk<'a> {
             let dir = self.load(&id)?;
             self.load_ahead(&dir.tree)?;
             let begin = stack.len();
-            for entry in dir.tree.entries() {
+            for (number, entry) in dir.tree.entries().iter().enumerate() {
                 let tree = match &entry.node {
                     Node::Dir { tree } => Some(self.load(tree)?),
                     _ => None,
@@ -219,7 +267,8 @@ impl<'a> Walk<'a> {
                     name: entry.name.clone(),
                     depth: place.depth + 1,
                 };
-                let described = describe(&entry.metadata, &entry.node, tree.as_deref(), of)
+                let described = dir
+                    .describe(number, tree.as_deref(), of)
                     .map_err(|reason| not_in_images(&here().path(), reason))?;
                 each(Step::Inode(next, described))?;
                 if let Node::Dir { tree } = entry.node {
@@ -242,7 +291,7 @@ impl<'a> Walk<'a> {
     }
 
     fn keep(&mut self, id: DirTreeId, tree: &Arc<Loaded>) {
-        let bytes = bytes_of(&tree.tree);
+        let bytes = bytes_of(&tree.tree) + tree.xattrs.len();
         if self.kept_bytes + bytes <= MAX_KEPT {
             self.kept_bytes += bytes;
             self.kept.insert(id, Arc::clone(tree));
@@ -299,13 +348,8 @@ fn metacopy(verity: Option<&[u8; DIGEST_LEN]>) -> Vec<u8> {
     })
 }
 
-fn describe<'a>(
-    metadata: &'a Metadata,
-    node: &'a Node,
-    dir: Option<&'a Loaded>,
-    parent: usize,
-) -> Result<Described<'a>, &'static str> {
-    let mut xattrs = Xattrs::default();
+/// Encodes the extended attributes that an inode of an image has: the tree's, and for a file where its bytes are.
+fn attributes(metadata: &Metadata, node: &Node, xattrs: &mut Xattrs) -> Result<(), &'static str> {
     for (name, value) in metadata.xattrs.iter() {
         // An overlay takes the one level of it away again that is added here.
         let escaped;
@@ -320,20 +364,29 @@ fn describe<'a>(
             return Err("it has an extended attribute that EROFS does not have, or one that is too long");
         }
     }
-    let content = match node {
-        Node::File { size: 0, .. } | Node::Fifo => Content::Nothing,
-        Node::File { size, blob, verity } => {
-            let place = format!("/{}", object_path(blob.digest()));
-            let pushed = xattrs.push(b"trusted.overlay.metacopy", &metacopy(verity.as_ref()))
-                && xattrs.push(b"trusted.overlay.redirect", place.as_bytes());
-            if !pushed {
-                return Err("its extended attributes are too long");
-            }
-            Content::Stored {
-                size: *size,
-                has_verity: verity.is_some(),
-            }
+    if let Node::File {
+        size: 1..,
+        blob,
+        verity,
+    } = node
+    {
+        let place = format!("/{}", object_path(blob.digest()));
+        let pushed = xattrs.push(b"trusted.overlay.metacopy", &metacopy(verity.as_ref()))
+            && xattrs.push(b"trusted.overlay.redirect", place.as_bytes());
+        if !pushed {
+            return Err("its extended attributes are too long");
         }
+    }
+    Ok(())
+}
+
+fn content<'a>(node: &'a Node, dir: Option<&'a Loaded>) -> Result<Content<'a>, &'static str> {
+    Ok(match node {
+        Node::File { size: 0, .. } | Node::Fifo => Content::Nothing,
+        Node::File { size, verity, .. } => Content::Stored {
+            size: *size,
+            has_verity: verity.is_some(),
+        },
         Node::Symlink { target } => Content::Symlink(target),
         Node::Char { major: 0, minor: 0 } => {
             return Err("an overlay takes the device 0:0 for a file that was removed");
@@ -342,12 +395,5 @@ fn describe<'a>(
             Content::Device(device(*major, *minor).ok_or("its device's number is too large")?)
         }
         Node::Dir { .. } => Content::Dir(dir.ok_or("it is a directory without entries")?),
-    };
-    Ok(Described {
-        metadata,
-        kind: kind(node),
-        xattrs,
-        content,
-        parent,
     })
 }

@@ -190,7 +190,7 @@ impl Writer<'_> {
         let number = Inode {
             kind: inode.kind,
             layout,
-            xattrs: inode.xattrs.bytes().len(),
+            xattrs: inode.xattrs.len(),
             mode: inode.metadata.mode,
             size,
             place,
@@ -201,7 +201,7 @@ impl Writer<'_> {
             links,
         };
         number.encode(&mut self.inodes.buffer);
-        self.inodes.buffer.extend_from_slice(inode.xattrs.bytes());
+        self.inodes.buffer.extend_from_slice(inode.xattrs);
         match &inode.content {
             Content::Stored { .. } => self.inodes.buffer.extend_from_slice(&HOLE),
             Content::Symlink(target) => self.put(target, spot, true)?,

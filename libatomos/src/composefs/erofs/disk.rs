@@ -188,6 +188,11 @@ impl Xattrs {
         self.0.len() < XATTR_HEADER + 4 * 0xffff
     }
 
+    /// Has none any more, and keeps the room for others.
+    pub(in crate::composefs) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub(in crate::composefs) fn bytes(&self) -> &[u8] {
         &self.0
     }
