@@ -119,6 +119,29 @@ pub(crate) fn in_order<T: Send, E: Send>(
     })
 }
 
+/// Does both at the same time, `first` on a thread of its own where one can be had.
+pub(crate) fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    let first = Mutex::new(Some(first));
+    let run = || {
+        let taken = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.map(|first| first())
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("atomos-both".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, run);
+        let second = second();
+        let first = match thread {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => run(),
+        };
+        (first.expect("it is taken once"), second)
+    })
+}
+
 /// Returns how many threads there may be: what was asked for, or one for each processor.
 pub(crate) fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -167,6 +190,16 @@ impl Drop for Share<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn both_are_done_at_the_same_time() {
+        let meet = std::sync::Barrier::new(2);
+        let wait = |number| {
+            meet.wait();
+            number
+        };
+        assert_eq!(super::both(|| wait(1), || wait(2)), (1, 2));
+    }
 
     #[test]
     fn results_come_in_order_and_never_too_many_at_once() {

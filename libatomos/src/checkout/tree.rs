@@ -50,19 +50,6 @@ pub struct CheckoutReport {
     pub skipped: u64,
 }
 
-impl CheckoutReport {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.directories += other.directories;
-        self.hardlinked += other.hardlinked;
-        self.reflinked += other.reflinked;
-        self.copied += other.copied;
-        self.bytes_copied += other.bytes_copied;
-        self.symlinks += other.symlinks;
-        self.special_files += other.special_files;
-        self.skipped += other.skipped;
-    }
-}
-
 struct Job<'a> {
     plan: &'a Plan<'a>,
     ladder: Ladder<'a>,

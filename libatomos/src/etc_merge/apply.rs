@@ -87,7 +87,7 @@ pub fn apply(
     let mut looks = 0;
     loop {
         looks += 1;
-        let next = planner::plan(input, cancel)?;
+        let next = planner::plan_again(plan, input, cancel)?;
         let changed = differences(newer.as_ref().unwrap_or(plan), &next, doubtful);
         if changed.is_empty() || looks > LOOKS {
             let plan = newer.as_ref().unwrap_or(plan);

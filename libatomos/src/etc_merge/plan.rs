@@ -1,5 +1,7 @@
 //! What the merge will do at every path, as plain data that can be shown.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::conflict::{Conflict, ConflictRecord};
@@ -7,7 +9,7 @@ use super::entry::{Change, EtcEntry};
 use super::path::EtcPath;
 use super::regenerate::Regeneration;
 use super::rule::Verdict;
-use super::snapshot::Skipped;
+use super::snapshot::{Skipped, Tree};
 
 /// Where a file's bytes, or a link's target, come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,6 +71,13 @@ pub struct Counts {
     pub conflicts: u64,
 }
 
+/// What both versions have as defaults. Nobody writes to either.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Defaults {
+    pub base: Tree,
+    pub theirs: Tree,
+}
+
 /// What a merge will do. Entries are there for the paths where a side changed something; everywhere else the result
 /// is the new default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,6 +90,9 @@ pub struct MergePlan {
     pub(super) regenerate: Vec<Regeneration>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) skipped: Vec<Skipped>,
+    /// What it was made from besides `/etc`, for whoever makes it again.
+    #[serde(skip)]
+    pub(super) defaults: Arc<Defaults>,
 }
 
 impl MergePlan {

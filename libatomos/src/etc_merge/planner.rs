@@ -5,21 +5,23 @@
 //! path instead of one for each thing beneath it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, Digest};
 use crate::fs::{Dir, FileKind, FsError};
+use crate::parallel::both;
 
 use super::conflict::Conflict;
 use super::entry::{Change, EtcEntry, EtcNode};
 use super::error::EtcMergeError;
 use super::keyed::{self, KeyedConflict, KeyedFile};
 use super::path::EtcPath;
-use super::plan::{MergePlan, PlanEntry, Source};
+use super::plan::{Defaults, MergePlan, PlanEntry, Source};
 use super::policy::Policy;
 use super::regenerate::Regeneration;
 use super::rule::{self, ConflictKind, Outcome, Verdict};
-use super::snapshot::{self, Tree};
+use super::snapshot::{self, Snapshot, Tree};
 use super::{MergeInput, lines};
 
 /// Names directly in `/etc` that stay behind: systemd's stamp, so that `ConditionNeedsUpdate=/etc` holds at the next
@@ -34,14 +36,37 @@ const MAX_LINES_FILE: usize = 1024 * 1024;
 /// # Errors
 /// A directory or file that cannot be read; conflicts at paths whose policy is `fail`.
 pub fn plan(input: &MergeInput<'_>, cancel: &Cancel) -> Result<MergePlan, EtcMergeError> {
-    let base = snapshot::read(input.base, cancel)?;
-    let mut mine = snapshot::read(input.mine, cancel)?;
-    let theirs = snapshot::read(input.theirs, cancel)?;
-    mine.tree.see_through_mounts(&mine.skipped, &base.tree);
+    let read_defaults = || -> Result<Defaults, EtcMergeError> {
+        Ok(Defaults {
+            base: snapshot::read(input.base, cancel)?.tree,
+            theirs: snapshot::read(input.theirs, cancel)?.tree,
+        })
+    };
+    let (defaults, mine) = both(read_defaults, || snapshot::read(input.mine, cancel));
+    plan_of(input, Arc::new(defaults?), mine?, cancel)
+}
+
+/// Plans the merge again, for the `/etc` of now.
+pub(super) fn plan_again(
+    plan: &MergePlan,
+    input: &MergeInput<'_>,
+    cancel: &Cancel,
+) -> Result<MergePlan, EtcMergeError> {
+    let mine = snapshot::read(input.mine, cancel)?;
+    plan_of(input, Arc::clone(&plan.defaults), mine, cancel)
+}
+
+fn plan_of(
+    input: &MergeInput<'_>,
+    defaults: Arc<Defaults>,
+    mut mine: Snapshot,
+    cancel: &Cancel,
+) -> Result<MergePlan, EtcMergeError> {
+    mine.tree.see_through_mounts(&mine.skipped, &defaults.base);
     let trees = Trees {
-        base: Some(&base.tree),
+        base: Some(&defaults.base),
         mine: Some(&mine.tree),
-        theirs: Some(&theirs.tree),
+        theirs: Some(&defaults.theirs),
     };
     let mut planner = Planner {
         input,
@@ -65,6 +90,7 @@ pub fn plan(input: &MergeInput<'_>, cancel: &Cancel) -> Result<MergePlan, EtcMer
         total,
         regenerate: planner.regenerate.into_iter().collect(),
         skipped: mine.skipped,
+        defaults,
     })
 }
 

@@ -29,7 +29,7 @@ use super::path::EtcPath;
 pub(super) const MAX_DEPTH: usize = 128;
 
 /// An entry and, for a directory, what is in it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tree {
     pub entry: EtcEntry,
     pub children: BTreeMap<Vec<u8>, Tree>,

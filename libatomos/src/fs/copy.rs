@@ -22,6 +22,9 @@ pub enum CopyMethod {
 /// Bytes read at a time. Larger than the CPU's second-level cache helps nobody; smaller costs system calls.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
+/// Bytes that are read first, to where no memory has to be asked for.
+const SMALL: usize = 16 * 1024;
+
 /// Fills the empty file `to` with the bytes of `from`: sharing blocks where the file system can, else in the kernel,
 /// else through memory. Both positions must be at the start.
 pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
@@ -45,14 +48,8 @@ pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
         }
     }
     // Some file systems of the kernel's own (proc, sysfs) say 0 where there are bytes: ask for the rest by reading.
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let len = read_up_to(from, &mut buffer)?;
-        write_all(to, &buffer[..len])?;
-        if len < buffer.len() {
-            return Ok(CopyMethod::Copied);
-        }
-    }
+    in_chunks(from, |bytes| write_all(to, bytes))?;
+    Ok(CopyMethod::Copied)
 }
 
 /// Writes all of `bytes` at the file's position.
@@ -69,14 +66,30 @@ pub(crate) fn write_all(file: &File, mut bytes: &[u8]) -> io::Result<()> {
 /// Returns the digest of the file's bytes from its position on, and how many they are.
 pub fn hash_file(file: &File) -> io::Result<(BlobId, u64)> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; CHUNK];
     let mut size = 0;
+    in_chunks(file, |bytes| {
+        hasher.update(bytes);
+        size += bytes.len() as u64;
+        Ok(())
+    })?;
+    Ok((BlobId::new(hasher.finalize().into()), size))
+}
+
+/// Gives the file's bytes from its position on to `each`, in order.
+fn in_chunks(file: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    // Most files end in here, and a large buffer costs more to get than they cost to read.
+    let mut small = [0; SMALL];
+    let len = read_up_to(file, &mut small)?;
+    each(&small[..len])?;
+    if len < SMALL {
+        return Ok(());
+    }
+    let mut large = vec![0; CHUNK];
     loop {
-        let len = read_up_to(file, &mut buffer)?;
-        hasher.update(&buffer[..len]);
-        size += len as u64;
-        if len < buffer.len() {
-            return Ok((BlobId::new(hasher.finalize().into()), size));
+        let len = read_up_to(file, &mut large)?;
+        each(&large[..len])?;
+        if len < CHUNK {
+            return Ok(());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, push_hex};
 
 /// The configuration.
 pub(super) const CONFIG: &str = "config";
@@ -61,9 +61,13 @@ impl fmt::Display for ObjectKind {
 
 /// Returns where an object lies beneath its kind's directory: `ab/cdef…`.
 pub(crate) fn object_path(digest: &Digest) -> String {
-    let mut path = digest.to_hex();
-    path.insert(2, '/');
-    path
+    // There is one for every file of every checkout.
+    let (shard, rest) = digest.as_bytes().split_at(1);
+    let mut path = Vec::with_capacity(2 * digest.as_bytes().len() + 1);
+    push_hex(&mut path, shard);
+    path.push(b'/');
+    push_hex(&mut path, rest);
+    String::from_utf8(path).expect("digits are ASCII")
 }
 
 /// Returns where an inode variant of a blob lies: `ab/cdef….<32 hexadecimal digits>`.

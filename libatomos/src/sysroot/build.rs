@@ -40,14 +40,16 @@ pub(super) struct Furnished {
 }
 
 impl Sysroot {
-    /// Keeps the commit's objects, checks the tree out, writes the origin, and learns the kernel's digest.
-    pub(super) fn lay_out(
+    /// Keeps the commit's objects, checks the tree out, writes the origin, and learns the kernel's digest. `next` is what needs the
+    /// tree's files and no image, which is being made meanwhile; it is given the root, and the directory that it lies in.
+    pub(super) fn lay_out<T>(
         &self,
         decision: &Decision,
         state: &State,
         progress: &dyn Progress,
         cancel: &Cancel,
-    ) -> Result<LaidOut, SysrootError> {
+        next: impl FnOnce(&Dir, &Dir) -> Result<T, SysrootError>,
+    ) -> Result<(LaidOut, T), SysrootError> {
         let id = &decision.id;
         self.check_room_in_boot(decision, state)?;
         self.repo.check_room(0)?;
@@ -75,11 +77,43 @@ impl Sysroot {
             deployments.create_file(layout::skeleton(id), 0o644)?;
             crate::failpoint::hit("deploy.skeleton")?;
         }
-        // Before the files, since a tree may have what no image can have.
-        let image = self.make_image(decision, &deployments, progress, cancel)?;
+        let work = || {
+            let checkout = self.check_out(decision, &root, &options, progress, cancel)?;
+            let bootcsum = self.prepare_kernel(id, &root, state)?;
+            decision.origin.save(&deployments, id)?;
+            Ok((checkout, bootcsum, next(&root, &deployments)?))
+        };
+        let (image, (checkout, bootcsum, done)) =
+            self.with_image(decision, &deployments, progress, cancel, work)?;
         if let (Some(seal), Some(image)) = (&decision.seal, &image) {
             self.seal_image(decision, seal, image, &deployments, progress, cancel)?;
         }
+        if decision.kargs.get("root").is_none() {
+            progress.report(Event::Warning {
+                text: "no kernel argument says where the root file system is: add one with --karg root=…",
+            });
+        }
+        let title = pretty_name(&root)?.unwrap_or_else(|| "atomos".to_owned());
+        let laid_out = LaidOut {
+            root,
+            deployments,
+            checkout,
+            image,
+            bootcsum,
+            title,
+        };
+        Ok((laid_out, done))
+    }
+
+    /// Checks the tree out, or what of it is beside an image.
+    fn check_out(
+        &self,
+        decision: &Decision,
+        root: &Dir,
+        options: &CheckoutOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<CheckoutReport, SysrootError> {
         let skeleton = match decision.root.has_files() {
             true => None,
             false => Some(DerivedTree::skeleton(&self.repo, decision.commit.root)?),
@@ -88,33 +122,12 @@ impl Sysroot {
             Some(skeleton) => (skeleton, &skeleton.root),
             None => (&self.repo, &decision.commit.root),
         };
+        let metadata = &decision.commit.root_metadata;
         let checkout = checkout_from(
-            &self.repo,
-            source,
-            tree,
-            &decision.commit.root_metadata,
-            &root,
-            &options,
-            progress,
-            cancel,
+            &self.repo, source, tree, metadata, root, options, progress, cancel,
         )?;
         crate::failpoint::hit("deploy.checked-out")?;
-        let bootcsum = self.prepare_kernel(id, &root, state)?;
-        decision.origin.save(&deployments, id)?;
-        if decision.kargs.get("root").is_none() {
-            progress.report(Event::Warning {
-                text: "no kernel argument says where the root file system is: add one with --karg root=…",
-            });
-        }
-        let title = pretty_name(&root)?.unwrap_or_else(|| "atomos".to_owned());
-        Ok(LaidOut {
-            root,
-            deployments,
-            checkout,
-            image,
-            bootcsum,
-            title,
-        })
+        Ok(checkout)
     }
 
     /// Makes `/etc` from the defaults and from what `merge_from` has, and fills `/var`.

@@ -17,6 +17,7 @@ use crate::checkout::{CheckoutReport, checkout_from};
 use crate::composefs::ImageReport;
 use crate::etc_merge::{self, MergeInput, MergePlan, MergeReport, Policies};
 use crate::format::Metadata;
+use crate::fs::Dir;
 use crate::names::StaterootName;
 use crate::os_var::SeedReport;
 use crate::progress::Progress;
@@ -330,12 +331,13 @@ impl Sysroot {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Built, SysrootError> {
-        let laid_out = self.lay_out(decision, state, progress, cancel)?;
-        let (root, deployments) = (&laid_out.root, &laid_out.deployments);
         let from = decision.merge_from.as_ref();
-        let furnished = self.furnish(&decision.id, from, root, deployments, progress, cancel)?;
+        let furnish = |root: &Dir, deployments: &Dir| {
+            self.furnish(&decision.id, from, root, deployments, progress, cancel)
+        };
+        let (laid_out, furnished) = self.lay_out(decision, state, progress, cancel, furnish)?;
         let read_back = self.read_back(decision, &laid_out, options.read_back, progress, cancel)?;
-        self.complete(&decision.id, deployments)?;
+        self.complete(&decision.id, &laid_out.deployments)?;
         Ok(Built {
             laid_out,
             furnished,

@@ -14,6 +14,7 @@ use crate::composefs::{ComposefsError, Image, ImageReport, RootTree, overlay, wr
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Node};
 use crate::fs::{Dir, FsError, hash_file, write_all};
+use crate::parallel::both;
 use crate::progress::{Event, Progress};
 use crate::repo::{ObjectKind, Repo, RepoError, TreeSource, object_path};
 
@@ -31,25 +32,44 @@ const SOURCE: &str = "atomos-booted";
 const MAX_RECORD: usize = 64 * 1024;
 
 impl Sysroot {
-    /// Makes the deployment's image beside its directory, and the record of it, where it is to have one. Nothing of it is durable.
-    /// Returns `None` where it has none, which is an error where its root would be nothing else.
-    pub(super) fn make_image(
+    /// Makes the deployment's image beside its directory, and the record of it, while `meanwhile` does what needs no image. Nothing of
+    /// it is durable. There is no image where the deployment is to have none, and where the tree cannot have one and its files will do.
+    pub(super) fn with_image<T>(
         &self,
         decision: &Decision,
         deployments: &Dir,
         progress: &dyn Progress,
         cancel: &Cancel,
-    ) -> Result<Option<ImageReport>, SysrootError> {
+        meanwhile: impl FnOnce() -> Result<T, SysrootError>,
+    ) -> Result<(Option<ImageReport>, T), SysrootError> {
         if !decision.root.has_image() {
-            return Ok(None);
+            return Ok((None, meanwhile()?));
         }
         crate::failpoint::hit("deploy.image")?;
-        let name = layout::image(&decision.id);
-        let temporary = format!(".{name}.new");
-        match self.write_image(decision, deployments, &temporary, cancel) {
+        let temporary = format!(".{}.new", layout::image(&decision.id));
+        let (written, done) = both(
+            || self.write_image(decision, deployments, &temporary, cancel),
+            meanwhile,
+        );
+        let done = done?;
+        let image = self.name_image(decision, deployments, &temporary, written, progress)?;
+        Ok((image, done))
+    }
+
+    /// Gives the image that was written its name, and records what it must be.
+    fn name_image(
+        &self,
+        decision: &Decision,
+        deployments: &Dir,
+        temporary: &str,
+        written: Result<ImageReport, SysrootError>,
+        progress: &dyn Progress,
+    ) -> Result<Option<ImageReport>, SysrootError> {
+        match written {
             Ok(report) => {
+                let name = layout::image(&decision.id);
                 crate::failpoint::hit("deploy.image-written")?;
-                deployments.rename(&temporary, deployments, &name)?;
+                deployments.rename(temporary, deployments, &name)?;
                 crate::failpoint::hit("deploy.image-named")?;
                 let record = serde_json::to_vec_pretty(&report).expect("numbers and digests are text");
                 let name = layout::image_record(&decision.id);
@@ -63,7 +83,7 @@ impl Sysroot {
             Err(SysrootError::Composefs(
                 error @ (ComposefsError::NotInImages { .. } | ComposefsError::TooLarge),
             )) if decision.root == RootKind::FilesAndImage => {
-                deployments.remove_file_optional(&temporary)?;
+                deployments.remove_file_optional(temporary)?;
                 let text = format!("{error}; the deployment has its files alone");
                 progress.report(Event::Warning { text: &text });
                 Ok(None)

@@ -15,6 +15,7 @@
 
 use crate::boot::{BootError, KernelCheck, KernelFiles, install_kernel};
 use crate::cancel::Cancel;
+use crate::fs::Dir;
 use crate::progress::{Event, Progress};
 
 use super::decide::Decision;
@@ -91,19 +92,21 @@ impl Sysroot {
         cancel: &Cancel,
     ) -> Result<DeployReport, SysrootError> {
         let id = &decision.id;
-        let laid_out = self.lay_out(decision, state, progress, cancel)?;
-        let root = &laid_out.root;
-        let mut conflicts = 0;
-        let etc = match &decision.merge_from {
-            Some(from) => {
-                let (report, open) = self.merge_etc(from, root, progress, cancel)?;
-                conflicts = open.len() as u64;
-                Some(report)
-            }
-            None => None,
+        let try_merge = |root: &Dir, _: &Dir| {
+            let merged = match &decision.merge_from {
+                Some(from) => Some(self.merge_etc(from, root, progress, cancel)?),
+                None => None,
+            };
+            crate::failpoint::hit("stage.tried")?;
+            root.remove_tree("etc")?;
+            Ok(merged)
         };
-        crate::failpoint::hit("stage.tried")?;
-        root.remove_tree("etc")?;
+        let (laid_out, merged) = self.lay_out(decision, state, progress, cancel, try_merge)?;
+        let (etc, conflicts) = match merged {
+            Some((report, open)) => (Some(report), open.len() as u64),
+            None => (None, 0),
+        };
+        let root = &laid_out.root;
         let boot = self.boot_dir()?;
         let kernel = KernelFiles::find(root)?;
         install_kernel(&boot, &id.stateroot, laid_out.bootcsum, &kernel, progress)?;

@@ -28,6 +28,9 @@ const COMPOSEFS_TARGET: f64 = 0.15;
 /// The most bytes that an upgrade may write, as a multiple of what is new in the store and in `/boot`.
 const WRITE_TARGET: f64 = 1.15;
 
+/// What a deployment is, in the order in which bytes are counted.
+const KINDS: [&str; 2] = ["files", "an image"];
+
 /// Bytes of the disk that writes are counted on. Sparse.
 const DISK_SIZE: u64 = 12 << 30;
 
@@ -44,8 +47,8 @@ pub struct Deploy {
     pub ostree: Series,
     /// The same with `--no-prune`.
     pub unpruned: Series,
-    /// What an upgrade wrote.
-    pub written: Option<Written>,
+    /// What an upgrade wrote, the new deployment being files, and being an image.
+    pub written: Option<[Written; 2]>,
 }
 
 /// Bytes of one upgrade over a site.
@@ -57,7 +60,7 @@ pub struct Written {
     pub store: Extent,
     /// What is new in `/boot`.
     pub boot: Extent,
-    /// What the disk is given by directories and hard links alone, as many as the deployment has: a checkout cannot do with less.
+    /// What the disk is given by directories and hard links alone, as many as the deployment has: it cannot do with less.
     pub links: u64,
 }
 
@@ -109,12 +112,13 @@ impl Deploy {
                 self.composefs_ratio()
             ));
         }
-        if let Some(ratio) = self.written.map(Written::ratio)
-            && ratio > WRITE_TARGET
-        {
-            missed.push(format!(
-                "an upgrade writes {ratio:.2} of what is new, at most {WRITE_TARGET} wanted"
-            ));
+        for (kind, written) in KINDS.into_iter().zip(self.written.into_iter().flatten()) {
+            let ratio = written.ratio();
+            if ratio > WRITE_TARGET {
+                missed.push(format!(
+                    "an upgrade to {kind} writes {ratio:.2} of what is new, at most {WRITE_TARGET} wanted"
+                ));
+            }
         }
         missed
     }
@@ -161,14 +165,26 @@ impl Deploy {
             self.composefs_ratio(),
             verdict(self.composefs_ratio(), COMPOSEFS_TARGET)
         )?;
-        if let Some(written) = self.written {
+        let Some(written) = self.written else {
+            return Ok(());
+        };
+        writeln!(
+            text,
+            "What an upgrade from a site, pull and all, writes to the disk, by the kernel's count until everything was on it, against what is new \
+             in the store and in `/boot`; at most {WRITE_TARGET} of that. The rest is the file system's own: directories, inodes, and the journal, \
+             which has both once more. *Bare* is a loop of `mkdirat` and `linkat` that makes the deployment's directories and links, and nothing \
+             else. In MB.\n"
+        )?;
+        writeln!(
+            text,
+            "| the deployment | written | new in the store | new in `/boot` | ratio | | of the blocks that these take | bare | ratio without \
+             |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        )?;
+        for (kind, written) in KINDS.into_iter().zip(written) {
             let megabytes = |bytes: u64| bytes as f64 / 1e6;
             writeln!(
                 text,
-                "An upgrade from a site, pull and all, wrote {:.1} MB to the disk, by the kernel's count until everything was on it. New in the \
-                 store were {:.1} MB, in `/boot` {:.1} MB: {:.2} of that, at most {WRITE_TARGET}, {}; {:.2} of the blocks that these take. The \
-                 rest is the file system's own: directories, inodes, and the journal, which has both once more. A bare loop of `mkdirat` and \
-                 `linkat` that makes the deployment's directories and links, and nothing else, writes {:.1} MB; without those it is {:.2}.\n",
+                "| {kind} | {:.1} | {:.1} | {:.1} | {:.2} | {} | {:.2} | {:.1} | {:.2} |",
                 megabytes(written.disk),
                 megabytes(written.store.length),
                 megabytes(written.boot.length),
@@ -179,6 +195,7 @@ impl Deploy {
                 written.ratio_without_links()
             )?;
         }
+        writeln!(text)?;
         Ok(())
     }
 }
@@ -313,12 +330,13 @@ fn one_of_ostree(rival: &Rival, words: &[&str]) -> Result<std::time::Duration> {
 
 /// A file system of its own in a file. Unmounted when dropped.
 struct OwnDisk {
+    image: PathBuf,
     place: PathBuf,
 }
 
 impl OwnDisk {
-    fn mount(directory: &Path) -> Result<Self> {
-        let (image, place) = (directory.join("counted.img"), directory.join("counted"));
+    fn mount(directory: &Path, name: &str) -> Result<Self> {
+        let (image, place) = (directory.join(format!("{name}.img")), directory.join(name));
         std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
         std::fs::File::create(&image)
             .and_then(|file| file.set_len(DISK_SIZE))
@@ -331,7 +349,7 @@ impl OwnDisk {
         run(Command::new("mount")
             .args(["-t", "ext4", "-o", "loop", "--"])
             .args([&image, &place]))?;
-        Ok(Self { place })
+        Ok(Self { image, place })
     }
 
     /// Bytes that its device was given since it was there, once everything is on it.
@@ -351,6 +369,7 @@ impl Drop for OwnDisk {
     fn drop(&mut self) {
         // In the bench's own mount namespace, which ends soon anyhow.
         let _ = run(Command::new("umount").arg(&self.place));
+        let _ = remove(&self.image);
     }
 }
 
@@ -360,8 +379,54 @@ fn bytes_written(stat: &str) -> Option<u64> {
     sectors.checked_mul(512)
 }
 
-/// One upgrade of a machine with a disk of its own, from a site with patches.
-fn written(directory: &Path, atomos: &Path, trees: (&Path, &Path)) -> Result<Written> {
+/// A machine with a disk of its own, which runs what was deployed first.
+struct Counted<'a> {
+    machine: Machine<'a>,
+    disk: OwnDisk,
+}
+
+impl<'a> Counted<'a> {
+    fn install(directory: &Path, name: &str, atomos: &'a Path, site: &Path, key: &Path) -> Result<Self> {
+        let disk = OwnDisk::mount(directory, name)?;
+        let mut machine = Machine::new(atomos, disk.place.join("machine"))?;
+        let url = format!("file://{}", site.display());
+        time(
+            machine
+                .command(&["remote", "add", "origin", &url, "--key"])
+                .arg(key.with_extension("pub")),
+        )?;
+        machine.run(&["pull", "origin", machine::REF])?;
+        machine.boot(&format!("origin:{}", machine::REF))?;
+        Ok(Self { machine, disk })
+    }
+
+    /// Counts what `commands` write, which bring what is newest and deploy it.
+    fn written(&self, commands: &[&[&str]]) -> Result<Written> {
+        let (machine, disk) = (&self.machine, &self.disk);
+        let store = machine.directory().join("atomos/repo");
+        let boot = machine.directory().join("boot");
+        let before = (files(&store)?, files(&boot)?, disk.written()?);
+        for words in commands {
+            machine.run(words)?;
+        }
+        let after = (files(&store)?, files(&boot)?, disk.written()?);
+        bare::measure(&machine.newest()?, &disk.place.join("bare"))?;
+        let written = Written {
+            links: disk.written()? - after.2,
+            disk: after.2 - before.2,
+            store: added(&before.0, &after.0),
+            boot: added(&before.1, &after.1),
+        };
+        ensure!(
+            written.store.length > 0 && written.boot.length > 0,
+            "the upgrade brought nothing: {written:?}"
+        );
+        Ok(written)
+    }
+}
+
+/// One upgrade of each of two machines, from a site with patches: to files, and to an image.
+fn written(directory: &Path, atomos: &Path, trees: (&Path, &Path)) -> Result<[Written; 2]> {
     let [repo, key, site] = ["source", "source-key", "source-site"].map(|name| directory.join(name));
     for path in [&repo, &key, &key.with_extension("pub"), &site] {
         remove(path)?;
@@ -381,38 +446,26 @@ fn written(directory: &Path, atomos: &Path, trees: (&Path, &Path)) -> Result<Wri
     time(Command::new(atomos).args(["key", "generate"]).arg(&key))?;
     time(source(&commit).arg(trees.0))?;
     time(&mut publish())?;
-    let disk = OwnDisk::mount(directory)?;
-    let mut machine = Machine::new(atomos, disk.place.join("machine"))?;
-    let url = format!("file://{}", site.display());
-    time(
-        machine
-            .command(&["remote", "add", "origin", &url, "--key"])
-            .arg(key.with_extension("pub")),
-    )?;
-    machine.run(&["pull", "origin", machine::REF])?;
-    machine.boot(&format!("origin:{}", machine::REF))?;
+    let install = |name| Counted::install(directory, name, atomos, &site, &key);
+    let (of_files, of_image) = (install("counted-files")?, install("counted-image")?);
     time(source(&commit).arg(trees.1))?;
     time(&mut publish())?;
-    let store = machine.directory().join("atomos/repo");
-    let boot = machine.directory().join("boot");
-    let before = (files(&store)?, files(&boot)?, disk.written()?);
-    machine.run(&["upgrade", "--now"])?;
-    let after = (files(&store)?, files(&boot)?, disk.written()?);
-    let newest = machine.newest()?;
-    bare::measure(&newest, &disk.place.join("bare"))?;
-    let links = disk.written()? - after.2;
-    let written = Written {
-        links,
-        disk: after.2 - before.2,
-        store: added(&before.0, &after.0),
-        boot: added(&before.1, &after.1),
-    };
-    ensure!(
-        written.store.length > 0 && written.boot.length > 0,
-        "the upgrade brought nothing: {written:?}"
-    );
-    drop(disk);
-    for path in [&repo, &site, &directory.join("counted.img")] {
+    let reference = format!("origin:{}", machine::REF);
+    let written = [
+        of_files.written(&[&["upgrade", "--now"]])?,
+        of_image.written(&[
+            &["pull", "origin", machine::REF],
+            &[
+                "deploy",
+                &reference,
+                "--now",
+                "--karg",
+                "atomos.composefs=required",
+            ],
+        ])?,
+    ];
+    drop((of_files, of_image));
+    for path in [&repo, &site] {
         remove(path)?;
     }
     Ok(written)
@@ -468,12 +521,13 @@ mod tests {
         deploy.unread.push(Duration::from_secs(unread));
         deploy.composefs.push(Duration::from_secs(composefs));
         deploy.ostree.push(Duration::from_secs(10));
-        deploy.written = Some(Written {
+        let written = |disk| Written {
             disk,
             store: extent(90),
             boot: extent(10),
             links: 15,
-        });
+        };
+        deploy.written = Some([written(disk), written(disk - 10)]);
         deploy
     }
 
@@ -485,8 +539,14 @@ mod tests {
         let mut text = String::new();
         measured(4, 2, 116).render(&mut text).unwrap();
         assert_eq!(text.matches("**missed**").count(), 3, "{text}");
-        assert!(text.contains("; 0.58 of the blocks"), "{text}");
-        assert!(text.contains("without those it is 1.01."), "{text}");
+        assert!(
+            text.contains("| files | 0.0 | 0.0 | 0.0 | 1.16 | **missed** | 0.58 | 0.0 | 1.01 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| an image | 0.0 | 0.0 | 0.0 | 1.06 | met |"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -22,9 +23,9 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
-use crate::fs::{Dir, FileKind, FileLock};
+use crate::fs::{Dir, FileLock};
 use crate::progress::Progress;
-use crate::repo::{Located, Repo, RepoError};
+use crate::repo::{Located, Repo, RepoError, TreeSource};
 
 use super::metadata::apply_to_dir;
 use super::{CheckoutError, CheckoutOptions, CheckoutReport, Ownership, temporary_beside, tree};
@@ -72,8 +73,8 @@ pub struct InPlaceReport {
 /// A name for the directory of what is new.
 const STAGED: &str = "update";
 
-/// Entries that are made at a time: a dirtree of so many is far from the limits.
-const BATCH: usize = 4096;
+/// Names in one directory of what is new.
+const BATCH: usize = 256;
 
 /// Brings `destination`, a checkout of `repo`, to what `rev` names.
 ///
@@ -265,8 +266,10 @@ fn apply(
     };
     // Whoever may not write into the directory finds out here, before anything has changed.
     let (temporary, holding, _owner) = temporary_beside(dir, OsStr::new(STAGED))?;
-    let done = build(repo, &holding, &plan, options, progress, cancel, &mut report.made)
-        .and_then(|()| move_in(dir, &holding, &plan, options.ownership));
+    let done = build(repo, &holding, &plan, options, progress, cancel).and_then(|made| {
+        report.made = made;
+        move_in(dir, &holding, &plan, options.ownership)
+    });
     let removed = dir.remove_tree(&temporary);
     done?;
     removed?;
@@ -282,6 +285,22 @@ fn apply(
     Ok(report)
 }
 
+/// What is new, in directories of [`BATCH`] names that are called by their numbers; what is below is the repository's.
+struct Staging<'a> {
+    repo: &'a Repo,
+    batches: HashMap<DirTreeId, DirTree>,
+}
+
+impl TreeSource for Staging<'_> {
+    fn dirtree(&self, id: &DirTreeId) -> Result<DirTree, RepoError> {
+        match self.batches.get(id) {
+            Some(batch) => Ok(batch.clone()),
+            None => self.repo.dirtree(id),
+        }
+    }
+}
+
+/// Makes everything that is new, on all processors: a thread has a directory to itself.
 fn build(
     repo: &Repo,
     holding: &Dir,
@@ -289,20 +308,32 @@ fn build(
     options: &CheckoutOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
-    made: &mut CheckoutReport,
-) -> Result<(), CheckoutError> {
+) -> Result<CheckoutReport, CheckoutError> {
+    let encode = |source| RepoError::Encode {
+        what: "a directory".to_owned(),
+        source,
+    };
+    let mut staging = Staging {
+        repo,
+        batches: HashMap::new(),
+    };
+    let mut batches = Vec::new();
     for (number, batch) in plan.staged.chunks(BATCH).enumerate() {
-        let dir = holding.ensure_dir(number.to_string(), 0o700)?;
-        let mut batch = batch.to_vec();
-        batch.sort_by(|a, b| a.name.cmp(&b.name));
-        let tree = DirTree::new(batch).map_err(|source| RepoError::Encode {
-            what: "a directory".to_owned(),
-            source,
-        })?;
-        let report = tree::materialise(repo, repo, tree, &dir, options, progress, cancel)?;
-        made.add(&report);
+        let batch = DirTree::new(batch.to_vec()).map_err(encode)?;
+        let (tree, _) = batch.encode().map_err(encode)?;
+        staging.batches.insert(tree, batch);
+        batches.push(Entry {
+            name: number.to_string().into_bytes(),
+            metadata: Metadata::with_mode(0o700),
+            node: Node::Dir { tree },
+        });
     }
-    Ok(())
+    let count = batches.len() as u64;
+    let root = DirTree::new(batches).map_err(encode)?;
+    let mut made = tree::materialise(repo, &staging, root, holding, options, progress, cancel)?;
+    // Those are nobody's.
+    made.directories -= count;
+    Ok(made)
 }
 
 fn move_in(dir: &Dir, holding: &Dir, plan: &Plan, ownership: Ownership) -> Result<(), CheckoutError> {
@@ -314,15 +345,14 @@ fn move_in(dir: &Dir, holding: &Dir, plan: &Plan, ownership: Ownership) -> Resul
         for name in &step.remove {
             opened.remove_tree(name)?;
         }
-        for (name, number) in &step.put {
-            let staged = PathBuf::from(format!("{}/{number}", number / BATCH));
+        for put in &step.put {
+            let name = put.name.as_os_str();
+            let staged = PathBuf::from(format!("{}/{}", put.staged / BATCH, put.staged));
             // An ordinary user gets no devices.
-            let Some(new) = holding.stat_optional(&staged)? else {
+            if ownership == Ownership::User && !holding.exists(&staged)? {
                 continue;
-            };
-            // No rename puts a file in the place of a directory, or a directory in that of a file.
-            let old = opened.stat_optional(name)?;
-            if old.is_some_and(|old| old.kind == FileKind::Dir || new.kind == FileKind::Dir) {
+            }
+            if put.in_the_way {
                 opened.remove_tree(name)?;
             }
             holding.rename(&staged, &opened, name)?;

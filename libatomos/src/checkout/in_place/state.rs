@@ -93,10 +93,6 @@ impl Look<'_> {
     }
 
     fn is_the_stores(&self, stat: &Stat, blob: &BlobId, metadata: &Metadata) -> Result<bool, CheckoutError> {
-        let Some((path, _)) = self.repo.find_variant(blob, metadata)? else {
-            return Ok(false);
-        };
-        let found = self.repo.kind_dir(crate::repo::ObjectKind::Blob).stat(&path)?;
-        Ok((found.dev, found.ino) == (stat.dev, stat.ino))
+        Ok(self.repo.is_inode_of((stat.dev, stat.ino), blob, metadata)?)
     }
 }

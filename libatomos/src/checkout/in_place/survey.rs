@@ -25,17 +25,26 @@ pub(super) struct Step {
     /// From the checkout's root.
     pub(super) path: PathBuf,
     pub(super) remove: Vec<OsString>,
-    /// Names, and which of the staged entries they get.
-    pub(super) put: Vec<(OsString, usize)>,
+    pub(super) put: Vec<Put>,
     /// What the directory's own becomes.
     pub(super) metadata: Option<Metadata>,
+}
+
+/// A name that comes to lead to something else.
+#[derive(Debug)]
+pub(super) struct Put {
+    pub(super) name: OsString,
+    /// Which of the staged entries it gets.
+    pub(super) staged: usize,
+    /// Whether what is there goes first: no rename puts a file in the place of a directory, or a directory in that of a file.
+    pub(super) in_the_way: bool,
 }
 
 /// What has to be done.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
-    /// What has to be made, under the numbers that [`Step::put`] has.
+    /// What has to be made, under the numbers that [`Put::staged`] has.
     pub(super) staged: Vec<Entry>,
     /// Entries that are new, other, and gone.
     pub(super) added: u64,
@@ -82,9 +91,15 @@ impl Survey<'_> {
         Ok(self.look.repo.load_dirtree(tree)?)
     }
 
-    fn stage(&mut self, step: &mut Step, entry: &Entry) {
+    /// Has `entry` made. `there` says of what is in its place whether that is a directory.
+    fn stage(&mut self, step: &mut Step, entry: &Entry, there: Option<bool>) {
         let number = self.plan.staged.len();
-        step.put.push((OsStr::from_bytes(&entry.name).to_owned(), number));
+        let is_dir = matches!(entry.node, Node::Dir { .. });
+        step.put.push(Put {
+            name: OsStr::from_bytes(&entry.name).to_owned(),
+            staged: number,
+            in_the_way: there.is_some_and(|is_dir_there| is_dir || is_dir_there),
+        });
         self.plan.staged.push(Entry {
             name: number.to_string().into_bytes(),
             ..entry.clone()
@@ -216,7 +231,8 @@ impl Survey<'_> {
         let absent = self.resuming && !place.dir.exists(name)?;
         if absent || self.is_whole(place, before)? {
             self.plan.changed += 1;
-            self.stage(step, after);
+            let there = (!absent).then_some(matches!(before.node, Node::Dir { .. }));
+            self.stage(step, after, there);
         }
         Ok(())
     }
@@ -243,7 +259,7 @@ impl Survey<'_> {
             return Ok(());
         }
         self.plan.added += 1;
-        self.stage(step, after);
+        self.stage(step, after, None);
         Ok(())
     }
 
@@ -318,7 +334,7 @@ impl Survey<'_> {
             let name = OsStr::from_bytes(&entry.name);
             let Some(found) = place.dir.stat_optional(name)? else {
                 self.plan.added += 1;
-                self.stage(&mut step, entry);
+                self.stage(&mut step, entry, None);
                 continue;
             };
             match (&entry.node, found.kind) {
@@ -338,7 +354,7 @@ impl Survey<'_> {
                 _ if union == Union::Identical => self.other(place.below(entry)),
                 _ => {
                     self.plan.changed += 1;
-                    self.stage(&mut step, entry);
+                    self.stage(&mut step, entry, Some(false));
                 }
             }
         }

@@ -177,6 +177,8 @@ impl Xattrs {
             return false;
         }
         if self.0.is_empty() {
+            // What a file of the store has, and little more.
+            self.0.reserve(128);
             self.0.resize(XATTR_HEADER, 0);
         }
         self.0.extend_from_slice(&[name_len, index]);

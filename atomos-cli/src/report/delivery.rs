@@ -1,0 +1,167 @@
+//! What stands in the way of publishing and pulling, and the next command to try.
+
+use libatomos::publish::PublishError;
+use libatomos::pull::PullError;
+use libatomos::remote::RemoteError;
+use libatomos::sign::SignError;
+use libatomos::transport::{TransportError, TransportErrorKind};
+
+use super::store::hint_for_lock;
+use super::{CliError, shown};
+use crate::output::text::time;
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Repo(error) => error.into(),
+            error => {
+                let hint = hint_for_remote(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<PullError> for CliError {
+    fn from(error: PullError) -> Self {
+        match error {
+            PullError::Repo(error) => error.into(),
+            PullError::Remote(error) => error.into(),
+            PullError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_pull(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+impl From<PublishError> for CliError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Repo(error) => error.into(),
+            PublishError::Fs(error) => error.into(),
+            error => {
+                let hint = hint_for_publish(&error);
+                Self::new(error.kind(), error, hint)
+            }
+        }
+    }
+}
+
+fn hint_for_remote(error: &RemoteError) -> Option<String> {
+    Some(match error {
+        RemoteError::NotFound { .. } => {
+            "`atomos remote list` lists the remotes, `atomos remote add` adds one".to_owned()
+        }
+        RemoteError::Exists { name } => {
+            format!("--force replaces it; `atomos remote show {name}` shows it")
+        }
+        RemoteError::Config { path, .. } => format!("look at {}", shown(path)),
+        RemoteError::DamagedState { path, .. } => format!(
+            "remove {}, if you are sure that nobody offers you an old version: the next record is then taken for the newest",
+            shown(path)
+        ),
+        _ => return None,
+    })
+}
+
+fn hint_for_pull(error: &PullError) -> Option<String> {
+    Some(match error {
+        PullError::Untrusted { .. } => {
+            "`atomos remote show NAME` shows the keys that count; ask the publisher whether they are right"
+                .to_owned()
+        }
+        PullError::Older { .. } => "ask the publisher, or name another mirror".to_owned(),
+        PullError::Expired { expires, now, .. } => format!(
+            "it was good until {}, and it is {} or later; look at this machine's clock; if it is right, the publisher has to publish again, and `bundle apply --accept-expired` takes a bundle all the same",
+            time(*expires),
+            time(*now)
+        ),
+        PullError::Incompatible { .. } => {
+            "if this machine is one of those, say so in the remote's `compatible`".to_owned()
+        }
+        PullError::Withdrawn { .. } | PullError::Downgrade { .. } => {
+            "--allow-downgrade takes it all the same".to_owned()
+        }
+        PullError::NoSuchRelease {
+            remote, reference, ..
+        } => {
+            format!("`atomos history {remote} {reference}` lists what there is")
+        }
+        PullError::TooManyBytes { needed, .. } => format!("--max-bytes {needed} allows it"),
+        PullError::NoSpace { .. } => "`atomos cleanup` and `atomos prune` make room".to_owned(),
+        PullError::BadObject { .. } => "try again later: what came is kept".to_owned(),
+        PullError::NoSuchRef { remote, .. } => format!(
+            "`atomos remote show {remote}` shows where the site is; ask the publisher what its refs are"
+        ),
+        PullError::Gone { reference, .. } => format!(
+            "sites keep a number of releases, and bundles are for certain versions: pull the newest one, {reference}, from a whole site"
+        ),
+        PullError::NotAMirror { .. } => "choose an empty directory with --to DIR".to_owned(),
+        PullError::NoSubpath { path, .. } => format!(
+            "pull it whole, then `atomos ls REMOTE:REF` lists what there is; {path} is looked for from the root of the tree"
+        ),
+        PullError::Transport(error) => return hint_for_transport(error),
+        PullError::Cancelled(_) => "run the command again: it takes up what came".to_owned(),
+        _ => return None,
+    })
+}
+
+fn hint_for_transport(error: &TransportError) -> Option<String> {
+    Some(match error.kind {
+        TransportErrorKind::Temporary | TransportErrorKind::Cancelled => {
+            "run the command again: it takes up what came".to_owned()
+        }
+        TransportErrorKind::NotFound | TransportErrorKind::Protocol | TransportErrorKind::TooLarge => {
+            "`atomos remote show NAME` shows where the site is; what came is kept, and another mirror may have the rest"
+                .to_owned()
+        }
+        TransportErrorKind::Denied => {
+            "`atomos remote add --force` takes credentials: --user, --token-file, --netrc, --client-cert".to_owned()
+        }
+        TransportErrorKind::Untrusted => {
+            "`atomos remote add --force --ca FILE` adds a certificate authority".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+fn hint_for_publish(error: &PublishError) -> Option<String> {
+    Some(match error {
+        PublishError::NotOurs { .. } => "choose an empty directory with --to DIR".to_owned(),
+        PublishError::MissingKeys { .. } => {
+            "name the secret keys with --key FILE; it can be repeated".to_owned()
+        }
+        PublishError::OtherKeys { .. } => {
+            "sign with the keys that signed it; `atomos key set create` goes over to other keys".to_owned()
+        }
+        PublishError::KeySet { number: 1, .. } => {
+            "name the keys that machines were given with --pinned FILE.pub; `atomos key set sign` adds signatures".to_owned()
+        }
+        PublishError::KeySet { .. } => {
+            "`atomos key set show FILE --site DIR` says whose signatures are missing, `atomos key set sign` adds them".to_owned()
+        }
+        PublishError::Sign(SignError::Signing { .. }) => {
+            "no record has changed; run the command by itself: from its standard input it reads what is to be signed, and it prints the 64 bytes of the signature".to_owned()
+        }
+        PublishError::Withdrawn { .. } => "commit it anew: what was withdrawn is not published again".to_owned(),
+        PublishError::Clock { .. } => {
+            "look at this machine's clock, and at that of the machine that signed or committed; where the other was wrong, --expires DAYS reaches past it, and a new key set (docs/keys.md) ends what a record said".to_owned()
+        }
+        PublishError::LastSequence { .. } => {
+            "go over to a new key set, which starts the counter again: docs/keys.md, `atomos key set create`".to_owned()
+        }
+        PublishError::NoSuchRelease { .. } => {
+            "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned()
+        }
+        PublishError::Damaged { .. } => "`atomos site fsck DIR` says what else is damaged".to_owned(),
+        PublishError::NothingLeft { .. } => {
+            "publish a release that takes its place; it must be another commit, so commit it anew".to_owned()
+        }
+        PublishError::NoRefs { .. } => "`atomos commit --ref REF DIR` makes one".to_owned(),
+        PublishError::Lock(error) => return hint_for_lock(error),
+        PublishError::Cancelled(_) => "the site is as it was; run the command again".to_owned(),
+        _ => return None,
+    })
+}
