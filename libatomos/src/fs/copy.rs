@@ -98,17 +98,14 @@ fn in_chunks(file: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::
 pub(crate) fn hash_file_and_verity(file: &File) -> io::Result<(BlobId, u64, VerityDigest)> {
     let mut hasher = blake3::Hasher::new();
     let mut verity = VerityHasher::new();
-    let mut buffer = vec![0; CHUNK];
     let mut size = 0;
-    loop {
-        let len = read_up_to(file, &mut buffer)?;
-        hasher.update(&buffer[..len]);
-        verity.update(&buffer[..len]);
-        size += len as u64;
-        if len < buffer.len() {
-            return Ok((BlobId::new(hasher.finalize().into()), size, verity.finalize()));
-        }
-    }
+    in_chunks(file, |bytes| {
+        hasher.update(bytes);
+        verity.update(bytes);
+        size += bytes.len() as u64;
+        Ok(())
+    })?;
+    Ok((BlobId::new(hasher.finalize().into()), size, verity.finalize()))
 }
 
 /// Reads until `buffer` is full or the file ends; returns how many bytes were read.
