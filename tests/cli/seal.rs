@@ -69,20 +69,17 @@ fn a_commit_is_sealed_by_keys_and_by_commands() {
     );
     again.code(77);
     if has_tool("openssl", "a seal by a command") {
-        let command = "openssl pkeyutl -sign -rawin -in /dev/stdin -inkey one";
-        let by_command = ["--seal-command", command, "--seal-public", "one.pub"];
-        let run = commit(
-            &scratch,
-            &[&by_command[..], &["--skip-if-unchanged", "--unchanged-exit-77"]].concat(),
-        );
-        run.code(77);
-        let parent = scratch.atomos(&["rev-parse", "os^"]).code(0).out;
+        let make = "openssl genpkey -algorithm ed25519 -out two && openssl pkey -in two -pubout -out two.pub";
+        let mut shell = std::process::Command::new("sh");
+        let made = shell.args(["-c", make]).current_dir(scratch.path("")).status();
+        assert!(made.unwrap().success());
+        commit(&scratch, &["--seal", "two"]).code(0);
         let before = seal(&scratch);
-        commit(
-            &scratch,
-            &[&by_command[..], &["--parent", parent.trim()]].concat(),
-        )
-        .code(0);
+        let command = "openssl pkeyutl -sign -rawin -in /dev/stdin -inkey two";
+        let by_command = ["--seal-command", command, "--seal-public", "two.pub"];
+        let skip = ["--skip-if-unchanged", "--unchanged-exit-77"];
+        commit(&scratch, &[&by_command[..], &skip].concat()).code(77);
+        commit(&scratch, &by_command).code(0);
         assert_eq!(seal(&scratch), before, "a key signs one thing in one way");
     }
     let run = commit(&scratch, &["--seal-command", "true"]);

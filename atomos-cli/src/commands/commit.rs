@@ -36,7 +36,7 @@ Examples:
   atomos commit -b app --owner 0:0 --mtime zero ./build     the same digest whoever builds it
   curl -s https://images.example/root.tar.zst | atomos commit -b base --os --tar -
   atomos commit -b base --os --oci ./layout:bookworm
-  atomos commit -b debian/13 --os --seal seal-key --version 13.1 ./rootfs     to be verified when it boots
+  atomos commit -b debian/13 --os --seal seal-key ./rootfs     to be verified when it boots
   atomos commit -b custom --tree ref=base --tree tar=fixes.tar ./overlay     each over those before")]
 pub struct CommitArgs {
     /// The ref to move to the new commit; it is made if it is missing
