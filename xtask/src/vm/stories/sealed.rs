@@ -86,7 +86,7 @@ writable 'cp "$image" "$image.new"; mv "$image.new" "$image"; sync'
 /// # Errors
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn sealed(mut stage: Stage<'_>) -> Result<()> {
-    stage.lab.store.commit(&V1)?;
+    let v1 = stage.lab.store.commit(&V1)?;
     let (one, two) = (
         stage.lab.store.commit(&SEALED)?,
         stage.lab.store.commit(&SEALED_NEXT)?,
@@ -149,6 +149,13 @@ pub fn sealed(mut stage: Stage<'_>) -> Result<()> {
     stage.say("the next one is up");
     look_at(&mut stage, &mut machine, false)?;
     check_version(&mut machine, &SEALED_NEXT, &two)?;
+
+    stage.say("going back to files, by an initramfs without a key");
+    machine.ask(&format!("atomos rollback --to {}", V1.name))?;
+    machine.reboot()?;
+    stage.say("v1 is up");
+    check_version(&mut machine, &V1, &v1)?;
+    check_health(&mut machine)?;
     stage.finish_with_verity(machine)
 }
 
