@@ -79,14 +79,22 @@ fn boot_in_initramfs(target: &str) -> Result<()> {
     }
     let line =
         sysroot::read_cmdline(File::open("/proc/cmdline").doing(|| "opening /proc/cmdline".to_owned())?)?;
+    let keys = Keys::load(seal::KEYS);
     let Some(requested) = requested(&line)? else {
+        // The physical root is nothing that a key vouches for.
+        if keys.is_demand() {
+            return Err(Error::new(format!(
+                "no atomos= on the kernel command line says what to boot, and with the keys in {} nothing else is",
+                seal::KEYS
+            )));
+        }
         say(
             Level::Info,
             "no atomos= on the kernel command line, so the root stays as it is",
         );
         return Ok(());
     };
-    let booted = find(target, &requested, &line, &Keys::load(seal::KEYS))?;
+    let booted = find(target, &requested, &line, &keys)?;
     booted.arm_watchdog(watchdog::DEVICE);
     let from_image = mounts::prepare_in_initramfs(target, booted.layout())?;
     booted.record(from_image)

@@ -458,6 +458,10 @@ fn what_is_to_be_verified_gives_way_to_nothing_that_is_not() {
     let err = machine.fails(&format!("{SEALING}\nhave_key; cmdline \"atomos=os/$N0\"; boot"));
     let err = err.expect("it ran before");
     assert!(err.contains("is not verified (nobody has sealed it)"), "{err}");
+    // Nor is the physical root.
+    let err = machine.fails(&format!("{SEALING}\nhave_key; cmdline \"ro quiet\"; boot"));
+    let err = err.expect("it ran before");
+    assert!(err.contains("says what to boot, and with the keys in"), "{err}");
     // What asks for nothing is no substitute for what does; without a key and without asking, nothing has changed.
     for (change, expected) in [
         ("true", "1\n"),
