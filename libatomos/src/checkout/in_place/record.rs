@@ -1,7 +1,7 @@
 //! Of which tree a directory is a checkout.
 //!
 //! The record lies in the repository, not in the directory, whose contents are the tree's and nothing else. A directory is known
-//! by its device, its inode and the time of its birth: so it can be renamed, and another of the same name is not taken for it.
+//! by its inode and the time of its birth: so it can be renamed, and another of the same name is not taken for it.
 //! A record is a hint: without it, the caller says which tree it was.
 
 use std::path::PathBuf;
@@ -150,19 +150,24 @@ impl Record {
     }
 }
 
-/// What tells a directory from every other.
+/// What tells a directory from every other, also when its disk has another number after a reboot: its own number, and when it was made. Were
+/// another one like it, an update would find that it is not what it should be.
 fn name_of(dir: &Dir) -> Result<String, FsError> {
     let flags = StatxFlags::INO | StatxFlags::BTIME;
     let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, flags)
         .map_err(|errno| FsError::new("look at", dir.path(), errno))?;
-    let born = match StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME) {
-        true => (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec),
-        false => (0, 0),
-    };
-    Ok(format!(
-        "{:x}-{:x}-{:x}-{:x}-{:x}",
-        stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino, born.0, born.1
-    ))
+    let is_born = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    Ok(match is_born {
+        true => format!(
+            "{:x}-{:x}-{:x}",
+            stat.stx_ino, stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec
+        ),
+        // Numbers are used again.
+        false => format!(
+            "{:x}-on-{:x}-{:x}",
+            stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor
+        ),
+    })
 }
 
 #[cfg(test)]
