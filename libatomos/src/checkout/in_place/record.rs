@@ -173,7 +173,27 @@ fn name_of(dir: &Dir) -> Result<String, FsError> {
 #[cfg(test)]
 mod tests {
     use super::escaped::unescape;
+    use super::name_of;
+    use crate::fs::Dir;
+    use crate::fs::loop_mount::LoopMount;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_directory_has_its_name_when_its_disk_has_another_number() {
+        let Some(mount) = LoopMount::smallest("xfs") else {
+            return;
+        };
+        let before = Dir::open_ambient(mount.path()).unwrap();
+        let out = before.ensure_dir("out", 0o755).unwrap();
+        let other = before.ensure_dir("other", 0o755).unwrap();
+        before.sync_fs().unwrap();
+        let again = mount.after_power_cut("nouuid");
+        let after = Dir::open_ambient(again.path()).unwrap().open_dir("out").unwrap();
+        let device = |dir: &Dir| dir.stat_self().unwrap().dev;
+        assert_ne!(device(&after), device(&out));
+        assert_eq!(name_of(&after).unwrap(), name_of(&out).unwrap());
+        assert_ne!(name_of(&other).unwrap(), name_of(&out).unwrap());
+    }
 
     proptest! {
         #[test]
