@@ -38,6 +38,7 @@ pub fn cargo(directory: &Path, words: &[&str]) -> Command {
 /// If it does not build.
 pub fn build_atomos() -> Result<PathBuf> {
     let root = root();
+    eprintln!("building atomos as it is released; the first time that takes some minutes");
     run(&mut cargo(
         &root,
         &[
