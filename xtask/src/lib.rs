@@ -15,6 +15,7 @@ pub mod facts;
 pub mod own_disk;
 pub mod power_cut;
 pub mod process;
+mod random;
 pub mod scale;
 pub mod vm;
 pub mod workspace;

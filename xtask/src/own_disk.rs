@@ -51,6 +51,8 @@ pub struct Again<'a> {
     pub user: Option<u32>,
     /// The size of the filesystem. Only what is written takes space.
     pub gibibytes: u32,
+    /// How many files it can have. Tables of them are written at once.
+    pub inodes: u32,
 }
 
 /// Whether a filesystem of its own can be had.
@@ -106,7 +108,7 @@ impl Again<'_> {
                 .arg(&image))?;
             // Not lazily: the kernel would go on initialising it while the times are taken.
             run(Command::new("mkfs.ext4")
-                .args(["-q", "-F", "-m", "0", "-N", "500000"])
+                .args(["-q", "-F", "-m", "0", "-N", &self.inodes.to_string()])
                 .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"])
                 .arg(&image))?;
         } else if self.user.is_some() {

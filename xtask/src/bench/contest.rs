@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -14,6 +15,12 @@ use crate::process::run;
 
 /// The branch that all commits go to.
 const REF: &str = "os/bench";
+
+/// The first commit, once there are two.
+const FIRST: &str = "os/bench^";
+
+/// The branch of the second version with the first one's kernel.
+const KEPT_REF: &str = "os/kernel-kept";
 
 /// Who does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +70,8 @@ pub enum Work {
     Mount,
     /// The checkout of the first version becomes one of the second.
     Update,
+    /// The same, where the second has the first one's kernel.
+    UpdateKernelKept,
     /// Every object verified.
     Fsck,
     /// What changed between the two versions.
@@ -71,7 +80,7 @@ pub enum Work {
 
 impl Work {
     /// In the order in which one run does it.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::FirstCommit,
         Self::CommitAgain,
         Self::CommitKnown,
@@ -82,6 +91,7 @@ impl Work {
         Self::Update,
         Self::Diff,
         Self::Fsck,
+        Self::UpdateKernelKept,
         Self::Adopt,
     ];
 
@@ -94,6 +104,7 @@ impl Work {
             Self::CommitKnown => "commit again, stat cache",
             Self::Mount => "composefs: image made and mounted",
             Self::Update => "checkout `--update` to the second version",
+            Self::UpdateKernelKept => "checkout `--update` to the second version with the first one's kernel",
             Self::CommitAgain => "commit again, every byte hashed again",
             Self::SecondCommit => "commit of the second version",
             Self::Checkout => "hardlink checkout",
@@ -114,7 +125,7 @@ impl Work {
             Self::CommitKnown => &[(Ostree, Self::CommitAgain, 0.02)],
             Self::Checkout => &[(Ostree, self, 0.4), (Cp, self, 0.75)],
             Self::Mount => &[(Ostree, Self::Checkout, 0.1)],
-            Self::Update => &[(Atomos, Self::Checkout, 0.35)],
+            Self::Update | Self::UpdateKernelKept => &[(Atomos, Self::Checkout, 0.35)],
             Self::Fsck => &[(Ostree, self, 0.12)],
             Self::Diff => &[(Ostree, self, 0.1)],
             Self::SecondCommit | Self::CheckoutSynced => &[],
@@ -135,7 +146,11 @@ pub struct Ring {
     atomos: PathBuf,
     v1: PathBuf,
     v2: PathBuf,
+    kernel_kept: Option<PathBuf>,
 }
+
+/// What a kernel consists of, in a tree.
+const KERNEL: [&str; 2] = ["boot", "usr/lib/modules"];
 
 impl Ring {
     /// Copies the trees, without the devices of `/dev`, which ostree refuses to commit.
@@ -143,19 +158,43 @@ impl Ring {
     /// # Errors
     /// If copying fails.
     pub fn prepare(directory: &Path, atomos: &Path, trees: &Trees) -> Result<Self> {
-        let ring = Self {
-            directory: directory.to_owned(),
-            atomos: atomos.to_owned(),
-            v1: directory.join("v1"),
-            v2: directory.join("v2"),
-        };
+        let mut ring = Self::of(directory, atomos);
         for (from, to) in [(&trees.v1, &ring.v1), (&trees.v2, &ring.v2)] {
             run(Command::new("cp").arg("-a").args([from, to]))?;
             run(Command::new("find")
                 .arg(to.join("dev"))
                 .args(["-mindepth", "1", "-delete"]))?;
         }
+        let kept = directory.join("v2-kernel-kept");
+        run(Command::new("cp").arg("-a").args([&ring.v2, &kept]))?;
+        for part in KERNEL {
+            remove(&kept.join(part))?;
+            run(Command::new("cp")
+                .arg("-a")
+                .args([ring.v1.join(part), kept.join(part)]))?;
+        }
+        ring.kernel_kept = Some(kept);
         Ok(ring)
+    }
+
+    /// For the trees `v1` and `v2` that are in the directory.
+    #[must_use]
+    pub fn of(directory: &Path, atomos: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            atomos: atomos.to_owned(),
+            v1: directory.join("v1"),
+            v2: directory.join("v2"),
+            kernel_kept: None,
+        }
+    }
+
+    /// What can be done with its trees, in the order in which one run does it.
+    pub fn works(&self) -> impl Iterator<Item = Work> + use<> {
+        let has_kernel = self.kernel_kept.is_some();
+        Work::ALL
+            .into_iter()
+            .filter(move |work| has_kernel || *work != Work::UpdateKernelKept)
     }
 
     /// The trees as they are committed.
@@ -186,7 +225,7 @@ impl Ring {
             Contestant::Cp => {
                 let path = self.repo(contestant);
                 std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-                std::time::Duration::ZERO
+                Duration::ZERO
             }
         };
         settle(&self.directory)
@@ -244,14 +283,19 @@ impl Ring {
     /// # Errors
     /// If it cannot be removed.
     pub fn clear(&self, contestant: Contestant, work: Work) -> Result<()> {
-        if matches!(work, Work::Checkout | Work::CheckoutSynced | Work::Update) {
+        if matches!(
+            work,
+            Work::Checkout | Work::CheckoutSynced | Work::Update | Work::UpdateKernelKept
+        ) {
             remove(&self.checkout_directory(contestant))?;
         }
         if contestant == Contestant::Atomos {
             match work {
-                Work::Update => {
-                    let (parent, to) = (format!("{REF}^"), self.checkout_directory(contestant));
-                    time(&mut self.atomos(&["checkout", "--link", "hardlink", &parent, path(&to)]))?;
+                Work::Update | Work::UpdateKernelKept => {
+                    if let (Work::UpdateKernelKept, Some(tree)) = (work, &self.kernel_kept) {
+                        time(&mut self.atomos(&["commit", "--ref", KEPT_REF, path(tree)]))?;
+                    }
+                    self.check_out(FIRST, &self.checkout_directory(contestant))?;
                 }
                 Work::Mount => self.unmount()?,
                 Work::Adopt => {
@@ -266,17 +310,36 @@ impl Ring {
         settle(&self.directory)
     }
 
+    fn check_out(&self, revision: &str, to: &Path) -> Result<()> {
+        time(&mut self.atomos(&["checkout", "--link", "hardlink", revision, path(to)])).map(drop)
+    }
+
     /// Makes what a checkout makes without anything that a checkout is for, and removes it. Returns how long making took.
     ///
     /// # Errors
     /// If a system call fails.
-    pub fn bare(&self) -> Result<std::time::Duration> {
+    pub fn bare_checkout(&self) -> Result<Duration> {
         let to = self.directory.join("bare");
         remove(&to)?;
         settle(&self.directory)?;
-        let elapsed = bare::measure(&self.checkout_directory(Contestant::Atomos), &to)?;
+        let elapsed = bare::check_out(&self.checkout_directory(Contestant::Atomos), &to)?;
         remove(&to)?;
         Ok(elapsed)
+    }
+
+    /// The same for an updated checkout, which is there: another one of the first version is led to the same names.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub fn bare_update(&self) -> Result<(Duration, bare::Steps)> {
+        let to = self.directory.join("bare");
+        remove(&to)?;
+        self.check_out(FIRST, &to)?;
+        let plan = bare::Plan::new(&to, &self.checkout_directory(Contestant::Atomos))?;
+        settle(&self.directory)?;
+        let elapsed = plan.carry_out()?;
+        remove(&to)?;
+        Ok((elapsed, plan.steps()))
     }
 
     /// The command, or `None` where a contestant has no such work.
@@ -294,7 +357,6 @@ impl Ring {
     }
 
     fn atomos_command(&self, work: Work) -> Command {
-        let parent = format!("{REF}^");
         match work {
             Work::FirstCommit | Work::CommitKnown => self.atomos(&["commit", "--ref", REF, path(&self.v1)]),
             Work::CommitAgain => self.atomos(&["commit", "--no-cache", "--ref", REF, path(&self.v1)]),
@@ -302,9 +364,10 @@ impl Ring {
                 &self.adopting(),
                 &["commit", "--adopt", "--ref", REF, path(&self.consumed())],
             ),
-            Work::Update => {
+            Work::Update | Work::UpdateKernelKept => {
                 let to = self.checkout_directory(Contestant::Atomos);
-                self.atomos(&["checkout", "--update", "--link", "hardlink", REF, path(&to)])
+                let revision = if work == Work::Update { REF } else { KEPT_REF };
+                self.atomos(&["checkout", "--update", "--link", "hardlink", revision, path(&to)])
             }
             Work::SecondCommit => self.atomos(&["commit", "--ref", REF, path(&self.v2)]),
             Work::Checkout => {
@@ -314,7 +377,7 @@ impl Ring {
             Work::Mount => self.atomos(&["mount", REF, path(&self.mounted())]),
             Work::CheckoutSynced => then_sync(self.atomos_command(Work::Checkout), &self.directory),
             Work::Fsck => self.atomos(&["fsck"]),
-            Work::Diff => self.atomos(&["diff", &parent, REF]),
+            Work::Diff => self.atomos(&["diff", FIRST, REF]),
         }
     }
 
@@ -335,7 +398,9 @@ impl Ring {
             Work::CheckoutSynced => then_sync(self.ostree_command(Work::Checkout)?, &self.directory),
             Work::Fsck => self.ostree(&["fsck", "--quiet"]),
             Work::Diff => self.ostree(&["diff", &parent, REF]),
-            Work::Adopt | Work::CommitKnown | Work::Mount | Work::Update => return None,
+            Work::Adopt | Work::CommitKnown | Work::Mount | Work::Update | Work::UpdateKernelKept => {
+                return None;
+            }
         })
     }
 

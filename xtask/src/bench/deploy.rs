@@ -410,7 +410,7 @@ impl<'a> Counted<'a> {
             machine.run(words)?;
         }
         let after = (files(&store)?, files(&boot)?, disk.written()?);
-        bare::measure(&machine.newest()?, &disk.place.join("bare"))?;
+        bare::check_out(&machine.newest()?, &disk.place.join("bare"))?;
         let written = Written {
             links: disk.written()? - after.2,
             disk: after.2 - before.2,

@@ -8,10 +8,13 @@ mod bare;
 mod contest;
 mod delivery;
 mod deploy;
+mod growth;
 mod machine;
 mod measure;
 mod report;
 mod shutdown;
+mod small;
+mod store;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -19,12 +22,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::debian::{self, Availability};
-use crate::facts::{actual_additions, expected_additions, store_facts, tree_facts};
 use crate::own_disk::Again;
 use crate::process::{has_program, is_root};
 use crate::workspace;
-use contest::{Contestant, Ring, Work};
-use measure::{peak_anonymous_memory, time};
+use contest::{Contestant, Ring};
 use report::{Circumstances, Results};
 
 /// How to run it.
@@ -67,6 +68,10 @@ const AGE: usize = 1000;
 enum Part {
     /// Commit, checkout, fsck
     Store,
+    /// The same with 200,000 small files
+    Small,
+    /// What a million files take of time and memory, by what a quarter of them takes
+    Growth,
     /// What a staged update leaves for shutdown
     Shutdown,
     /// Deploying an upgrade, and what it writes
@@ -152,6 +157,7 @@ fn measure_elsewhere(args: &BenchArgs, atomos: &Path, trees: &debian::Trees) -> 
         trees,
         user: None,
         gibibytes: 40,
+        inodes: 4_500_000,
     }
     .run(&words)
 }
@@ -210,7 +216,7 @@ fn measure_all(
         eprintln!("copying the trees");
         let ring = Ring::prepare(work, atomos, trees)?;
         if args.has(Part::Store) {
-            measure_store(args, &ring, &mut results)?;
+            results.store = Some(store::measure(&ring, args.runs)?);
             for contestant in Contestant::ALL {
                 ring.remove(contestant)?;
             }
@@ -237,6 +243,14 @@ fn measure_all(
             let tree = delivery::tree(title, &work.join("a"), atomos, ring.trees(), args.runs.min(3))?;
             results.delivery.trees.insert('A', tree);
         }
+    }
+    if args.has(Part::Small) {
+        eprintln!("small files");
+        results.small = Some(small::measure(&work.join("small"), atomos, args.runs)?);
+    }
+    if args.has(Part::Growth) {
+        eprintln!("a million files");
+        results.growth = Some(growth::measure(&work.join("growth"), atomos)?);
     }
     if args.has(Part::DeliveryB) || args.has(Part::History) {
         measure_packages(args, atomos, packages, work, &mut results)?;
@@ -282,74 +296,6 @@ fn measure_packages(
             std::fs::write(&path, format!("{value:#}\n"))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-    }
-    Ok(())
-}
-
-fn measure_store(args: &BenchArgs, ring: &Ring, results: &mut Results) -> Result<()> {
-    for number in 0..args.runs {
-        eprintln!("run {} of {}", number + 1, args.runs);
-        for contestant in Contestant::ALL {
-            ring.reset(contestant)?;
-        }
-        let mut order = Contestant::ALL;
-        if number % 2 == 1 {
-            order.reverse();
-        }
-        for piece in Work::ALL {
-            for contestant in order {
-                let Some(mut command) = ring.command(contestant, piece) else {
-                    continue;
-                };
-                ring.clear(contestant, piece)?;
-                let elapsed = time(&mut command)?;
-                if (contestant, piece) == (Contestant::Atomos, Work::Checkout) {
-                    results.bare.push(ring.bare()?);
-                }
-                eprintln!(
-                    "  {:<40} {contestant:?} {:.2} s",
-                    piece.title(),
-                    elapsed.as_secs_f64()
-                );
-                results
-                    .times
-                    .entry((piece, contestant))
-                    .or_default()
-                    .push(elapsed);
-            }
-        }
-    }
-    count_and_watch(ring, results)
-}
-
-/// One run more, for what timing would disturb or be disturbed by.
-fn count_and_watch(ring: &Ring, results: &mut Results) -> Result<()> {
-    eprintln!("memory and counts");
-    let mut before = None;
-    for contestant in [Contestant::Atomos, Contestant::Ostree] {
-        ring.reset(contestant)?;
-        // A shell that waits for `sync` would be what is watched.
-        for piece in Work::ALL
-            .into_iter()
-            .filter(|piece| *piece != Work::CheckoutSynced)
-        {
-            let Some(mut command) = ring.command(contestant, piece) else {
-                continue;
-            };
-            ring.clear(contestant, piece)?;
-            if contestant == Contestant::Atomos && piece == Work::SecondCommit {
-                before = Some(store_facts(&ring.repo(contestant))?);
-            }
-            results
-                .memory
-                .insert((piece, contestant), peak_anonymous_memory(&mut command)?);
-        }
-    }
-    if let Some(before) = before {
-        let (v1, v2) = ring.trees();
-        let expected = expected_additions(&tree_facts(v1)?, &tree_facts(v2)?);
-        let actual = actual_additions(&before, &store_facts(&ring.repo(Contestant::Atomos))?);
-        results.additions = Some((expected, actual));
     }
     Ok(())
 }

@@ -7,29 +7,24 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::contest::{Contestant, Target, Work};
 use super::delivery::Delivery;
 use super::deploy::Deploy;
-use super::measure::Series;
+use super::growth::Growth;
 use super::shutdown::{self, Shutdown};
+use super::small;
+use super::store::Store;
 use crate::debian::Trees;
-use crate::facts::Additions;
 use crate::process::capture;
-
-/// The most anonymous memory that any command may take.
-const MEMORY_TARGET: u64 = 100_000_000;
 
 /// Everything that was measured.
 #[derive(Debug, Default)]
 pub struct Results {
-    /// Times.
-    pub times: BTreeMap<(Work, Contestant), Series>,
-    /// Making the directories and links of a checkout, and nothing else.
-    pub bare: Series,
-    /// Peaks of anonymous memory, in bytes.
-    pub memory: BTreeMap<(Work, Contestant), u64>,
-    /// What the second version must add, and what it added.
-    pub additions: Option<(Additions, Additions)>,
+    /// A repository and the Debian trees.
+    pub store: Option<Store>,
+    /// A repository and many small files.
+    pub small: Option<Store>,
+    /// What more files cost.
+    pub growth: Option<Growth>,
     /// What is left for shutdown.
     pub shutdown: Option<Shutdown>,
     /// Deploying an upgrade.
@@ -79,45 +74,14 @@ fn shutdown_table(text: &mut String, shutdown: &Shutdown) -> Result<()> {
 }
 
 impl Results {
-    /// What was measured of a target.
-    fn ratio(&self, work: Work, target: Target) -> Option<f64> {
-        let median = |work, contestant| self.times.get(&(work, contestant)).map(Series::median);
-        let (ours, theirs) = (median(work, Contestant::Atomos)?, median(target.at, target.of)?);
-        (theirs > 0.0).then_some(ours / theirs)
-    }
-
     /// What was promised and does not hold.
     #[must_use]
     pub fn missed(&self) -> Vec<String> {
         let mut missed = Vec::new();
-        for work in Work::ALL {
-            for target in work.targets() {
-                if let Some(ratio) = self.ratio(work, target)
-                    && ratio > target.at_most
-                {
-                    missed.push(format!(
-                        "{}: {ratio:.3} of {}, at most {} wanted",
-                        work.title(),
-                        whose(work, target),
-                        target.at_most
-                    ));
-                }
-            }
-        }
-        for ((work, contestant), bytes) in &self.memory {
-            if *contestant == Contestant::Atomos && *bytes > MEMORY_TARGET {
-                missed.push(format!(
-                    "{}: {} MB of anonymous memory",
-                    work.title(),
-                    bytes / 1_000_000
-                ));
-            }
-        }
-        if let Some((expected, actual)) = &self.additions
-            && expected != actual
-        {
-            missed.push("the second version did not add exactly what changed".to_owned());
-        }
+        missed.extend(self.store.iter().flat_map(Store::missed));
+        let small = self.small.iter().flat_map(Store::missed);
+        missed.extend(small.map(|miss| format!("small files: {miss}")));
+        missed.extend(self.growth.iter().flat_map(Growth::missed));
         if let Some(finish) = self.shutdown.as_ref().map(|shutdown| shutdown.finish.median())
             && finish > shutdown::TARGET
         {
@@ -137,179 +101,90 @@ impl Results {
     /// If something about the machine cannot be found out.
     pub fn render(&self, circumstances: &Circumstances<'_>, old: &str) -> Result<String> {
         let mut fresh = BTreeMap::new();
-        let mut put = |name: &'static str, body: String| -> Result<()> {
+        let trees = debian_trees(circumstances.trees);
+        let mut put = |name: &'static str, trees: &str, body: String| -> Result<()> {
             if !body.is_empty() {
                 let mut text = String::new();
-                self.introduction(&mut text, circumstances)?;
+                introduction(&mut text, circumstances, trees)?;
                 fresh.insert(name, text + &body);
             }
             Ok(())
         };
         let mut text = String::new();
-        if !self.times.is_empty() {
-            self.time_table(&mut text)?;
-            self.memory_table(&mut text)?;
-            self.count_paragraph(&mut text)?;
+        if let Some(store) = &self.store {
+            store.render(&mut text)?;
         }
-        put("store", text)?;
+        put("store", &trees, text)?;
+        let mut text = String::new();
+        if let Some(store) = &self.small {
+            store.render(&mut text)?;
+        }
+        put("small", &small::describe(small::FILES), text)?;
+        let mut text = String::new();
+        if let Some(growth) = &self.growth {
+            growth.render(&mut text)?;
+        }
+        put("growth", &small::describe(Growth::FILES[1]), text)?;
         let mut text = String::new();
         if let Some(shutdown) = &self.shutdown {
             shutdown_table(&mut text, shutdown)?;
         }
-        put("shutdown", text)?;
+        put("shutdown", &trees, text)?;
         let mut text = String::new();
         if let Some(deploy) = &self.deploy {
             deploy.render(&mut text)?;
         }
-        put("deploy", text)?;
+        put("deploy", &trees, text)?;
         for (name, text) in self.delivery.render()? {
-            put(name, text)?;
+            put(name, &trees, text)?;
         }
         Ok(merge(old, &fresh))
     }
+}
 
-    fn introduction(&self, text: &mut String, circumstances: &Circumstances<'_>) -> Result<()> {
-        let trees = circumstances.trees;
-        writeln!(text, "Written by `{}`.\n", circumstances.command)?;
-        writeln!(
-            text,
-            "- date: {}",
-            word(Command::new("date").args(["-u", "+%Y-%m-%d"]))?
-        )?;
-        writeln!(text, "- machine: {}", machine(circumstances.directory)?)?;
-        writeln!(
-            text,
-            "- load average before the first run: {}",
-            circumstances.load
-        )?;
-        writeln!(text, "- against: {}", ostree_version()?)?;
-        writeln!(
-            text,
-            "- trees: Debian {}, {} files, {} MB, and the same after `dist-upgrade`, {} packages changed, {} files, {} MB; \
-             without the devices of `/dev`, which ostree refuses",
-            trees.release,
-            trees.size_v1.files,
-            trees.size_v1.bytes / 1_000_000,
-            trees.upgraded.len(),
-            trees.size_v2.files,
-            trees.size_v2.bytes / 1_000_000,
-        )?;
-        writeln!(
-            text,
-            "- how: {} runs, in each of which the tools take turns, the first of them first in every other run; the page cache is \
-             warm; `sync -f` before each command. A commit is durable when it returns: atomos and ostree see to that themselves \
-             (ostree with its default, fsync on), `cp -a` is followed by `sync -f`.\n",
-            circumstances.runs
-        )?;
-        Ok(())
-    }
+fn introduction(text: &mut String, circumstances: &Circumstances<'_>, trees: &str) -> Result<()> {
+    writeln!(text, "Written by `{}`.\n", circumstances.command)?;
+    writeln!(
+        text,
+        "- date: {}",
+        word(Command::new("date").args(["-u", "+%Y-%m-%d"]))?
+    )?;
+    writeln!(text, "- machine: {}", machine(circumstances.directory)?)?;
+    writeln!(
+        text,
+        "- load average before the first run: {}",
+        circumstances.load
+    )?;
+    writeln!(text, "- against: {}", ostree_version()?)?;
+    writeln!(text, "- trees: {trees}")?;
+    writeln!(
+        text,
+        "- how: {} runs, in each of which the tools take turns, the first of them first in every other run; the page cache is \
+         warm; `sync -f` before each command. A commit is durable when it returns: atomos and ostree see to that themselves \
+         (ostree with its default, fsync on), `cp -a` is followed by `sync -f`.\n",
+        circumstances.runs
+    )?;
+    Ok(())
+}
 
-    fn time_table(&self, text: &mut String) -> Result<()> {
-        writeln!(text, "### Time\n\nSeconds: median (fastest to slowest).\n")?;
-        writeln!(
-            text,
-            "| work | atomos | ostree | `cp` |\n| --- | --- | --- | --- |"
-        )?;
-        for work in Work::ALL {
-            write!(text, "| {} |", work.title())?;
-            for contestant in Contestant::ALL {
-                match self.times.get(&(work, contestant)) {
-                    Some(series) => {
-                        write!(
-                            text,
-                            " {:.2} ({:.2} to {:.2}) |",
-                            series.median(),
-                            series.min(),
-                            series.max()
-                        )?;
-                    }
-                    None => write!(text, " |")?,
-                }
-            }
-            writeln!(text)?;
-        }
-        if let Some(checkout) = self.times.get(&(Work::Checkout, Contestant::Atomos))
-            && self.bare.median() > 0.0
-        {
-            writeln!(
-                text,
-                "\n`mkdirat` and `linkat` of the same tree on two threads, and nothing else, take {:.2} ({:.2} to {:.2}): the checkout takes \
-                 {:.2} of that.",
-                self.bare.median(),
-                self.bare.min(),
-                self.bare.max(),
-                checkout.median() / self.bare.median()
-            )?;
-        }
-        writeln!(
-            text,
-            "\n| ratio of the medians | measured | at most | |\n| --- | --- | --- | --- |"
-        )?;
-        for work in Work::ALL {
-            for target in work.targets() {
-                let Some(ratio) = self.ratio(work, target) else {
-                    continue;
-                };
-                let verdict = if ratio <= target.at_most {
-                    "met"
-                } else {
-                    "**missed**"
-                };
-                writeln!(
-                    text,
-                    "| {}, by {} | {ratio:.3} | {} | {verdict} |",
-                    work.title(),
-                    whose(work, target),
-                    target.at_most
-                )?;
-            }
-        }
-        Ok(())
-    }
-
-    fn memory_table(&self, text: &mut String) -> Result<()> {
-        writeln!(
-            text,
-            "\n### Memory\n\nThe most anonymous memory seen, in MB, looking every 2 ms, in a run of its own. At most {} for atomos.\n",
-            MEMORY_TARGET / 1_000_000
-        )?;
-        writeln!(text, "| work | atomos | ostree |\n| --- | --- | --- |")?;
-        for work in Work::ALL {
-            let cell = |contestant| {
-                self.memory
-                    .get(&(work, contestant))
-                    .map_or(String::new(), |bytes| format!("{:.1}", *bytes as f64 / 1e6))
-            };
-            let (atomos, ostree) = (cell(Contestant::Atomos), cell(Contestant::Ostree));
-            if !atomos.is_empty() {
-                writeln!(text, "| {} | {atomos} | {ostree} |", work.title())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn count_paragraph(&self, text: &mut String) -> Result<()> {
-        let Some((expected, actual)) = &self.additions else {
-            return Ok(());
-        };
-        writeln!(
-            text,
-            "\n### What the second version adds\n\nWalking and hashing both trees without atomos finds {} different contents and {} \
-             different directories in the second that the first does not have. The repository grew by {} blobs, {} of which are those, \
-             and by {} dirtrees.",
-            expected.blobs.len(),
-            expected.dirtrees,
-            actual.blobs.len(),
-            actual.blobs.intersection(&expected.blobs).count(),
-            actual.dirtrees
-        )?;
-        Ok(())
-    }
+fn debian_trees(trees: &Trees) -> String {
+    format!(
+        "Debian {}, {} files, {} MB, and the same after `dist-upgrade`, {} packages changed, {} files, {} MB; \
+         without the devices of `/dev`, which ostree refuses",
+        trees.release,
+        trees.size_v1.files,
+        trees.size_v1.bytes / 1_000_000,
+        trees.upgraded.len(),
+        trees.size_v2.files,
+        trees.size_v2.bytes / 1_000_000,
+    )
 }
 
 /// The parts of the document, in its order, and their titles.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 8] = [
     ("store", "The store"),
+    ("small", "The store, many small files"),
+    ("growth", "The store, a million files"),
     ("shutdown", "An update of a running machine"),
     ("deploy", "Deploying an upgrade"),
     ("delivery-a", "Publishing and pulling an operating system"),
@@ -337,18 +212,6 @@ fn merge(old: &str, fresh: &BTreeMap<&'static str, String>) -> String {
         }
     }
     text
-}
-
-fn whose(work: Work, target: Target) -> String {
-    let name = match target.of {
-        Contestant::Atomos => "atomos",
-        Contestant::Ostree => "ostree",
-        Contestant::Cp => "`cp`",
-    };
-    match target.at == work {
-        true => format!("that of {name}"),
-        false => format!("{} of {name}", target.at.title()),
-    }
 }
 
 /// Processor, cores, memory, filesystem and kernel; nothing that names the machine.
@@ -411,34 +274,6 @@ fn word(command: &mut Command) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    fn series(seconds: f64) -> Series {
-        let mut series = Series::default();
-        series.push(Duration::from_secs_f64(seconds));
-        series
-    }
-
-    #[test]
-    fn a_missed_target_is_said_and_a_met_one_is_not() {
-        let mut results = Results::default();
-        for (work, atomos) in [(Work::FirstCommit, 7.0), (Work::Fsck, 1.0)] {
-            results.times.insert((work, Contestant::Atomos), series(atomos));
-            results.times.insert((work, Contestant::Ostree), series(10.0));
-        }
-        results
-            .memory
-            .insert((Work::Fsck, Contestant::Atomos), MEMORY_TARGET + 1);
-        results
-            .memory
-            .insert((Work::Fsck, Contestant::Ostree), MEMORY_TARGET * 9);
-        let missed = results.missed();
-        assert_eq!(missed.len(), 2, "{missed:?}");
-        assert!(
-            missed[0].starts_with("first commit: 0.700 of that of ostree"),
-            "{missed:?}"
-        );
-    }
 
     #[test]
     fn what_was_not_measured_stays() {
@@ -450,24 +285,5 @@ mod tests {
         let again = merge(&both, &fresh("store", "three"));
         assert!(!again.contains("\none\n") && again.contains("\ntwo\n"), "{again}");
         assert!(again.find("three") < again.find("two"), "{again}");
-    }
-
-    #[test]
-    fn every_row_of_the_table_has_as_many_cells_as_its_head() {
-        let mut results = Results::default();
-        results
-            .times
-            .insert((Work::Diff, Contestant::Atomos), series(1.0));
-        let mut text = String::new();
-        results.time_table(&mut text).unwrap();
-        let cells: Vec<usize> = text
-            .lines()
-            .filter(|line| line.starts_with('|'))
-            .map(|line| line.matches('|').count())
-            .collect();
-        assert!(
-            cells.len() > 7 && cells.iter().all(|count| *count == cells[0]),
-            "{text}"
-        );
     }
 }

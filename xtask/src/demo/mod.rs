@@ -89,6 +89,7 @@ fn perform_elsewhere(args: &DemoArgs, atomos: &Path) -> Result<()> {
         trees: &options.trees,
         user: args.as_user.then_some(own_disk::NOBODY),
         gibibytes: 16,
+        inodes: 500_000,
     };
     again.run(&["demo".as_ref()])
 }

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use super::kit::Kit;
 use super::phase::Phase;
-use super::random::Random;
 use super::scenario::Recording;
 use super::trial::{self, Choice, Planned};
+use crate::random::Random;
 use crate::vm::hardware::bare_arguments;
 use crate::vm::patience::Patience;
 

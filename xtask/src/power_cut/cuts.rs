@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::log::{Event, Log};
-use super::random::Random;
+use crate::random::Random;
 
 /// Bytes that a disk writes whole or not at all: the sector of today's disks.
 pub const BLOCK: u64 = 4096;

@@ -8,7 +8,7 @@
 //! recorder   disks by FUSE and loop devices: each write and flush in a log          wire, log
 //! watcher    what the program was doing meanwhile; others who sync; faults          atomos
 //! scenario   what is recorded, and what must hold afterwards                        machine, store, tree, digest, grub
-//! cuts       which moments, and which of the writes since the last flush            random, phase
+//! cuts       which moments, and which of the writes since the last flush            phase
 //! image      the disks after a cut                                                  mount
 //! trial      every cut: the loader's view, mount, check, go on
 //! boots, kit some of them are booted
@@ -32,7 +32,6 @@ pub mod machine;
 pub mod mount;
 pub mod phase;
 pub mod prove;
-mod random;
 pub mod recorder;
 pub mod report;
 pub mod scenario;

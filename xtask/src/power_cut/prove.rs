@@ -14,12 +14,12 @@ use super::cuts::{Finder, Stretch, stretches};
 use super::interrupt::Interrupt;
 use super::log::Event;
 use super::phase::Phase;
-use super::random::Random;
 use super::report;
 use super::scenario::{Recording, Scenario, record};
 use super::sources::{Sources, UNTRIED};
 use super::trial::{self, Planned, Trial};
 use super::watcher::{Fault, Others, Site};
+use crate::random::Random;
 use crate::vm::steps::Steps;
 
 /// How often a fault is looked for in one recording, at most, where its place is passed more often.

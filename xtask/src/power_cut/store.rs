@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::atomos::Atomos;
 use super::digest::Digests;
 use super::mount::Kind;
-use super::random::Random;
 use super::scenario::{Plan, Point, Scenario, Step, repeat};
+use crate::random::Random;
 
 /// The pull that finds no new release, and remembers that it has looked.
 const PULL_NOTHING: &str = "pull nothing";

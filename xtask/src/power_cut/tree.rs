@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::kit::Kit;
-use super::random::Random;
+use crate::random::Random;
 
 /// Programs and files of `/etc` that are taken, at most.
 const TAKEN: usize = 120;

@@ -14,8 +14,8 @@ use super::grub::{self, View};
 use super::image::Disks;
 use super::interrupt::Interrupt;
 use super::phase::Phase;
-use super::random::Random;
 use super::scenario::{Mounts, Plan, Point, Recording, Scenario};
+use crate::random::Random;
 use crate::vm::steps::Steps;
 
 /// Cuts that are found in one stretch between two flushes, unless more are needed.

@@ -18,8 +18,8 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 
 use super::mount::Kind;
-use super::random::Random;
 use super::recorder::Recorder;
+use crate::random::Random;
 
 /// A sync or a rename in the source, `syncfs repo/refs.rs:89`.
 pub type Site = String;
