@@ -4,6 +4,7 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Trees are walked recursively; this is room for the deepest one that the format allows.
@@ -26,6 +27,19 @@ pub(crate) fn pool(threads: Option<usize>) -> ThreadPool {
             .use_current_thread()
             .build()
             .expect("a pool of the calling thread alone starts no thread"),
+    }
+}
+
+/// Does `work` for every item on the pool, in any order, until one fails; in the caller's own thread and in order, where the pool has one
+/// thread.
+pub(crate) fn each<T: Sync, E: Send>(
+    pool: &ThreadPool,
+    items: &[T],
+    work: impl Fn(&T) -> Result<(), E> + Sync + Send,
+) -> Result<(), E> {
+    match pool.current_num_threads() {
+        1 => items.iter().try_for_each(work),
+        _ => pool.install(|| items.par_iter().try_for_each(work)),
     }
 }
 

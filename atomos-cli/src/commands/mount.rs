@@ -100,18 +100,31 @@ fn prepare(context: &Context, args: &MountArgs, id: &MountId) -> Result<Image, C
     let _shared = repo.lock_shared()?;
     repo.resolve_tree(rev)?;
     let commit = repo.resolve_commit(rev).ok();
-    match commit {
-        Some(commit) => id.hold(&repo, commit)?,
-        None => context
+    if commit.is_none() {
+        context
             .ui()
-            .warning("a tree that no commit was named for is kept only as long as something else keeps it"),
+            .warning("a tree that no commit was named for is kept only as long as something else keeps it");
     }
     let subpath = args.subpath.as_ref().map_or(&b""[..], |path| path.as_bytes());
     // A ref may name another commit by now than the one that is kept.
     let rev = commit.map_or_else(|| rev.to_owned(), |commit| commit.to_string());
-    Image::make(&repo, &rev, subpath, context.cancel()).map_err(|error| {
+    // The record waits for the disk, and the image for the processor.
+    let (made, held) = std::thread::scope(|scope| {
+        let making = std::thread::Builder::new()
+            .spawn_scoped(scope, || Image::make(&repo, &rev, subpath, context.cancel()));
+        let held = commit.map_or(Ok(()), |commit| id.hold(&repo, commit));
+        let made = match making {
+            Ok(making) => making
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => Image::make(&repo, &rev, subpath, context.cancel()),
+        };
+        (made, held)
+    });
+    let made = held.map_err(CliError::from).and_then(|()| Ok(made?));
+    if made.is_err() {
         // The first error is the one to tell.
         drop(id.release(&repo));
-        error.into()
-    })
+    }
+    made
 }

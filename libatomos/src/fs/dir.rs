@@ -358,6 +358,11 @@ impl Dir {
         super::tree::remove_tree(self, name.as_ref())
     }
 
+    /// Opens the directory `name` to remove what is in it; `None` where it is none, or where something is mounted on it.
+    pub(crate) fn open_dir_to_empty(&self, name: impl AsRef<Path>) -> Result<Option<Self>, FsError> {
+        super::tree::open_to_empty(self, name.as_ref())
+    }
+
     /// Renames `name` to `new_name` in `target`, replacing what is there.
     #[track_caller]
     pub fn rename(

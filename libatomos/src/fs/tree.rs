@@ -21,13 +21,26 @@ pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
     if stat.kind != FileKind::Dir {
         return parent.remove_file_optional(name).map(|_| ());
     }
-    // A bind mount has the same device: a `/var` bound into an old deployment must outlive it.
-    if let Some(dir) = parent.open_dir_unless_mount(name)?
-        && dir.stat_self()?.dev == parent.stat_self()?.dev
-    {
+    if let Some(dir) = open_to_empty(parent, name)? {
         remove_tree_contents(&dir)?;
     }
     parent.remove_dir(name)
+}
+
+/// Opens the directory `name` unless something is mounted on it, or it is none. A bind mount has the same device: a `/var` bound into an
+/// old deployment must outlive it.
+pub(super) fn open_to_empty(parent: &Dir, name: &Path) -> Result<Option<Dir>, FsError> {
+    let is_dir = parent
+        .stat_optional(name)?
+        .is_some_and(|stat| stat.kind == FileKind::Dir);
+    let dir = match is_dir {
+        true => parent.open_dir_unless_mount(name)?,
+        false => None,
+    };
+    match dir {
+        Some(dir) if dir.stat_self()?.dev == parent.stat_self()?.dev => Ok(Some(dir)),
+        _ => Ok(None),
+    }
 }
 
 /// Removes everything in `dir`, not `dir` itself.

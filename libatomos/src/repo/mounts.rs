@@ -32,14 +32,14 @@ impl MountId {
     }
 
     /// Keeps a commit from pruning because of this mount, until [`release`](Self::release), or until the machine has booted again
-    /// and somebody prunes. Durable on return.
+    /// and somebody prunes. A power cut may end that, as it ends the mount.
     ///
     /// # Errors
     /// If the repository cannot be written.
     pub fn hold(&self, repo: &Repo, commit: CommitId) -> Result<(), RepoError> {
         let mut record = RootRecord::default();
         record.commits.insert(commit);
-        repo.set_root(&self.root()?, &record)
+        repo.set_passing_root(&self.root()?, &record)
     }
 
     /// Returns whether the repository keeps something because of this mount.

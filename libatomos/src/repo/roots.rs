@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{BlobId, CommitId};
 use crate::format::limits;
+use crate::fs::Dir;
 
 use super::layout::ROOTS;
 use super::{Repo, RepoError};
@@ -50,13 +51,23 @@ pub struct RootRecord {
 impl Repo {
     /// Writes what `name` keeps. Durable on return.
     pub fn set_root(&self, name: &RootName, record: &RootRecord) -> Result<(), RepoError> {
+        let dir = self.write_root(name, record)?;
+        // No power cut shows this sync: a deployment is complete only after another one. Other holders are promised it.
+        dir.sync_fs()?;
+        Ok(())
+    }
+
+    /// As [`set_root`](Self::set_root), for what a power cut ends anyway: it may take the record away, and leaves no part of one.
+    pub(super) fn set_passing_root(&self, name: &RootName, record: &RootRecord) -> Result<(), RepoError> {
+        self.write_root(name, record).map(drop)
+    }
+
+    fn write_root(&self, name: &RootName, record: &RootRecord) -> Result<Dir, RepoError> {
         self.check_writable()?;
         let bytes = serde_json::to_vec_pretty(record).expect("digests are text");
         let dir = self.dir().ensure_dir(ROOTS, 0o755)?;
         dir.write_atomic(&name.0, &bytes, 0o644)?;
-        // No power cut shows this sync: a deployment is complete only after another one. Other holders are promised it.
-        dir.sync_fs()?;
-        Ok(())
+        Ok(dir)
     }
 
     /// Removes what `name` keeps; absence is no error.

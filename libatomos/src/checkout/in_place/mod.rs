@@ -18,12 +18,14 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use rayon::ThreadPool;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
-use crate::fs::{Dir, FileLock};
+use crate::fs::{Dir, FileKind, FileLock, FsError};
+use crate::parallel::each;
 use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError, TreeSource};
 
@@ -31,7 +33,7 @@ use super::metadata::apply_to_dir;
 use super::{CheckoutError, CheckoutOptions, CheckoutReport, Ownership, temporary_beside, tree};
 use record::Record;
 use state::Look;
-use survey::{Plan, Survey};
+use survey::{Found, Plan, Step, Survey};
 
 /// What becomes of what is there already, where a tree is laid over it. Directories are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -119,7 +121,7 @@ pub fn update(
                 to,
             })?,
     };
-    let mut survey = Survey {
+    let survey = Survey {
         look: Look {
             repo,
             ownership: options.ownership,
@@ -128,24 +130,24 @@ pub fn update(
         cancel,
         resuming,
         all: update.verify,
-        plan: Plan::default(),
-        others: Vec::new(),
-        other_count: 0,
     };
-    survey.update(&dir, (&old, &new), metadata)?;
-    let plan = finish(survey, destination)?;
+    let pool = crate::parallel::pool(options.threads);
+    let plan = finish(
+        pool.install(|| survey.update(&dir, (&old, &new), metadata))?,
+        destination,
+    )?;
     let path = std::path::absolute(destination).unwrap_or_else(|_| destination.to_owned());
     let mut record = Record::new(path, old, &options);
     record.updating_to = Some(new);
     // One that cannot be written is missed when the update is interrupted; then the caller says what the directory was.
-    let is_recorded = record.save(repo, &dir).is_ok();
+    let is_recorded = record.replace(repo, &dir).is_ok();
     crate::failpoint::hit("checkout.update-begun").map_err(RepoError::from)?;
-    let report = apply(repo, &dir, plan, &options, progress, cancel)?;
+    let report = apply(repo, &dir, plan, &options, &pool, progress, cancel)?;
     crate::failpoint::hit("checkout.updated").map_err(RepoError::from)?;
     if is_recorded {
         record.tree = new;
         record.updating_to = None;
-        record.save(repo, &dir)?;
+        record.add(repo, &dir)?;
     }
     Ok(report)
 }
@@ -170,7 +172,7 @@ pub fn union(
     let dir = Dir::open_ambient(destination)?;
     let _alone = lock(&dir)?;
     let (tree, metadata) = located_dir(repo, rev, options)?;
-    let mut survey = Survey {
+    let survey = Survey {
         look: Look {
             repo,
             ownership: options.ownership,
@@ -179,19 +181,10 @@ pub fn union(
         cancel,
         resuming: false,
         all: false,
-        plan: Plan::default(),
-        others: Vec::new(),
-        other_count: 0,
     };
-    survey.union(&dir, &tree, metadata, union)?;
-    apply(
-        repo,
-        &dir,
-        finish(survey, destination)?,
-        options,
-        progress,
-        cancel,
-    )
+    let plan = finish(survey.union(&dir, &tree, metadata, union)?, destination)?;
+    let pool = crate::parallel::pool(options.threads);
+    apply(repo, &dir, plan, options, &pool, progress, cancel)
 }
 
 /// Remembers of which tree `destination` has just been made, for a later [`update`]. That is a hint: a repository that cannot be
@@ -207,7 +200,7 @@ pub(super) fn remember(repo: &Repo, located: &Located, destination: &Dir, option
     };
     let path = destination.path();
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let _ = Record::new(path, tree, options).save(repo, destination);
+    let _ = Record::new(path, tree, options).create(repo, destination);
 }
 
 /// Two updates of one directory would undo each other.
@@ -239,13 +232,13 @@ fn located_dir(
     }
 }
 
-fn finish(survey: Survey<'_>, destination: &Path) -> Result<Plan, CheckoutError> {
-    match survey.other_count {
-        0 => Ok(survey.plan),
+fn finish(found: Found, destination: &Path) -> Result<Plan, CheckoutError> {
+    match found.other_count {
+        0 => Ok(found.plan),
         count => Err(CheckoutError::NotOurs {
             path: destination.to_owned(),
             count,
-            first: survey.others,
+            first: found.others,
         }),
     }
 }
@@ -255,6 +248,7 @@ fn apply(
     dir: &Dir,
     plan: Plan,
     options: &CheckoutOptions,
+    pool: &ThreadPool,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<InPlaceReport, CheckoutError> {
@@ -268,7 +262,7 @@ fn apply(
     let (temporary, holding, _owner) = temporary_beside(dir, OsStr::new(STAGED))?;
     let done = build(repo, &holding, &plan, options, progress, cancel).and_then(|made| {
         report.made = made;
-        move_in(dir, &holding, &plan, options.ownership)
+        move_in(dir, &holding, &plan, options.ownership, pool)
     });
     let removed = dir.remove_tree(&temporary);
     done?;
@@ -319,7 +313,11 @@ fn build(
     };
     let mut batches = Vec::new();
     for (number, batch) in plan.staged.chunks(BATCH).enumerate() {
-        let batch = DirTree::new(batch.to_vec()).map_err(encode)?;
+        let numbered = batch.iter().enumerate().map(|(index, entry)| Entry {
+            name: (number * BATCH + index).to_string().into_bytes(),
+            ..entry.clone()
+        });
+        let batch = DirTree::new(numbered.collect()).map_err(encode)?;
         let (tree, _) = batch.encode().map_err(encode)?;
         staging.batches.insert(tree, batch);
         batches.push(Entry {
@@ -336,34 +334,64 @@ fn build(
     Ok(made)
 }
 
-fn move_in(dir: &Dir, holding: &Dir, plan: &Plan, ownership: Ownership) -> Result<(), CheckoutError> {
-    for step in &plan.steps {
-        let opened = match step.path.as_os_str().is_empty() {
-            true => dir.try_clone()?,
-            false => dir.open_dir(&step.path)?,
-        };
-        for name in &step.remove {
-            opened.remove_tree(name)?;
-        }
-        for put in &step.put {
-            let name = put.name.as_os_str();
-            let staged = PathBuf::from(format!("{}/{}", put.staged / BATCH, put.staged));
-            // An ordinary user gets no devices.
-            if ownership == Ownership::User && !holding.exists(&staged)? {
-                continue;
-            }
-            if put.in_the_way {
-                opened.remove_tree(name)?;
-            }
-            holding.rename(&staged, &opened, name)?;
-            crate::failpoint::hit("checkout.update-moved").map_err(RepoError::from)?;
-        }
-        if let Some(metadata) = &step.metadata {
-            if ownership == Ownership::Exact {
-                crate::fs::remove_other_xattrs(&opened, &metadata.xattrs)?;
-            }
-            apply_to_dir(&opened, metadata, ownership)?;
-        }
+/// The deepest directories first, since what becomes of a directory's own mode may shut out those below; of one depth all at once.
+fn move_in(
+    dir: &Dir,
+    holding: &Dir,
+    plan: &Plan,
+    ownership: Ownership,
+    pool: &ThreadPool,
+) -> Result<(), CheckoutError> {
+    let depth = |step: &Step| step.path.components().count();
+    let mut steps: Vec<&Step> = plan.steps.iter().collect();
+    steps.sort_by_key(|step| std::cmp::Reverse(depth(step)));
+    for level in steps.chunk_by(|a, b| depth(a) == depth(b)) {
+        each(pool, level, |step| take_step(dir, holding, step, ownership, pool))?;
     }
     Ok(())
+}
+
+fn take_step(
+    dir: &Dir,
+    holding: &Dir,
+    step: &Step,
+    ownership: Ownership,
+    pool: &ThreadPool,
+) -> Result<(), CheckoutError> {
+    let opened = match step.path.as_os_str().is_empty() {
+        true => dir.try_clone()?,
+        false => dir.open_dir(&step.path)?,
+    };
+    each(pool, &step.remove, |name| remove(&opened, name, pool))?;
+    for put in &step.put {
+        let name = put.name.as_os_str();
+        let staged = PathBuf::from(format!("{}/{}", put.staged / BATCH, put.staged));
+        // An ordinary user gets no devices.
+        if ownership == Ownership::User && !holding.exists(&staged)? {
+            continue;
+        }
+        if put.in_the_way {
+            remove(&opened, name, pool)?;
+        }
+        holding.rename(&staged, &opened, name)?;
+        crate::failpoint::hit("checkout.update-moved").map_err(RepoError::from)?;
+    }
+    if let Some(metadata) = &step.metadata {
+        if ownership == Ownership::Exact {
+            crate::fs::remove_other_xattrs(&opened, &metadata.xattrs)?;
+        }
+        apply_to_dir(&opened, metadata, ownership)?;
+    }
+    Ok(())
+}
+
+/// Removes a name, and of a directory what is in it on all threads: a kernel's modules are thousands of files.
+fn remove(dir: &Dir, name: &OsStr, pool: &ThreadPool) -> Result<(), FsError> {
+    if let Some(inner) = dir.open_dir_to_empty(name)? {
+        each(pool, &inner.entries()?, |entry| match entry.kind {
+            FileKind::Dir | FileKind::Unknown => remove(&inner, &entry.name, pool),
+            _ => inner.remove_file_optional(&entry.name).map(drop),
+        })?;
+    }
+    dir.remove_tree(name)
 }

@@ -3,7 +3,13 @@
 //! The record lies in the repository, not in the directory, whose contents are the tree's and nothing else. A directory is known
 //! by its inode and the time of its birth: so it can be renamed, and another of the same name is not taken for it.
 //! A record is a hint: without it, the caller says which tree it was.
+//!
+//! It has a line for each thing that became of the directory, and the last whole one counts. What is made anew is recorded, as it is
+//! made, without waiting for the disk: on a journalling file system that would write all names of the checkout, and take as long as
+//! half of making them. An update waits once, before it changes anything. Its end is added to what is there, so if a power cut takes
+//! that line, the one before still says between which trees the directory is.
 
+use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, StatxFlags};
@@ -11,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkout::{CheckoutOptions, Ownership};
 use crate::digest::DirTreeId;
-use crate::fs::{Dir, FsError};
+use crate::fs::{Dir, FsError, write_all};
 use crate::repo::Repo;
 
 /// Where the records lie, beneath what is safe to delete.
@@ -121,33 +127,74 @@ impl Record {
             return Ok(None);
         };
         let bytes = records.read_optional(&name, MAX_RECORD)?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        Ok(bytes.and_then(|bytes| Self::parse(&bytes)))
     }
 
-    /// Writes it. Whoever makes many checkouts does not leave a record of each for ever.
-    pub(super) fn save(&self, repo: &Repo, checkout: &Dir) -> Result<(), FsError> {
-        let records = repo.dir().ensure_dir(DIR, 0o700)?.ensure_dir(RECORDS, 0o700)?;
-        let bytes = serde_json::to_vec_pretty(self)
-            .map_err(|error| FsError::new("describe", checkout.path(), std::io::Error::from(error)))?;
-        records.write_atomic(name_of(checkout)?, &bytes, 0o600)?;
-        let entries = records.entries()?;
-        if entries.len() > MANY {
-            for entry in entries {
-                let known = records
-                    .read_optional(&entry.name, MAX_RECORD)?
-                    .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-                let is_there = known.is_some_and(|record| {
-                    Dir::open_ambient(&record.path)
-                        .and_then(|dir| name_of(&dir))
-                        .is_ok_and(|name| *name == *entry.name)
-                });
-                if !is_there {
-                    records.remove_file_optional(&entry.name)?;
-                }
-            }
-        }
-        Ok(())
+    /// The last line that is whole.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut lines = bytes.rsplit(|byte| *byte == b'\n');
+        lines.find_map(|line| serde_json::from_slice(line).ok())
     }
+
+    fn line(&self, checkout: &Dir) -> Result<Vec<u8>, FsError> {
+        let mut line = serde_json::to_vec(self)
+            .map_err(|error| FsError::new("describe", checkout.path(), std::io::Error::from(error)))?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// Begins a record with what is new. Whoever makes many checkouts does not leave a record of each for ever.
+    pub(super) fn create(&self, repo: &Repo, checkout: &Dir) -> Result<(), FsError> {
+        let records = directory(repo)?;
+        let name = name_of(checkout)?;
+        records.remove_file_optional(&name)?;
+        self.append(&records, &name, checkout)?;
+        clean_up(&records)
+    }
+
+    /// Begins it anew, and waits until it is on the disk.
+    pub(super) fn replace(&self, repo: &Repo, checkout: &Dir) -> Result<(), FsError> {
+        directory(repo)?.write_atomic(name_of(checkout)?, &self.line(checkout)?, 0o600)
+    }
+
+    /// Adds what has become of it.
+    pub(super) fn add(&self, repo: &Repo, checkout: &Dir) -> Result<(), FsError> {
+        self.append(&directory(repo)?, &name_of(checkout)?, checkout)
+    }
+
+    fn append(&self, records: &Dir, name: &str, checkout: &Dir) -> Result<(), FsError> {
+        let file = records.open_or_create_file(name, 0o600)?;
+        (&file)
+            .seek(SeekFrom::End(0))
+            .map_err(FsError::at("write", records.path(), name))?;
+        write_all(&file, &self.line(checkout)?).map_err(FsError::at("write", records.path(), name))
+    }
+}
+
+fn directory(repo: &Repo) -> Result<Dir, FsError> {
+    repo.dir().ensure_dir(DIR, 0o700)?.ensure_dir(RECORDS, 0o700)
+}
+
+/// Removes records of directories that are no longer where they were, where there are many.
+fn clean_up(records: &Dir) -> Result<(), FsError> {
+    let entries = records.entries()?;
+    if entries.len() <= MANY {
+        return Ok(());
+    }
+    for entry in entries {
+        let known = records
+            .read_optional(&entry.name, MAX_RECORD)?
+            .and_then(|bytes| Record::parse(&bytes));
+        let is_there = known.is_some_and(|record| {
+            Dir::open_ambient(&record.path)
+                .and_then(|dir| name_of(&dir))
+                .is_ok_and(|name| *name == *entry.name)
+        });
+        if !is_there {
+            records.remove_file_optional(&entry.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// What tells a directory from every other, also when its disk has another number after a reboot: its own number, and when it was made. Were
@@ -173,7 +220,8 @@ fn name_of(dir: &Dir) -> Result<String, FsError> {
 #[cfg(test)]
 mod tests {
     use super::escaped::unescape;
-    use super::name_of;
+    use super::{Record, name_of};
+    use crate::digest::{Digest, DirTreeId};
     use crate::fs::Dir;
     use crate::fs::loop_mount::LoopMount;
     use proptest::prelude::*;
@@ -193,6 +241,36 @@ mod tests {
         assert_ne!(device(&after), device(&out));
         assert_eq!(name_of(&after).unwrap(), name_of(&out).unwrap());
         assert_ne!(name_of(&other).unwrap(), name_of(&out).unwrap());
+    }
+
+    fn record(tree: u8, updating_to: Option<u8>) -> Record {
+        let id = |byte| DirTreeId::new(Digest::from_bytes([byte; 32]));
+        Record {
+            path: "/out".into(),
+            tree: id(tree),
+            updating_to: updating_to.map(id),
+            user: false,
+            subpath: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_last_whole_line_counts() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        let (begun, done) = (record(1, Some(2)), record(2, None));
+        let (first, second) = (begun.line(&dir).unwrap(), done.line(&dir).unwrap());
+        assert_eq!(Record::parse(&first), Some(begun.clone()));
+        let whole = [&*first, &*second].concat();
+        for length in first.len()..whole.len() - 1 {
+            let mut cut = whole[..length].to_vec();
+            assert_eq!(Record::parse(&cut), Some(begun.clone()), "{length}");
+            // A file system may know the new length and not yet the bytes.
+            cut.resize(whole.len(), 0);
+            assert_eq!(Record::parse(&cut), Some(begun.clone()), "{length}");
+        }
+        assert_eq!(Record::parse(&whole), Some(done));
+        assert_eq!(Record::parse(&first[..first.len() - 2]), None);
     }
 
     proptest! {
