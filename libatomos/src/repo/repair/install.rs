@@ -51,6 +51,8 @@ impl Repair<'_> {
         crate::failpoint::hit("repair.staged")?;
         let staging = self.stage.take();
         if let Some(staging) = &staging {
+            // No power cut shows this sync: a copy of which only the name lasts takes the place of what was bad, too. It is for a pull,
+            // which takes a name that is there for an object.
             staging.dir.sync_fs()?;
         }
         crate::failpoint::hit("repair.synced")?;
@@ -64,6 +66,8 @@ impl Repair<'_> {
                 }
                 crate::failpoint::hit("repair.replaced")?;
             }
+            // No power cut shows this sync: what is not replaced yet is found and replaced by the next repair. It is for whoever is
+            // told of the end of this one.
             self.repo.dir().sync_fs()?;
         }
         crate::failpoint::hit("repair.durable")?;
@@ -72,6 +76,7 @@ impl Repair<'_> {
                 report.set_aside += 1;
             }
         }
+        // No power cut shows this sync: the same, for what is not set aside yet.
         self.repo.dir().sync_fs()?;
         crate::failpoint::hit("repair.set-aside")?;
         let whole = |commit: &_| self.seen.is_complete(commit, self.repo.mode());
