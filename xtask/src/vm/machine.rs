@@ -118,9 +118,32 @@ impl Machine {
             boots,
         };
         if hardware.state.is_some() {
-            machine.monitor("cont")?;
+            machine.go_on()?;
         }
         Ok(machine)
+    }
+
+    /// Has it run once its state is loaded. QEMU forgets what it is told while it still loads.
+    fn go_on(&mut self) -> Result<()> {
+        let patience = Patience::new(self.qemu.id(), self.boot_limit);
+        let mut said = Vec::new();
+        loop {
+            self.monitor("cont")?;
+            self.monitor("info status")?;
+            std::thread::sleep(POLL);
+            let mut buffer = [0; 4096];
+            match self.monitor.read(&mut buffer) {
+                Ok(length) => said.extend_from_slice(&buffer[..length]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error).context("cannot hear QEMU's monitor"),
+            }
+            if String::from_utf8_lossy(&said).contains("VM status: running") {
+                return Ok(());
+            }
+            if patience.is_over() || self.qemu.try_wait().context("cannot wait for QEMU")?.is_some() {
+                bail!("QEMU did not go on from the state that it was given");
+            }
+        }
     }
 
     /// Stands still, writes its state to a file, has `copy` take what belongs to it, and goes on.
