@@ -114,11 +114,7 @@ impl Sysroot {
         };
         let expected = seal.sealed.image;
         if image.verity != Some(expected) {
-            let found = image.verity.map(|verity| verity.to_string());
-            return Err(refuse(format!(
-                "the image that its tree makes is {}, and {expected} is sealed",
-                found.as_deref().unwrap_or("one that lacks digests")
-            )));
+            return Err(refuse(differs_from_seal(image.verity, expected)));
         }
         let files = self.files_to_verify(decision.commit.root, cancel)?;
         crate::failpoint::hit("deploy.verity")?;
@@ -182,8 +178,17 @@ impl Sysroot {
     }
 }
 
+/// Says that a tree makes another image than the one that is sealed.
+pub(super) fn differs_from_seal(made: Option<VerityDigest>, sealed: VerityDigest) -> String {
+    let made = made.map(|verity| verity.to_string());
+    format!(
+        "the image that its tree makes is {}, and {sealed} is sealed",
+        made.as_deref().unwrap_or("one that lacks digests")
+    )
+}
+
 /// Has the kernel verify a file, which must be what `expected` says; where it does not yet, once `before` agrees.
-fn ensure(
+pub(super) fn ensure(
     file: &File,
     path: PathBuf,
     expected: &VerityDigest,

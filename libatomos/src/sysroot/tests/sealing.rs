@@ -6,7 +6,7 @@ use crate::composefs::{SEAL_KEY, Seal, VERITY_KEY, image_verity};
 use crate::format::MetadataValue;
 use crate::fs::why_no_verity;
 use crate::sign::{SecretKey, Signer};
-use crate::sysroot::RootKind;
+use crate::sysroot::{ImageProblem, ImageRepairOptions, RootKind};
 
 const CONF: &str = "usr/lib/atomos/prepare-root.conf";
 
@@ -256,4 +256,70 @@ fn a_seal_beside_the_image_says_what_the_deployment_is_and_which_arguments_fit()
         .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
         .unwrap();
     assert!(path.exists(), "it is the deployment's");
+}
+
+/// As a machine that can would have made it: the seal is compared with the commit's, and what the kernel verifies only where it can say.
+#[test]
+fn a_seal_that_is_damaged_or_lost_is_found_and_written_again_where_the_kernel_can_verify() {
+    let machine = Machine::new();
+    let tree = machine.tree("required", &[]);
+    let report = machine.try_to_commit(&tree, &sealed_by(&[1])).unwrap();
+    let deployed = machine.deploy("os");
+    let sysroot = machine.sysroot();
+    let loaded = sysroot.repo().load_commit(&report.commit).unwrap();
+    let seal = Seal::of_commit(&loaded).unwrap().unwrap().encode();
+    let path = machine.root_of(&deployed);
+    let path = path.with_file_name(format!("{}.seal", deployed.deployment.dir_name()));
+    let problems = || -> Vec<ImageProblem> {
+        let report = machine
+            .sysroot()
+            .check_images(&NoProgress, &Cancel::new())
+            .unwrap();
+        report
+            .findings
+            .into_iter()
+            .map(|finding| finding.problem)
+            .collect()
+    };
+    assert_eq!(problems(), [], "nothing asks for a seal");
+    fs::write(&path, &seal).unwrap();
+    let not_verified = match machine.has_verity() {
+        true => vec![ImageProblem::WrongVerity {
+            sealed: report.image_verity.unwrap(),
+            found: None,
+        }],
+        false => Vec::new(),
+    };
+    assert_eq!(problems(), not_verified);
+    let with_seal = [&not_verified[..], &[ImageProblem::WrongSeal]].concat();
+    fs::write(&path, &seal[1..]).unwrap();
+    assert_eq!(problems(), with_seal);
+    // What was made to be verified, and has no seal any more.
+    fs::remove_file(&path).unwrap();
+    assert_eq!(problems(), []);
+    let truth = machine.path("sysroot/atomos/deployments.json");
+    let text = fs::read_to_string(&truth).unwrap();
+    fs::write(
+        &truth,
+        text.replace("root=LABEL=root", "atomos.composefs=verified"),
+    )
+    .unwrap();
+    assert_eq!(problems(), with_seal);
+    let repaired = machine
+        .sysroot()
+        .repair_images(&ImageRepairOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    match machine.has_verity() {
+        true => {
+            assert_eq!((repaired.repaired.len(), repaired.lost.len()), (1, 0));
+            assert_eq!(fs::read(&path).unwrap(), seal);
+            assert_eq!(problems(), []);
+        }
+        false => {
+            assert_eq!((repaired.repaired.len(), repaired.lost.len()), (0, 1));
+            let reason = &repaired.lost[0].reason;
+            assert!(reason.contains("cannot do that"), "{reason}");
+            assert_eq!(problems(), with_seal);
+        }
+    }
 }
