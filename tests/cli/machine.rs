@@ -462,3 +462,20 @@ fn a_damaged_image_is_found_and_made_anew_without_a_source() {
         .atomos(&["fsck", "--repo", repo.to_str().unwrap()])
         .code(0);
 }
+
+#[test]
+fn a_machine_whose_aliases_are_damaged_goes_on_upgrading() {
+    let machine = Machine::new();
+    machine.commit("1");
+    machine.atomos(&["deploy", "os"]).code(0);
+    let aliases = machine.scratch.path("machine/atomos/repo/aliases");
+    fs::write(&aliases, "\0\0\0\0").unwrap();
+    let two = machine.commit("2");
+    let run = machine.atomos(&["upgrade"]).code(0);
+    assert!(run.err.contains("Deployed 2 ("), "{}", run.err);
+    machine.atomos(&["switch", "os"]).code(0);
+    machine.atomos(&["deploy", &two]).code(0);
+    machine.atomos(&["rollback"]).code(0);
+    machine.atomos(&["status"]).code(0);
+    machine.atomos(&["fsck"]).code(6);
+}

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
+use crate::output::text::escape_text;
 use crate::output::{findings, json, text};
 use crate::report::CliError;
 use crate::ui::Label;
@@ -81,6 +82,7 @@ pub fn run(context: &Context, args: &FsckArgs) -> RunResult {
             );
         }
         findings::write(out, &report.findings)?;
+        findings::write_files(out, &report.files)?;
         findings::write_images(out, images.iter().flat_map(|images| &images.findings))
     })?;
     narrate(context, &report);
@@ -92,16 +94,28 @@ pub fn run(context: &Context, args: &FsckArgs) -> RunResult {
         return Ok(Outcome::Done);
     }
     warn_of_bad(context, &report, images.as_ref());
-    ui.labelled(
-        Label::Hint,
-        match report.is_clean() {
-            true => "`atomos fsck --repair` makes images anew",
-            false => {
-                "`atomos fsck --repair --from SOURCE` brings back what a remote, another repository or a directory has whole"
-            }
-        },
-    );
+    hint_at_files(context, &repo, &report);
+    if !report.findings.is_empty() {
+        ui.labelled(
+            Label::Hint,
+            "`atomos fsck --repair --from SOURCE` brings back what a remote, another repository or a directory has whole",
+        );
+    } else if images.is_some_and(|images| !images.is_clean()) {
+        ui.labelled(Label::Hint, "`atomos fsck --repair` makes images anew");
+    }
     Ok(Outcome::Damaged)
+}
+
+/// Says what to do about the repository's own files, as whatever needs them says it.
+fn hint_at_files(context: &Context, repo: &Repo, report: &FsckReport) {
+    if report.files.is_empty() {
+        return;
+    }
+    if let Some(error) = repo.aliases().err().map(CliError::from)
+        && let Some(hint) = error.hint()
+    {
+        context.ui().labelled(Label::Hint, escape_text(hint));
+    }
 }
 
 /// What was found, of the repository and, in a sysroot, of images.
@@ -130,8 +144,9 @@ fn looked_at(report: &FsckReport, images: Option<&ImagesReport>) -> String {
 
 fn warn_of_bad(context: &Context, report: &FsckReport, images: Option<&ImagesReport>) {
     let objects = (report.findings.len() as u64, "bad object", "bad objects");
+    let files = (report.files.len() as u64, "bad file", "bad files");
     let bad_images = images.map_or(0, |images| images.findings.len() as u64);
-    let bad: Vec<_> = [objects, (bad_images, "bad image", "bad images")]
+    let bad: Vec<_> = [objects, files, (bad_images, "bad image", "bad images")]
         .into_iter()
         .filter(|(count, ..)| *count > 0)
         .map(|(count, one, many)| text::count(count, one, many))
@@ -193,12 +208,14 @@ fn repair(context: &Context, args: &FsckArgs, repo: &Repo) -> RunResult {
         }
         findings::write_repaired(out, &report.repaired, report.dry_run)?;
         findings::write(out, &report.lost)?;
+        findings::write_files(out, &report.found.files)?;
         images.as_ref().map_or(Ok(()), |images| {
             findings::write_repaired_images(out, images, report.dry_run)
         })
     })?;
     narrate(context, &report.found);
     conclude(context, args, &report, images.as_ref());
+    hint_at_files(context, repo, &report.found);
     let images_are_whole = images.is_none_or(|images| match report.dry_run {
         true => images.found.is_clean(),
         false => images.lost.is_empty(),
@@ -239,7 +256,7 @@ fn conclude(context: &Context, args: &FsckArgs, report: &RepairReport, images: O
         true => ("Would repair", "Would move"),
         false => ("Repaired", "Moved"),
     };
-    if !report.found.is_clean() {
+    if !report.found.findings.is_empty() {
         ui.status(format_args!(
             "{did} {}",
             text::count(report.repaired.len() as u64, "object", "objects")

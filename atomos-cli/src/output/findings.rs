@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use libatomos::repo::{Finding, RepairedObject};
+use libatomos::repo::{FileFinding, Finding, RepairedObject};
 use libatomos::sysroot::{ImageFinding, ImagesRepair};
 
 use super::text::{escape_bytes, escape_path, escape_text};
@@ -31,6 +31,14 @@ pub fn write(out: &mut dyn Write, findings: &[Finding]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes each file of the repository's own that cannot be used.
+pub fn write_files(out: &mut dyn Write, findings: &[FileFinding]) -> io::Result<()> {
+    findings.iter().try_for_each(|finding| {
+        let problem = escape_text(&finding.problem.to_string());
+        writeln!(out, "file {} {problem}", finding.file)
+    })
 }
 
 /// Writes each object that is whole again, and what still has the damaged file.

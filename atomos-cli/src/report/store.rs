@@ -84,6 +84,14 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         }
         RepoError::TakesRoot { .. } => "run it as root, or use --mode bare-user".to_owned(),
         RepoError::Config { path, .. } => format!("look at {}", shown(path)),
+        RepoError::Aliases { path, .. } => {
+            let repo = path.parent().unwrap_or(path);
+            format!(
+                "mend it, a line `REF NAME` for each alias, sorted by name; or have none any more with `rm {}`, and make them again with `atomos refs --repo {} --alias NAME=REF`",
+                shown(path),
+                shown(repo)
+            )
+        }
         RepoError::UnsupportedRepository { .. } => {
             "use the version of atomos that wrote it, or a newer one".to_owned()
         }
