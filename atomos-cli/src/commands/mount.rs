@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use libatomos::composefs::{self, Image, MountId};
+use libatomos::composefs::{self, ComposefsError, Image, MountId};
 use serde::Serialize;
 
 use super::RunResult;
@@ -64,7 +64,7 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
     if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir, &id) {
         // The first error is the one to tell.
         drop(context.apart(|| Ok(id.release(&context.open_repo()?)?)));
-        return Err(error.into());
+        return Err(explain(context, args, error));
     }
     let ui = context.ui();
     if context.json() {
@@ -76,11 +76,31 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
         ui.result(|out| json::write(out, &report))?;
     }
     ui.status(format_args!(
-        "Mounted on {}, read-only, until `atomos umount`; the image has {}",
+        "Mounted on {}, read-only, until `{}`; the image has {}",
         text::escape_path(&args.dir),
+        context.command("umount", &[&args.dir]),
         text::size(image.bytes)
     ));
     Ok(Outcome::Done)
+}
+
+/// Says how to unmount what is mounted already. Only the repository that it was mounted from lets go of its commit.
+fn explain(context: &Context, args: &MountArgs, error: ComposefsError) -> CliError {
+    let is_mounted = matches!(error, ComposefsError::Mounted { .. });
+    let error = CliError::from(error);
+    if !is_mounted {
+        return error;
+    }
+    let is_ours = || -> Result<bool, CliError> {
+        let other = composefs::mounted(&args.dir)?;
+        let repo = context.open_repo_as_it_is()?;
+        Ok(other.map(|other| other.is_held(&repo)).transpose()? == Some(true))
+    };
+    let command = context.command("umount", &[&args.dir]);
+    error.with_hint(match is_ours() {
+        Ok(true) => command,
+        _ => format!("{command}, with --repo where another repository has mounted it"),
+    })
 }
 
 /// Makes or copies the image, and has its commit stay.

@@ -174,7 +174,6 @@ pub(super) fn hint_for_composefs(error: &ComposefsError) -> Option<String> {
         }
         ComposefsError::NoName { .. } => "name a file".to_owned(),
         ComposefsError::Kernel { .. } => "check it out instead: atomos checkout REV DIR".to_owned(),
-        ComposefsError::Mounted { path } => format!("atomos umount {}", shown(path)),
         ComposefsError::NotMounted { .. } => "`findmnt -t overlay` lists what is mounted".to_owned(),
         _ => return None,
     })
