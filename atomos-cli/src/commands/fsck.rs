@@ -21,7 +21,7 @@ use crate::ui::Label;
 /// refs and paths that it belongs to. Without --repair, changes nothing.
 ///
 /// In a sysroot, looks at the images that deployments boot from, too: each is read from the disk and compared with what was made, and
-/// where the root is verified when it boots, so is its seal. With --repair, a bad image is made anew from the commit, which takes no source.
+/// where the root is verified when it boots, so is its seal, and the kernel is asked whether it verifies each file. With --repair, a bad image is made anew from the commit, which takes no source.
 /// A machine that runs it goes on with the old one until it boots again.
 ///
 /// With --repair, what is damaged or missing is replaced by good copies: from another inode of the same blob in this repository, and

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::boot::KernelArgs;
 use crate::cancel::Cancel;
 use crate::composefs::{MAX_SEAL, Seal};
-use crate::digest::Digest;
+use crate::digest::{BlobId, Digest};
 use crate::fs::{Dir, verity_of};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::verity::VerityDigest;
@@ -62,6 +62,13 @@ pub enum ImageProblem {
     },
     /// The seal beside it is not the commit's.
     WrongSeal,
+    /// Files that it leads to are not verified by the kernel as what was sealed, and cannot be read through it.
+    UnverifiedFiles {
+        /// How many.
+        files: u64,
+        /// The first of them.
+        first: BlobId,
+    },
 }
 
 impl fmt::Display for ImageProblem {
@@ -82,6 +89,16 @@ impl fmt::Display for ImageProblem {
             } => write!(f, "has the fs-verity digest {found}, and {sealed} is sealed"),
             Self::WrongVerity { .. } => write!(f, "is not verified by the kernel, and would not boot"),
             Self::WrongSeal => write!(f, "has a seal that is not the commit's, and would not boot"),
+            Self::UnverifiedFiles { files: 1, first } => {
+                write!(
+                    f,
+                    "leads to a file that cannot be read, for the kernel does not verify it: {first}"
+                )
+            }
+            Self::UnverifiedFiles { files, first } => write!(
+                f,
+                "leads to {files} files that cannot be read, for the kernel does not verify them: {first} is the first"
+            ),
         }
     }
 }
@@ -130,7 +147,7 @@ pub(super) struct Candidate {
 
 impl Sysroot {
     /// Reads the image of each finished deployment, and of what is staged, from the disk, and compares it with what was made; and the seal of
-    /// what is verified when it boots. Takes no lock.
+    /// what is verified when it boots; of that, whether the kernel verifies each file that it leads to. Takes no lock.
     ///
     /// # Errors
     /// If the deployments cannot be listed. What is bad is in the report.
@@ -149,7 +166,7 @@ impl Sysroot {
                 continue;
             }
             let before = report.bytes;
-            let findings = self.check_image(candidate, &deployments, &mut report.bytes);
+            let findings = self.check_image(candidate, &deployments, &mut report.bytes, cancel)?;
             phase.advance(report.bytes - before);
             // One that is being removed goes before its image does, and is no deployment any more.
             if !findings.is_empty() && !self.is_candidate(&candidate.id, &deployments)? {
@@ -207,7 +224,8 @@ impl Sysroot {
         candidate: &Candidate,
         deployments: &Dir,
         read: &mut u64,
-    ) -> Vec<ImageFinding> {
+        cancel: &Cancel,
+    ) -> Result<Vec<ImageFinding>, SysrootError> {
         let id = &candidate.id;
         let mut findings = Vec::new();
         let mut find = |name: String, problem| {
@@ -234,7 +252,7 @@ impl Sysroot {
         }
         // What the commit's own objects are like is the repository's to say.
         let Some(seal) = self.seal_of(candidate, deployments) else {
-            return findings;
+            return Ok(findings);
         };
         let name = layout::image(id);
         if let Ok(file) = deployments.open_file(&name)
@@ -251,7 +269,19 @@ impl Sysroot {
             Ok(_) => find(name, ImageProblem::WrongSeal),
             Err(error) => find(name, unreadable(&error)),
         }
-        findings
+        // Directories that are lost are the repository's to tell of.
+        if let Ok(files) = self.files_to_verify(seal.sealed.tree, cancel)
+            && let unverified = self.unverified_files(&files, cancel)?
+            && let Some(first) = unverified.first()
+        {
+            let problem = ImageProblem::UnverifiedFiles {
+                files: unverified.len() as u64,
+                first: *first,
+            };
+            find(layout::image(id), problem);
+        }
+        cancel.check()?;
+        Ok(findings)
     }
 
     /// Returns the seal that must lie beside the deployment's image; `None` where it is not verified when it boots, and where its commit

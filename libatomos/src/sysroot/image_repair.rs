@@ -9,7 +9,7 @@
 //! it shows the same tree, and gets a record of its own.
 //!
 //! Whether the objects are there that an image leads to is not asked: which image is right does not depend on it, and the repository's own
-//! check says what is missing.
+//! check says what is missing. What is sealed gets fs-verity for those that are: one that was lost has come back without.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -106,7 +106,7 @@ impl Sysroot {
             }
             let deployments = self.deployments_dir(&id.stateroot)?;
             let path = deployments.path().join(layout::image(id));
-            match self.remake(&lock, &candidate, &deployments, options, cancel) {
+            match self.remake(&lock, &candidate, &deployments, options, progress, cancel) {
                 Ok(()) => report.repaired.push(RepairedImage {
                     deployment: id.clone(),
                     path,
@@ -135,6 +135,7 @@ impl Sysroot {
         candidate: &Candidate,
         deployments: &Dir,
         options: &ImageRepairOptions,
+        progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<(), SysrootError> {
         let id = &candidate.id;
@@ -183,6 +184,15 @@ impl Sysroot {
         }
         deployments.sync_fs()?;
         crate::failpoint::hit("repair-image.durable")?;
+        if seal.is_some() {
+            // A good copy of an object that was lost is a file like any other. Last: one that is missing still does not keep the image
+            // from being made.
+            let files = self.files_to_verify(commit.root, cancel)?;
+            self.verify_files(&files, &|_| Ok(()), progress, cancel)?;
+            crate::failpoint::hit("repair-image.verity-files")?;
+            deployments.sync_fs()?;
+            crate::failpoint::hit("repair-image.verified")?;
+        }
         Ok(())
     }
 

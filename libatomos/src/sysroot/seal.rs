@@ -33,6 +33,9 @@ const KEY: &[u8] = b".pub";
 /// Bytes of one that are read.
 const MAX_KEY: usize = 64 * 1024;
 
+/// Blobs, with their sizes and the fs-verity digests that their tree records.
+pub(super) type FilesToVerify = BTreeMap<BlobId, (u64, VerityDigest)>;
+
 impl Sysroot {
     /// Returns the seal of what is to be verified; `None` for what is not.
     ///
@@ -118,22 +121,9 @@ impl Sysroot {
         }
         let files = self.files_to_verify(decision.commit.root, cancel)?;
         crate::failpoint::hit("deploy.verity")?;
-        let bytes = files.values().map(|(size, _)| size).sum();
-        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(bytes), Unit::Bytes);
         let room = self.repo.room()?;
-        let objects = self.repo.kind_dir(ObjectKind::Blob);
-        crate::parallel::pool(None).install(|| {
-            files.par_iter().try_for_each(|(blob, (size, expected))| {
-                cancel.check()?;
-                let path = object_path(blob.digest());
-                let file = objects.open_file(&path)?;
-                let before = || Ok(room.take(verity_overhead(*size))?);
-                ensure(&file, objects.path().join(path), expected, before)?;
-                phase.advance(*size);
-                Ok::<(), SysrootError>(())
-            })
-        })?;
-        drop(phase);
+        let before = |size| Ok(room.take(verity_overhead(size))?);
+        self.verify_files(&files, &before, progress, cancel)?;
         crate::failpoint::hit("deploy.verity-files")?;
         let name = layout::image(&decision.id);
         let file = deployments.open_file(&name)?;
@@ -147,12 +137,61 @@ impl Sysroot {
         Ok(())
     }
 
+    /// Has the kernel verify files of the store; where it does not yet, once `before` agrees for one of so many bytes.
+    pub(super) fn verify_files(
+        &self,
+        files: &FilesToVerify,
+        before: &(dyn Fn(u64) -> Result<(), SysrootError> + Sync),
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(), SysrootError> {
+        let bytes = files.values().map(|(size, _)| size).sum();
+        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(bytes), Unit::Bytes);
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        crate::parallel::pool(None).install(|| {
+            files.par_iter().try_for_each(|(blob, (size, expected))| {
+                cancel.check()?;
+                let path = object_path(blob.digest());
+                let file = objects.open_file(&path)?;
+                ensure(&file, objects.path().join(path), expected, || before(*size))?;
+                phase.advance(*size);
+                Ok(())
+            })
+        })
+    }
+
+    /// Returns which of the files are in the store, and are not verified by the kernel as what they should be. One of which the kernel
+    /// does not say is none of them.
+    pub(super) fn unverified_files(
+        &self,
+        files: &FilesToVerify,
+        cancel: &Cancel,
+    ) -> Result<Vec<BlobId>, SysrootError> {
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        let is_unverified = |blob: &BlobId, expected: &VerityDigest| {
+            let path = object_path(blob.digest());
+            let file = objects.open_file(&path).ok()?;
+            let found = verity_of(&file, path.as_ref()).ok()?;
+            (found != Some(*expected)).then_some(*blob)
+        };
+        let found = crate::parallel::pool(None).install(|| {
+            files
+                .par_iter()
+                .map(|(blob, (_, expected))| {
+                    cancel.check()?;
+                    Ok(is_unverified(blob, expected))
+                })
+                .collect::<Result<Vec<_>, SysrootError>>()
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// Lists the blobs that the tree's files are, with their sizes and digests; those without bytes have none.
-    fn files_to_verify(
+    pub(super) fn files_to_verify(
         &self,
         root: DirTreeId,
         cancel: &Cancel,
-    ) -> Result<BTreeMap<BlobId, (u64, VerityDigest)>, SysrootError> {
+    ) -> Result<FilesToVerify, SysrootError> {
         let (mut files, mut seen, mut trees) = (BTreeMap::new(), HashSet::new(), vec![root]);
         while let Some(tree) = trees.pop() {
             cancel.check()?;
