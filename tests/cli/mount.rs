@@ -305,3 +305,35 @@ fn the_command_that_is_printed_unmounts_from_anywhere() {
         0
     );
 }
+
+#[test]
+fn files_are_verified_or_nothing_is_mounted() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    let run = scratch.atomos(&["mount", "--verify", "probe", "on"]).code(11);
+    assert!(
+        run.err
+            .contains("its tree does not record the fs-verity digest of each file"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("hint: `atomos commit --verity`"), "{}", run.err);
+    scratch
+        .atomos(&["commit", "--verity", "--ref", "verified", "probe"])
+        .code(0);
+    // Digests are recorded, and nobody has given the store's files fs-verity.
+    let run = scratch.atomos(&["mount", "--verify", "verified", "on"]).code(11);
+    assert!(
+        run.err.contains("the kernel does not verify 1 of 1 files, blob "),
+        "{}",
+        run.err
+    );
+    assert_eq!(fs::read_dir(scratch.path("repo/roots")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(scratch.path("on")).unwrap().count(), 0);
+    let report = scratch.atomos(&["mount", "verified", "on", "--json"]).json();
+    assert_eq!(report["verified"], false);
+    scratch.atomos(&["umount", "on"]).code(0);
+    scratch
+        .atomos(&["mount", "--verify", "--image", "x", "on"])
+        .code(2);
+}

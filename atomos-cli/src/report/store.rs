@@ -174,6 +174,10 @@ pub(super) fn hint_for_composefs(error: &ComposefsError) -> Option<String> {
         }
         ComposefsError::NoName { .. } => "name a file".to_owned(),
         ComposefsError::Kernel { .. } => "check it out instead: atomos checkout REV DIR".to_owned(),
+        ComposefsError::NotVerifiable { .. } => {
+            "`atomos commit --verity` records digests, and a deploy with `composefs = verified` gives files fs-verity: docs/composefs.md; without --verify, nothing is compared"
+                .to_owned()
+        }
         ComposefsError::NotMounted { .. } => "`findmnt -t overlay` lists what is mounted".to_owned(),
         _ => return None,
     })

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::boot::KernelArgs;
 use crate::cancel::Cancel;
-use crate::composefs::{MAX_SEAL, Seal};
+use crate::composefs::{MAX_SEAL, Seal, Unknown, files_to_verify, unverified_files};
 use crate::digest::{BlobId, Digest};
 use crate::fs::{Dir, verity_of};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
@@ -270,8 +270,8 @@ impl Sysroot {
             Err(error) => find(name, unreadable(&error)),
         }
         // Directories that are lost are the repository's to tell of.
-        if let Ok(files) = self.files_to_verify(seal.sealed.tree, cancel)
-            && let unverified = self.unverified_files(&files, cancel)?
+        if let Ok(files) = files_to_verify(&self.repo, seal.sealed.tree, cancel)
+            && let unverified = unverified_files(&self.repo, &files, Unknown::PassedOver, cancel)?
             && let Some(first) = unverified.first()
         {
             let problem = ImageProblem::UnverifiedFiles {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::composefs::{ImageReport, RootTree, Seal, write_image};
+use crate::composefs::{ImageReport, RootTree, Seal, files_to_verify, write_image};
 use crate::format::Commit;
 use crate::fs::{Dir, why_no_verity};
 use crate::progress::Progress;
@@ -187,7 +187,7 @@ impl Sysroot {
         if seal.is_some() {
             // A good copy of an object that was lost is a file like any other. Last: one that is missing still does not keep the image
             // from being made.
-            let files = self.files_to_verify(commit.root, cancel)?;
+            let files = files_to_verify(&self.repo, commit.root, cancel)?;
             self.verify_files(&files, &|_| Ok(()), progress, cancel)?;
             crate::failpoint::hit("repair-image.verity-files")?;
             deployments.sync_fs()?;

@@ -4,15 +4,14 @@
 //! The seal lies beside the image, for `atomos-prepare-root`, which has the keys. Whether all that is possible is found out before anything
 //! of the deployment is made.
 
-use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use crate::cancel::Cancel;
-use crate::composefs::{ImageReport, MAX_SEAL, Seal};
-use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::composefs::{FilesToVerify, ImageReport, MAX_SEAL, Seal, files_to_verify};
+use crate::digest::CommitId;
 use crate::format::{Commit, Node};
 use crate::fs::{Dir, FsError, protect, verity_of, why_no_verity, write_all};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
@@ -32,9 +31,6 @@ const KEY: &[u8] = b".pub";
 
 /// Bytes of one that are read.
 const MAX_KEY: usize = 64 * 1024;
-
-/// Blobs, with their sizes and the fs-verity digests that their tree records.
-pub(super) type FilesToVerify = BTreeMap<BlobId, (u64, VerityDigest)>;
 
 impl Sysroot {
     /// Returns the seal of what is to be verified; `None` for what is not.
@@ -119,7 +115,7 @@ impl Sysroot {
         if image.verity != Some(expected) {
             return Err(refuse(differs_from_seal(image.verity, expected)));
         }
-        let files = self.files_to_verify(decision.commit.root, cancel)?;
+        let files = files_to_verify(&self.repo, decision.commit.root, cancel)?;
         crate::failpoint::hit("deploy.verity")?;
         let room = self.repo.room()?;
         let before = |size| Ok(room.take(verity_overhead(size))?);
@@ -158,62 +154,6 @@ impl Sysroot {
                 Ok(())
             })
         })
-    }
-
-    /// Returns which of the files are in the store, and are not verified by the kernel as what they should be. One of which the kernel
-    /// does not say is none of them.
-    pub(super) fn unverified_files(
-        &self,
-        files: &FilesToVerify,
-        cancel: &Cancel,
-    ) -> Result<Vec<BlobId>, SysrootError> {
-        let objects = self.repo.kind_dir(ObjectKind::Blob);
-        let is_unverified = |blob: &BlobId, expected: &VerityDigest| {
-            let path = object_path(blob.digest());
-            let file = objects.open_file(&path).ok()?;
-            let found = verity_of(&file, path.as_ref()).ok()?;
-            (found != Some(*expected)).then_some(*blob)
-        };
-        let found = crate::parallel::pool(None).install(|| {
-            files
-                .par_iter()
-                .map(|(blob, (_, expected))| {
-                    cancel.check()?;
-                    Ok(is_unverified(blob, expected))
-                })
-                .collect::<Result<Vec<_>, SysrootError>>()
-        })?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    /// Lists the blobs that the tree's files are, with their sizes and digests; those without bytes have none.
-    pub(super) fn files_to_verify(
-        &self,
-        root: DirTreeId,
-        cancel: &Cancel,
-    ) -> Result<FilesToVerify, SysrootError> {
-        let (mut files, mut seen, mut trees) = (BTreeMap::new(), HashSet::new(), vec![root]);
-        while let Some(tree) = trees.pop() {
-            cancel.check()?;
-            if !seen.insert(tree) {
-                continue;
-            }
-            for entry in self.repo.load_dirtree(&tree)?.entries() {
-                match &entry.node {
-                    Node::Dir { tree } => trees.push(*tree),
-                    // The image was made of them, so each has one; of two that differ the kernel says which is wrong.
-                    Node::File {
-                        size,
-                        blob,
-                        verity: Some(verity),
-                    } if *size > 0 => {
-                        files.insert(*blob, (*size, VerityDigest::from_bytes(*verity)));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(files)
     }
 }
 
