@@ -183,6 +183,10 @@ impl Sysroot {
         // A truth that cannot be read is told of by whatever needs it.
         let state = self.state().ok();
         let mut candidates = Vec::new();
+        // A repository alone, which is to become a sysroot, has nothing that boots.
+        if !self.atomos.exists(layout::DEPLOY)? {
+            return Ok(candidates);
+        }
         for stateroot in self.stateroots()? {
             for entry in self.deployments_dir(&stateroot)?.entries()? {
                 let name = entry.name.to_str();

@@ -93,6 +93,9 @@ impl Sysroot {
             found,
             ..ImagesRepair::default()
         };
+        if report.found.is_clean() {
+            return Ok(report);
+        }
         let booted = self.booted()?.filter(|_| self.running.image);
         for candidate in self.candidates()? {
             let id = &candidate.id;

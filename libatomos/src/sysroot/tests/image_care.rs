@@ -325,3 +325,11 @@ fn a_deployment_that_was_never_finished_is_none() {
     let report = machine.check_images();
     assert_eq!((report.checked, report.findings.len()), (1, 0));
 }
+
+#[test]
+fn a_repository_that_has_no_deployments_beside_it_yet_has_no_images() {
+    let machine = Machine::new();
+    fs::remove_dir_all(machine.path("sysroot/atomos/deploy")).unwrap();
+    assert_eq!(machine.check_images(), ImagesReport::default());
+    assert_eq!(machine.repair_images(), ImagesRepair::default());
+}
