@@ -12,7 +12,7 @@ use libatomos::repo::{Repo, RepoError};
 use libatomos::sysroot::{BOOTED, Sysroot, SysrootOptions};
 
 use crate::cli::Globals;
-use crate::output::text::escape_text;
+use crate::output::text::{escape_text, shell_word};
 use crate::progress::Renderer;
 use crate::report::CliError;
 use crate::signals;
@@ -123,6 +123,23 @@ impl Context {
     /// Returns where the sysroot's repository lies.
     pub fn sysroot_repo(&self) -> PathBuf {
         self.globals.sysroot.join(SYSROOT_REPO)
+    }
+
+    /// Returns the command `atomos VERB PATHS` as it is to be typed to reach the same repository, from whatever directory and environment.
+    pub fn command(&self, verb: &str, paths: &[&Path]) -> String {
+        // Where there is no working directory, a name is what it is.
+        let word = |path: &Path| shell_word(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let mut command = format!("atomos {verb}");
+        match self.named_repo() {
+            Some(repo) => command.push_str(&format!(" --repo {}", word(repo))),
+            None if self.sysroot_path() == Path::new("/") => {}
+            None => command.push_str(&format!(" --sysroot {}", word(self.sysroot_path()))),
+        }
+        for path in paths {
+            command.push(' ');
+            command.push_str(&word(path));
+        }
+        command
     }
 
     /// Returns how to talk to remotes. The library does not read the environment, so this does.

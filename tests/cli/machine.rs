@@ -394,3 +394,88 @@ fn a_root_that_is_an_image_is_made_shown_and_kept_from_arguments_that_do_not_fit
     assert_ne!(wrong.code, 0);
     assert!(wrong.err.contains("cannot be \"yes\""), "{}", wrong.err);
 }
+
+#[test]
+fn a_damaged_image_is_found_and_made_anew_without_a_source() {
+    let machine = Machine::new();
+    let commit = machine.commit("1");
+    machine
+        .atomos(&["deploy", "os", "--karg", "atomos.composefs=required"])
+        .code(0);
+    let run = machine.atomos(&["fsck"]).code(0);
+    assert!(
+        run.err.starts_with("Everything is whole: 1 commit, ")
+            && run.err.ends_with("; 1 image of a deployment\n"),
+        "{}",
+        run.err
+    );
+    let image = machine.root(&commit).with_file_name(format!("{commit}.0.image"));
+    let whole = fs::read(&image).unwrap();
+    let damage = || {
+        let mut bytes = whole.clone();
+        bytes[3000] ^= 1;
+        fs::write(&image, bytes).unwrap();
+    };
+    damage();
+    let found = format!("image of os/{commit}.0 is damaged: its bytes have the digest ");
+    let run = machine.atomos(&["fsck"]).code(6);
+    assert!(run.out.starts_with(&found), "{}", run.out);
+    let file = format!("machine/atomos/deploy/os/deploy/{commit}.0.image");
+    assert!(run.out.ends_with(&format!("/{file}\n")), "{}", run.out);
+    assert!(
+        run.err.starts_with("warning: 1 bad image in ") && run.err.contains("hint: `atomos fsck --repair`"),
+        "{}",
+        run.err
+    );
+    let run = machine.atomos(&["fsck", "--json"]).code(6);
+    let report: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["images"]["checked"], 1);
+    let finding = &report["images"]["findings"][0];
+    assert_eq!(finding["problem"], "wrong-digest");
+    assert_eq!(finding["deployment"], format!("os/{commit}.0"));
+    assert!(finding["path"].as_str().unwrap().ends_with(&file), "{finding}");
+
+    let run = machine.atomos(&["fsck", "--repair", "--dry-run"]).code(6);
+    assert!(run.out.contains(" can be made anew\n"), "{}", run.out);
+    assert!(run.err.contains("Would make 1 image anew\n"), "{}", run.err);
+    machine.atomos(&["fsck"]).code(6);
+    let run = machine.atomos(&["fsck", "--repair"]).code(0);
+    assert!(
+        run.out
+            .starts_with(&format!("image of os/{commit}.0 made anew\n")),
+        "{}",
+        run.out
+    );
+    assert!(run.err.contains("Made 1 image anew\n"), "{}", run.err);
+    assert_eq!(fs::read(&image).unwrap(), whole);
+    machine.atomos(&["fsck"]).code(0);
+    damage();
+    let report = machine.atomos(&["fsck", "--repair", "--json"]).json();
+    assert_eq!(report["images"]["repaired"].as_array().unwrap().len(), 1);
+    assert_eq!(report["images"]["lost"], serde_json::json!([]));
+
+    // The repository alone has no images.
+    damage();
+    let repo = machine.scratch.path("machine/atomos/repo");
+    machine
+        .atomos(&["fsck", "--repo", repo.to_str().unwrap()])
+        .code(0);
+}
+
+#[test]
+fn a_machine_whose_aliases_are_damaged_goes_on_upgrading() {
+    let machine = Machine::new();
+    machine.commit("1");
+    machine.atomos(&["deploy", "os"]).code(0);
+    let aliases = machine.scratch.path("machine/atomos/repo/aliases");
+    fs::write(&aliases, "\0\0\0\0").unwrap();
+    let two = machine.commit("2");
+    let run = machine.atomos(&["upgrade"]).code(0);
+    assert!(run.err.contains("Deployed 2 ("), "{}", run.err);
+    machine.atomos(&["switch", "os"]).code(0);
+    machine.atomos(&["deploy", &two]).code(0);
+    machine.atomos(&["rollback"]).code(0);
+    machine.atomos(&["status"]).code(0);
+    machine.atomos(&["fsck"]).code(6);
+}

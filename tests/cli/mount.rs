@@ -92,7 +92,13 @@ fn what_is_mounted_is_what_was_committed_to_the_last_attribute() {
     );
     let committed = mounted.tree_of("os", "tree");
     let run = mounted.mount("os").code(0);
-    assert!(run.err.starts_with("Mounted on on, read-only"), "{}", run.err);
+    assert!(
+        run.err.starts_with(
+            "Mounted on on, read-only, until `atomos umount --repo [SCRATCH]/repo [SCRATCH]/on`; the image has "
+        ),
+        "{}",
+        run.err
+    );
     assert_eq!(mounted.tree_of("again", "on"), committed);
     // Names are found one by one, too, not only listed.
     for entry in fs::read_dir(scratch.path("tree/many")).unwrap() {
@@ -120,6 +126,12 @@ fn a_commit_stays_while_it_is_mounted() {
     let run = mounted.mount("probe").code(4);
     assert!(
         run.err.contains("cannot mount an image on on: there is one"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err
+            .contains("hint: atomos umount --repo [SCRATCH]/repo [SCRATCH]/on\n"),
         "{}",
         run.err
     );
@@ -259,4 +271,69 @@ fn what_no_image_can_have_is_named() {
         left.flatten()
             .all(|entry| !entry.file_name().to_string_lossy().contains("image"))
     );
+}
+
+#[test]
+fn the_command_that_is_printed_unmounts_from_anywhere() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    let place = scratch.path("a place's name");
+    fs::create_dir(&place).unwrap();
+    fs::rename(scratch.path("repo"), scratch.path("a repository")).unwrap();
+    let run = scratch.run(
+        scratch
+            .command(&["mount", "--repo", "a repository", "probe", "a place's name"])
+            .env_remove("ATOMOS_REPO"),
+    );
+    let run = run.code(0);
+    let command = run.err.split('`').nth(1).unwrap();
+    assert_eq!(
+        command,
+        "atomos umount --repo '[SCRATCH]/a repository' '[SCRATCH]/a place'\\''s name'"
+    );
+    let root = scratch.path("");
+    let command = command.replace("[SCRATCH]/", root.to_str().unwrap());
+    let command = command.replacen("atomos", env!("CARGO_BIN_EXE_atomos"), 1);
+    let status = Command::new("sh")
+        .args(["-c", &command])
+        .current_dir("/")
+        .status();
+    assert!(status.unwrap().success(), "{command}");
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(scratch.path("a repository/roots")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn files_are_verified_or_nothing_is_mounted() {
+    let Some(mounted) = Mounted::new() else { return };
+    let scratch = &mounted.scratch;
+    let run = scratch.atomos(&["mount", "--verify", "probe", "on"]).code(11);
+    assert!(
+        run.err
+            .contains("its tree does not record the fs-verity digest of each file"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("hint: `atomos commit --verity`"), "{}", run.err);
+    scratch
+        .atomos(&["commit", "--verity", "--ref", "verified", "probe"])
+        .code(0);
+    // Digests are recorded, and nobody has given the store's files fs-verity.
+    let run = scratch.atomos(&["mount", "--verify", "verified", "on"]).code(11);
+    assert!(
+        run.err.contains("the kernel does not verify 1 of 1 files, blob "),
+        "{}",
+        run.err
+    );
+    assert_eq!(fs::read_dir(scratch.path("repo/roots")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(scratch.path("on")).unwrap().count(), 0);
+    let report = scratch.atomos(&["mount", "verified", "on", "--json"]).json();
+    assert_eq!(report["verified"], false);
+    scratch.atomos(&["umount", "on"]).code(0);
+    scratch
+        .atomos(&["mount", "--verify", "--image", "x", "on"])
+        .code(2);
 }

@@ -194,3 +194,86 @@ fn a_reset_moves_a_ref_and_says_how_to_go_back() {
     scratch.atomos(&["reset", "nothing", "os"]).code(3);
     scratch.atomos(&["reset", "os", "nothing"]).code(3);
 }
+
+#[test]
+fn damaged_aliases_stop_nothing_but_what_needs_them() {
+    let (scratch, first, second) = two_commits();
+    scratch.atomos(&["refs", "--alias", "stable=os"]).code(0);
+    let path = scratch.path("repo/aliases");
+    std::fs::write(&path, "os stable\nos").unwrap();
+    // What moves or removes a ref that is there, and what names a commit by all its digits.
+    scratch.write("tree/new", "new");
+    let third = scratch.commit("third");
+    scratch.atomos(&["reset", "os", &second]).code(0);
+    scratch
+        .atomos(&["refs", "--force", "--create", &format!("os={third}")])
+        .code(0);
+    scratch.atomos(&["cat", "os", "new"]).code(0);
+    scratch.atomos(&["rev-parse", &first]).code(0);
+    scratch.atomos(&["checkout", &first, "out"]).code(0);
+    scratch
+        .atomos(&["init", "--repo", "other", "--mode", "bare-user"])
+        .code(0);
+    scratch
+        .atomos(&["pull", "--repo", "other", "--from", "repo", "os"])
+        .code(0);
+    std::fs::copy(&path, scratch.path("other/aliases")).unwrap();
+    scratch.atomos(&["reset", "os", &second]).code(0);
+    scratch
+        .atomos(&["pull", "--repo", "other", "--from", "repo", "os"])
+        .code(0);
+    scratch.atomos(&["prune"]).code(0);
+    // A name that is new may be an alias's, and so may digits that are less than a digest.
+    for args in [
+        &["commit", "-b", "stable", "tree"][..],
+        &["commit", "-b", "new", "tree"],
+        &["refs", "--create", "new=os"],
+        &["refs", "--delete", "stable"],
+        &["refs", "--alias", "new=os"],
+        &["refs", "--alias", "stable=os", "--force"],
+        &["rev-parse", "stable"],
+        &["rev-parse", &first[..12]],
+        &["refs"],
+    ] {
+        let run = scratch.atomos(args).code(6);
+        assert!(
+            run.err.contains("repo/aliases: its last line is cut short\n")
+                && run
+                    .err
+                    .contains("hint: mend it, a line `REF NAME` for each alias")
+                && run.err.contains("--alias NAME=REF`"),
+            "{args:?}: {}",
+            run.err
+        );
+    }
+    assert_eq!(scratch.atomos(&["refs"]).out, format!("{second} os\n"));
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        b"os stable\nos",
+        "nobody writes to it"
+    );
+    // fsck looks at everything, and a repair leaves it to a person.
+    for args in [&["fsck"][..], &["fsck", "--repair"]] {
+        let run = scratch.atomos(args).code(6);
+        assert_eq!(
+            run.out, "file aliases is malformed: its last line is cut short\n",
+            "{args:?}"
+        );
+        assert!(run.err.contains("1 bad file in 2 commits, "), "{}", run.err);
+        assert!(run.err.contains("hint: mend it"), "{}", run.err);
+    }
+    let run = scratch.atomos(&["fsck", "--json"]).code(6);
+    let report: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(
+        report["files"],
+        serde_json::json!([{"file": "aliases", "problem": "malformed", "reason": "its last line is cut short"}])
+    );
+    // What the hint says helps.
+    std::fs::remove_file(&path).unwrap();
+    scratch.atomos(&["refs", "--alias", "stable=os"]).code(0);
+    scratch.atomos(&["fsck"]).code(0);
+    assert_eq!(
+        scratch.atomos(&["rev-parse", "stable"]).ok(),
+        format!("{second}\n")
+    );
+}

@@ -29,6 +29,20 @@ const ERRORS: [(Errno, &str); 5] = [
     (Errno::MLINK, "EMLINK"),
 ];
 
+/// An error and what has caused it.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let texts = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
+    texts.collect::<Vec<_>>().join(": ")
+}
+
+/// Whether an error says what was being done to which file, and how the system call failed.
+fn says_what(error: &(dyn std::error::Error + 'static), errno: Errno) -> bool {
+    let text = chain(error);
+    let failure = format!("(os error {})", errno.raw_os_error());
+    text.contains("cannot ") && text.contains('/') && text.contains(&failure)
+}
+
 /// Lets the n-th call fail, for every n and every error.
 fn try_all(work: &Work, mode: RepoMode, tried: &mut BTreeMap<&'static str, u64>) {
     for (errno, name) in ERRORS {
@@ -50,6 +64,13 @@ fn try_all(work: &Work, mode: RepoMode, tried: &mut BTreeMap<&'static str, u64>)
             points += 1;
             *tried.entry(call).or_default() += 1;
             let failed = result.is_err();
+            if let Err(error) = &result {
+                assert!(
+                    says_what(error.as_ref(), errno),
+                    "{what} says {}",
+                    chain(error.as_ref())
+                );
+            }
             if errno == Errno::INTR {
                 assert!(!failed, "{what}: {:?}", result.unwrap_err());
             }

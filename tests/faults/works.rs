@@ -1,5 +1,8 @@
 //! What is done to a repository while something goes wrong, and what must be true when it is done.
 
+#[path = "site.rs"]
+mod site;
+
 use std::path::Path;
 
 use libatomos::cancel::Cancel;
@@ -12,6 +15,8 @@ use libatomos::repo::{
     LocalPullOptions, ObjectKind, PruneOptions, RefUpdate, RepairOptions, RepairSource, RepoMode, RepoSource,
 };
 use libatomos::testing::{TestRepo, small_tree, touch_up};
+
+use site::{Site, fetch, has, nothing_is_left};
 
 const FILES: usize = 8;
 
@@ -84,6 +89,11 @@ fn do_pull(world: &World) -> Outcome {
         &NoProgress,
         &Cancel::new(),
     )?;
+    Ok(())
+}
+
+fn pull_from_site(world: &World, reference: &str, version: &str, subpath: Option<&str>) -> Outcome {
+    fetch(world.other.repo(), reference, version, subpath)?;
     Ok(())
 }
 
@@ -174,7 +184,7 @@ fn first_files(dir: &Path, count: usize) -> Vec<std::path::PathBuf> {
     files
 }
 
-pub const WORKS: [Work; 8] = [
+pub const WORKS: [Work; 12] = [
     Work {
         name: "commit",
         prepare: |_| (),
@@ -193,6 +203,42 @@ pub const WORKS: [Work; 8] = [
             world.other.assert_clean();
             let there = world.other.reopen().ref_optional(&"os".parse().unwrap());
             assert_eq!(there.unwrap(), world.names("os"));
+        },
+        clean_before: true,
+    },
+    Work {
+        name: "pull of what is new from a site",
+        prepare: |world| Site::of_this_process().remember(world.other.repo()),
+        work: |world| pull_from_site(world, "os", "1", None),
+        done: |world| has(&world.other, "origin:os", Site::of_this_process().versions[0]),
+        clean_before: true,
+    },
+    Work {
+        name: "pull of an update from a site",
+        prepare: |world| {
+            Site::of_this_process().remember(world.other.repo());
+            pull_from_site(world, "os", "1", None).unwrap();
+        },
+        work: |world| pull_from_site(world, "os", "2", None),
+        done: |world| has(&world.other, "origin:os", Site::of_this_process().versions[1]),
+        clean_before: true,
+    },
+    Work {
+        name: "pull of a blob in parts from a site",
+        prepare: |world| Site::of_this_process().remember(world.other.repo()),
+        work: |world| pull_from_site(world, "large", "1", None),
+        done: |world| has(&world.other, "origin:large", Site::of_this_process().large),
+        clean_before: true,
+    },
+    Work {
+        name: "pull of one path from a site",
+        prepare: |world| Site::of_this_process().remember(world.other.repo()),
+        work: |world| pull_from_site(world, "os", "2", Some("d1")),
+        done: |world| {
+            let here = world.other.reopen().partial_commits().unwrap();
+            let commit = Site::of_this_process().versions[1];
+            assert_eq!(here.keys().collect::<Vec<_>>(), [&commit]);
+            nothing_is_left(&world.other);
         },
         clean_before: true,
     },

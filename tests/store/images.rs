@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use libatomos::cancel::Cancel;
 use libatomos::commit::{ScanOptions, hash_directory};
-use libatomos::composefs::{ComposefsError, Image, MountId, mount, unmount};
+use libatomos::composefs::{ComposefsError, FilesAre, Image, MountId, mount, unmount};
 use libatomos::digest::DirTreeId;
 use libatomos::format::Metadata;
 use libatomos::fs::Dir;
@@ -20,7 +20,13 @@ impl Mounted {
     fn new(repo: &TestRepo, image: &Image) -> Option<Self> {
         let place = repo.scratch().join("mounted");
         std::fs::create_dir(&place).unwrap();
-        match mount(repo.repo(), image, &place, &MountId::new().unwrap()) {
+        match mount(
+            repo.repo(),
+            image,
+            &place,
+            &MountId::new().unwrap(),
+            FilesAre::Believed,
+        ) {
             Ok(()) => Some(Self(place)),
             Err(ComposefsError::Kernel { missing, .. }) => {
                 skip("mounting an image", missing);

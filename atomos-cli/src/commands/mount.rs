@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use libatomos::composefs::{self, Image, MountId};
+use libatomos::composefs::{self, ComposefsError, FilesAre, Image, MountId};
 use serde::Serialize;
 
 use super::RunResult;
@@ -23,7 +23,9 @@ use crate::report::CliError;
 /// Where the repository's file system is mounted with nosuid, nodev or noexec, so is the tree, and with the first two where the repository does
 /// not belong to root alone.
 ///
-/// Takes root, and Linux 6.12 or newer with EROFS and overlayfs. Reading a file does not check its bytes: `atomos fsck` does.
+/// Takes root, and Linux 6.12 or newer with EROFS and overlayfs. Reading a file does not check its bytes: `atomos fsck` does, and the kernel
+/// with --verify. That takes a tree that records fs-verity digests (`atomos commit --verity`), and files that have fs-verity: those of
+/// deployments whose root is verified when it boots.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,6 +42,10 @@ pub struct MountArgs {
     #[arg(long)]
     image: bool,
 
+    /// Have the kernel compare what is read of each file with the fs-verity digest that the tree records, and mount nothing where it does not
+    #[arg(long, conflicts_with = "image")]
+    verify: bool,
+
     /// A ref, a digest, or the beginning of one
     #[arg(value_name = "REV|FILE")]
     source: OsString,
@@ -54,6 +60,7 @@ struct Report<'a> {
     dir: &'a Path,
     bytes: u64,
     digest: libatomos::Digest,
+    verified: bool,
 }
 
 /// Runs the verb.
@@ -61,10 +68,14 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
     let id = MountId::new()?;
     // On a machine that runs a deployment the repository is written to in mounts that nobody else sees; this one is to be seen.
     let image = context.apart(|| prepare(context, args, &id))?;
-    if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir, &id) {
+    let files = match args.verify {
+        true => FilesAre::Verified,
+        false => FilesAre::Believed,
+    };
+    if let Err(error) = composefs::mount(&context.open_repo_as_it_is()?, &image, &args.dir, &id, files) {
         // The first error is the one to tell.
         drop(context.apart(|| Ok(id.release(&context.open_repo()?)?)));
-        return Err(error.into());
+        return Err(explain(context, args, error));
     }
     let ui = context.ui();
     if context.json() {
@@ -72,15 +83,37 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
             dir: &args.dir,
             bytes: image.bytes,
             digest: image.digest,
+            verified: args.verify,
         };
         ui.result(|out| json::write(out, &report))?;
     }
     ui.status(format_args!(
-        "Mounted on {}, read-only, until `atomos umount`; the image has {}",
+        "Mounted on {}, read-only{}, until `{}`; the image has {}",
         text::escape_path(&args.dir),
+        if args.verify { " and verified" } else { "" },
+        context.command("umount", &[&args.dir]),
         text::size(image.bytes)
     ));
     Ok(Outcome::Done)
+}
+
+/// Says how to unmount what is mounted already. Only the repository that it was mounted from lets go of its commit.
+fn explain(context: &Context, args: &MountArgs, error: ComposefsError) -> CliError {
+    let is_mounted = matches!(error, ComposefsError::Mounted { .. });
+    let error = CliError::from(error);
+    if !is_mounted {
+        return error;
+    }
+    let is_ours = || -> Result<bool, CliError> {
+        let other = composefs::mounted(&args.dir)?;
+        let repo = context.open_repo_as_it_is()?;
+        Ok(other.map(|other| other.is_held(&repo)).transpose()? == Some(true))
+    };
+    let command = context.command("umount", &[&args.dir]);
+    error.with_hint(match is_ours() {
+        Ok(true) => command,
+        _ => format!("{command}, with --repo where another repository has mounted it"),
+    })
 }
 
 /// Makes or copies the image, and has its commit stay.
@@ -121,7 +154,13 @@ fn prepare(context: &Context, args: &MountArgs, id: &MountId) -> Result<Image, C
         };
         (made, held)
     });
-    let made = held.map_err(CliError::from).and_then(|()| Ok(made?));
+    let made = held.map_err(CliError::from).and_then(|()| {
+        let made = made?;
+        if args.verify {
+            made.check_files(&repo, context.cancel())?;
+        }
+        Ok(made)
+    });
     if made.is_err() {
         // The first error is the one to tell.
         drop(id.release(&repo));

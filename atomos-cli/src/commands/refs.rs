@@ -3,7 +3,7 @@
 use clap::Args;
 use libatomos::digest::CommitId;
 use libatomos::names::RefName;
-use libatomos::repo::RefUpdate;
+use libatomos::repo::{Aliases, RefUpdate};
 use serde::Serialize;
 
 use super::RunResult;
@@ -96,7 +96,8 @@ pub fn run(context: &Context, args: &RefsArgs) -> RunResult {
 
 fn list(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
-    let (refs, aliases) = (repo.refs()?, repo.aliases()?);
+    // What can be listed is, before it is said what cannot.
+    let (refs, aliases) = (repo.refs()?, repo.aliases());
     let wanted = |name: &RefName| {
         args.name.as_ref().is_none_or(|wanted| {
             name.as_str()
@@ -112,7 +113,7 @@ fn list(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
             alias_of: None,
         })
         .collect();
-    for (name, target) in &aliases {
+    for (name, target) in aliases.iter().flatten() {
         models.push(RefModel {
             name,
             // One that leads nowhere is listed: it is what somebody looks for.
@@ -135,7 +136,9 @@ fn list(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
                 None => writeln!(out, "{commit} {}", model.name),
             }
         })
-    })
+    })?;
+    aliases?;
+    Ok(())
 }
 
 fn make_aliases(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
@@ -167,7 +170,12 @@ fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
     // Pruning between the look at a commit and the new name for it would leave the name dangling.
     let _shared = repo.lock_shared()?;
-    let (current, aliases) = (repo.refs()?, repo.aliases()?);
+    let current = repo.refs()?;
+    // What is a ref is no alias, and aliases that cannot be read do not matter to it.
+    let aliases = match args.delete.iter().all(|name| current.contains_key(name)) {
+        true => Aliases::new(),
+        false => repo.aliases()?,
+    };
     let mut updates = Vec::new();
     let (delete, old_aliases): (Vec<_>, Vec<_>) =
         unique(&args.delete).partition(|name| !aliases.contains_key(*name));

@@ -27,6 +27,30 @@ pub fn escape_path(path: &Path) -> String {
     escape_bytes(path.as_os_str().as_bytes())
 }
 
+/// Returns a path as a word of a command that is there to be copied into a shell: as it is where that can be, else quoted. What no
+/// terminal is to get is in the quotes of bash, zsh and ksh.
+pub fn shell_word(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(is_plain) {
+        return escape_bytes(bytes);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if escape_text(text) == text => format!("'{}'", text.replace('\'', "'\\''")),
+        _ => {
+            let mut word = "$'".to_owned();
+            for byte in bytes {
+                match is_plain(byte) {
+                    true => word.push(char::from(*byte)),
+                    false => write!(word, "\\x{byte:02x}").expect("a string takes all"),
+                }
+            }
+            word.push('\'');
+            word
+        }
+    }
+}
+
 /// Returns a message with its control characters escaped; backslashes stay.
 pub fn escape_text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -158,6 +182,28 @@ mod tests {
             escape_bytes("\u{9b}31m\u{202e}".as_bytes()),
             "\\u{9b}31m\\u{202e}"
         );
+    }
+
+    #[test]
+    fn a_path_in_a_command_is_one_word() {
+        use std::ffi::OsStr;
+        for (bytes, word) in [
+            (&b"/mnt/debian-13.1"[..], "/mnt/debian-13.1"),
+            (b"", "''"),
+            (b"/mnt/a b", "'/mnt/a b'"),
+            (b"/it's \\ $x", "'/it'\\''s \\ $x'"),
+            ("/gr\u{fc}n".as_bytes(), "'/gr\u{fc}n'"),
+            (b"/\x1b[31m\n", "$'/\\x1b\\x5b31m\\x0a'"),
+            (b"/\xff'1", "$'/\\xff\\x271'"),
+        ] {
+            let path = Path::new(OsStr::from_bytes(bytes));
+            assert_eq!(shell_word(path), word);
+            let script = format!("printf %s {word}");
+            match std::process::Command::new("bash").args(["-c", &script]).output() {
+                Ok(output) => assert_eq!(output.stdout, bytes, "{word}"),
+                Err(error) => eprintln!("skipped in part: bash: {error}"),
+            }
+        }
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl CliError {
         Self::io("cannot write to stdout", error)
     }
 
+    /// Returns the hint.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Sets the hint, which names a command or a file.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -84,6 +84,14 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         }
         RepoError::TakesRoot { .. } => "run it as root, or use --mode bare-user".to_owned(),
         RepoError::Config { path, .. } => format!("look at {}", shown(path)),
+        RepoError::Aliases { path, .. } => {
+            let repo = path.parent().unwrap_or(path);
+            format!(
+                "mend it, a line `REF NAME` for each alias, sorted by name; or have none any more with `rm {}`, and make them again with `atomos refs --repo {} --alias NAME=REF`",
+                shown(path),
+                shown(repo)
+            )
+        }
         RepoError::UnsupportedRepository { .. } => {
             "use the version of atomos that wrote it, or a newer one".to_owned()
         }
@@ -166,7 +174,10 @@ pub(super) fn hint_for_composefs(error: &ComposefsError) -> Option<String> {
         }
         ComposefsError::NoName { .. } => "name a file".to_owned(),
         ComposefsError::Kernel { .. } => "check it out instead: atomos checkout REV DIR".to_owned(),
-        ComposefsError::Mounted { path } => format!("atomos umount {}", shown(path)),
+        ComposefsError::NotVerifiable { .. } => {
+            "`atomos commit --verity` records digests, and a deploy with `composefs = verified` gives files fs-verity: docs/composefs.md; without --verify, nothing is compared"
+                .to_owned()
+        }
         ComposefsError::NotMounted { .. } => "`findmnt -t overlay` lists what is mounted".to_owned(),
         _ => return None,
     })

@@ -42,6 +42,12 @@ pub enum ComposefsError {
         /// What the kernel does not have.
         missing: &'static str,
     },
+    /// The files of an image cannot be verified as they are read.
+    #[error("cannot have the files of the image verified: {reason}")]
+    NotVerifiable {
+        /// What is missing.
+        reason: String,
+    },
     /// An image is mounted there.
     #[error("cannot mount an image on {}: there is one", path.display())]
     Mounted {
@@ -82,7 +88,9 @@ impl ComposefsError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotInImages { .. } | Self::TooLarge | Self::Kernel { .. } => ErrorKind::Unsupported,
+            Self::NotInImages { .. } | Self::TooLarge | Self::Kernel { .. } | Self::NotVerifiable { .. } => {
+                ErrorKind::Unsupported
+            }
             Self::Exists { .. } | Self::Mounted { .. } => ErrorKind::AlreadyExists,
             Self::NoName { .. } => ErrorKind::Invalid,
             Self::NotMounted { .. } => ErrorKind::NotFound,

@@ -8,13 +8,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::digest::Digest;
+use crate::digest::{Digest, DirTreeId};
 use crate::format::{Entry, Metadata, Node};
 use crate::fs::{Dir, FsError, hash_file};
 use crate::repo::{Located, Repo, Room, random_hex};
 use crate::verity::VerityDigest;
 
 use super::ComposefsError;
+use super::verify::{Unknown, files_to_verify, unverified_files};
 use super::write::write_image;
 
 /// An image that was made.
@@ -40,6 +41,10 @@ pub struct Image {
     pub bytes: u64,
     /// The digest of its bytes.
     pub digest: Digest,
+    /// Its fs-verity digest, where it was made here and has that of each file.
+    pub verity: Option<VerityDigest>,
+    /// The tree that it was made of here.
+    tree: Option<DirTreeId>,
 }
 
 impl Image {
@@ -50,12 +55,39 @@ impl Image {
     pub fn make(repo: &Repo, rev: &str, subpath: &[u8], cancel: &Cancel) -> Result<Self, ComposefsError> {
         let _lock = repo.lock_shared()?;
         let file = repo.dir().create_unnamed(0o600)?;
-        let report = write_revision(repo, rev, subpath, &file, &repo.room()?, cancel)?;
+        let (report, tree) = write_revision(repo, rev, subpath, &file, &repo.room()?, cancel)?;
         Ok(Self {
             file,
             bytes: report.bytes,
             digest: report.digest,
+            verity: report.verity,
+            tree: Some(tree),
         })
+    }
+
+    /// Fails unless the kernel verifies each file that the image leads to as what its tree says, so that it can be mounted with files that
+    /// are verified. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`ComposefsError::NotVerifiable`], which says what is missing.
+    pub fn check_files(&self, repo: &Repo, cancel: &Cancel) -> Result<(), ComposefsError> {
+        let (Some(_), Some(tree)) = (self.verity, self.tree) else {
+            return Err(ComposefsError::NotVerifiable {
+                reason: "its tree does not record the fs-verity digest of each file".to_owned(),
+            });
+        };
+        let files = files_to_verify(repo, tree, cancel)?;
+        let unverified = unverified_files(repo, &files, Unknown::Unverified, cancel)?;
+        match unverified.first() {
+            None => Ok(()),
+            Some(first) => Err(ComposefsError::NotVerifiable {
+                reason: format!(
+                    "the kernel does not verify {} of {} files, blob {first} among them",
+                    unverified.len(),
+                    files.len()
+                ),
+            }),
+        }
     }
 
     /// Takes one that nobody else can write to, as it is.
@@ -68,6 +100,8 @@ impl Image {
             file,
             bytes,
             digest: *digest.digest(),
+            verity: None,
+            tree: None,
         })
     }
 
@@ -89,6 +123,8 @@ impl Image {
             file,
             bytes,
             digest: *digest.digest(),
+            verity: None,
+            tree: None,
         })
     }
 }
@@ -107,7 +143,7 @@ fn write_revision(
     file: &File,
     room: &Room,
     cancel: &Cancel,
-) -> Result<ImageReport, ComposefsError> {
+) -> Result<(ImageReport, DirTreeId), ComposefsError> {
     let (root, metadata) = repo.resolve_tree(rev)?;
     let (root, metadata) = match repo.locate(rev, root, metadata, subpath)? {
         // A dirtree does not know its own directory's metadata.
@@ -125,10 +161,12 @@ fn write_revision(
         }
     };
     let take = |bytes| Ok(room.take(bytes)?);
-    write_image(repo, root, &metadata, file, &take, cancel).map_err(|error| match error {
+    let written = write_image(repo, root, &metadata, file, &take, cancel);
+    let report = written.map_err(|error| match error {
         ComposefsError::Repo(error) => repo.explain_missing(repo.resolve_commit(rev).ok(), error).into(),
         error => error,
-    })
+    })?;
+    Ok((report, root))
 }
 
 /// Makes an image of what `rev` names, or of the directory `subpath` in it, as the file `destination`, which must not exist. It is
@@ -157,12 +195,12 @@ pub fn image(
     let temporary = format!(".atomos-image-{}", random_hex(8)?);
     let file = parent.create_file(&temporary, 0o644)?;
     let room = repo.room_beside(&parent)?;
-    let made = write_revision(repo, rev, subpath, &file, &room, cancel).and_then(|report| {
-        match parent.rename_new(&temporary, &parent, name) {
-            Err(error) if error.is_already_exists() => Err(exists()),
-            Err(error) => Err(error.into()),
-            Ok(()) => Ok(report),
-        }
+    let made = write_revision(repo, rev, subpath, &file, &room, cancel).and_then(|(report, _)| match parent
+        .rename_new(&temporary, &parent, name)
+    {
+        Err(error) if error.is_already_exists() => Err(exists()),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(report),
     });
     if made.is_err() {
         // The first error is the one to tell.

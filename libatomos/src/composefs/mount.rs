@@ -29,23 +29,25 @@ const MAX_MOUNTINFO: usize = 64 << 20;
 /// Where files of the repository cannot be setuid, devices or programs, because of how its file system is mounted or because it does not
 /// belong to root alone, those of the image cannot either.
 ///
+/// Where `files` are to be verified, [`Image::check_files`] says first whether they can be: what is not verified is mounted, and cannot be
+/// opened.
+///
 /// # Errors
 /// [`ComposefsError::Kernel`] where the kernel lacks a part; [`ComposefsError::Mounted`] if an image is mounted there.
-pub fn mount(repo: &Repo, image: &Image, target: &Path, id: &MountId) -> Result<(), ComposefsError> {
+pub fn mount(
+    repo: &Repo,
+    image: &Image,
+    target: &Path,
+    id: &MountId,
+    files: FilesAre,
+) -> Result<(), ComposefsError> {
     if mounted(target)?.is_some() {
         return Err(ComposefsError::Mounted {
             path: target.to_owned(),
         });
     }
     let place = Dir::open_ambient(target)?;
-    let overlay = overlay(
-        repo,
-        image,
-        &format!("{SOURCE}{id}"),
-        target,
-        FilesAre::Believed,
-        None,
-    )?;
+    let overlay = overlay(repo, image, &format!("{SOURCE}{id}"), target, files, None)?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&overlay, "", &place, "", how)
         .map_err(|errno| FsError::new("mount an image on", target, errno).into())
@@ -60,7 +62,7 @@ pub(crate) struct Upper<'a> {
 
 /// Whether the kernel compares what it reads of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FilesAre {
+pub enum FilesAre {
     /// They are as they are.
     Believed,
     /// Each must be verified by fs-verity, and have the digest that the image says.

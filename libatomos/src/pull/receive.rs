@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 
 use crate::compress::Decompressor;
 use crate::digest::{BlobId, Digest};
@@ -179,9 +178,7 @@ impl Receiver<'_> {
         if partial.len() < end {
             let skip = (partial.len() - start) as usize;
             self.transaction.will_write(end - partial.len())?;
-            partial
-                .write_all(&bytes[skip..])
-                .map_err(|error| FsError::new("write", "a blob", error))?;
+            partial.append(&bytes[skip..])?;
         }
         if end < self.blobs.size(index) {
             return Ok(());

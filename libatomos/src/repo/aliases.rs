@@ -25,10 +25,28 @@ impl Repo {
             .dir()
             .read_optional(ALIASES, limits::MAX_REFS)?
             .unwrap_or_default();
-        parse(&bytes).map_err(|reason| RepoError::Config {
+        parse(&bytes).map_err(|reason| RepoError::Aliases {
             path: self.dir().path().join(ALIASES),
             reason,
         })
+    }
+
+    /// Returns every alias, for whoever changes the refs `names`, of which `refs` are those that exist. Aliases that cannot be read
+    /// are none where all of `names` exist.
+    ///
+    /// A ref that exists is no alias, and no alias lies within it or around it: whoever makes the one looks for the other, under one lock.
+    /// And where a revision is read, refs are looked at first. So no alias can come to mean something else because a ref that exists
+    /// is moved, or is removed: it leads nowhere then, as it does when they can be read. A name that is new may be an alias's,
+    /// which it would hide, and what is read under it would silently be another commit.
+    pub(super) fn aliases_beside<'n>(
+        &self,
+        refs: &Refs,
+        mut names: impl Iterator<Item = &'n RefName>,
+    ) -> Result<Aliases, RepoError> {
+        match self.aliases() {
+            Err(_) if names.all(|name| refs.contains_key(name)) => Ok(Aliases::new()),
+            other => other,
+        }
     }
 
     /// Returns the ref that `name` is in the end: itself, or what the alias leads to.
@@ -36,13 +54,15 @@ impl Repo {
     /// # Errors
     /// [`RepoError::AliasLoop`].
     pub fn resolve_alias(&self, name: &RefName) -> Result<RefName, RepoError> {
-        let (refs, aliases) = (self.refs()?, self.aliases()?);
+        let refs = self.refs()?;
+        let aliases = self.aliases_beside(&refs, std::iter::once(name))?;
         Ok(follow(&refs, &aliases, name)?.unwrap_or(name).clone())
     }
 
     /// Fails where `name` is an alias: before work is done whose end would be to move it.
     pub(crate) fn check_is_no_alias(&self, name: &RefName) -> Result<(), RepoError> {
-        match self.aliases()?.remove(name) {
+        let mut aliases = self.aliases_beside(&self.refs()?, std::iter::once(name))?;
+        match aliases.remove(name) {
             None => Ok(()),
             Some(target) => Err(RepoError::IsAlias {
                 name: name.clone(),

@@ -46,6 +46,14 @@ pub enum RepoError {
         /// Which key or line is wrong, and how.
         reason: String,
     },
+    /// The file of aliases cannot be used.
+    #[error("cannot use the aliases {}: {reason}", path.display())]
+    Aliases {
+        /// The file.
+        path: PathBuf,
+        /// Which line is wrong, and how.
+        reason: String,
+    },
     /// The repository needs what this program does not have.
     #[error("the repository {} {reason}", path.display())]
     UnsupportedRepository {
@@ -237,7 +245,9 @@ impl RepoError {
             | Self::Digest(_) => ErrorKind::Invalid,
             Self::UnsupportedRepository { .. } | Self::WrongMode { .. } => ErrorKind::Unsupported,
             Self::RefMoved { .. } | Self::RefCollision { .. } | Self::IsAlias { .. } => ErrorKind::Conflict,
-            Self::ObjectMissing { .. } | Self::ObjectDamaged { .. } => ErrorKind::Corrupt,
+            Self::Aliases { .. } | Self::ObjectMissing { .. } | Self::ObjectDamaged { .. } => {
+                ErrorKind::Corrupt
+            }
             Self::Fs(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::NoRoom { .. } => ErrorKind::NoSpace,

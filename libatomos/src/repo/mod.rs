@@ -40,7 +40,7 @@ pub use error::RepoError;
 pub use follow::LastLink;
 pub use free_space::MinFreeSpace;
 pub(crate) use free_space::Room;
-pub use fsck::{Finding, FsckOptions, FsckReport, ObjectUse, Problem};
+pub use fsck::{FileFinding, Finding, FsckOptions, FsckReport, ObjectUse, Problem};
 pub use holders::{HolderStats, Share};
 pub(crate) use init::random_hex;
 pub use layout::ObjectKind;

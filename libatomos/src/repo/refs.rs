@@ -63,7 +63,7 @@ impl Repo {
             |holders| self.lock_notice.waiting("the refs", holders),
         )?;
         let mut refs = self.refs()?;
-        let aliases = self.aliases()?;
+        let aliases = self.aliases_beside(&refs, updates.iter().map(|update| &update.name))?;
         for update in updates {
             if let Some(target) = aliases.get(&update.name) {
                 return Err(RepoError::IsAlias {

@@ -95,12 +95,18 @@ impl Repo {
 
     /// Returns what a revision without suffixes names.
     fn resolve_name(&self, rev: &str) -> Result<Resolved, RepoError> {
-        if let Ok(name) = rev.parse::<RefName>()
-            && let Some(commit) = self.ref_optional(&name)?
-        {
-            return Ok(Resolved::Commit(commit));
+        let found = match rev.parse::<RefName>() {
+            Ok(name) => self.ref_optional(&name),
+            Err(_) => Ok(None),
+        };
+        match found {
+            Ok(Some(commit)) => Ok(Resolved::Commit(commit)),
+            Ok(None) => self.resolve_digest(rev),
+            // All digits of a digest name one object for ever, whoever has called what by them. A part of them, or any other name, may
+            // have been an alias.
+            Err(RepoError::Aliases { .. }) if rev.parse::<Digest>().is_ok() => self.resolve_digest(rev),
+            Err(error) => Err(error),
         }
-        self.resolve_digest(rev)
     }
 
     /// Returns the commit that `rev` names.

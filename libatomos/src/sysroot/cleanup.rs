@@ -91,10 +91,14 @@ impl Sysroot {
         let staged = self.usable_staged(state)?.map(|staged| staged.deployment.id);
         let offered = self.offered_by_boot()?;
         let mut orphans = self.find_orphans(state)?;
-        orphans.retain(|orphan| !offered.iter().any(|name| leads_to(name, &orphan.owner)));
+        // What was never finished nothing leads to.
+        let is_needed = |orphan: &Orphan| {
+            !orphan.name.starts_with('.') && offered.iter().any(|name| leads_to(name, &orphan.owner))
+        };
+        orphans.retain(|orphan| !is_needed(orphan));
         for orphan in &orphans {
             let dir = self.deployments_dir(&orphan.owner.stateroot)?;
-            if orphan.name.ends_with(".complete") {
+            if orphan.name.ends_with(layout::MARKER) {
                 dir.remove_file_optional(&orphan.name)?;
             }
         }

@@ -252,3 +252,14 @@ impl SysrootError {
         }
     }
 }
+
+/// Returns what an error says, with its causes, for a record that is read later.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

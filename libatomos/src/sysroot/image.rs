@@ -46,7 +46,7 @@ impl Sysroot {
             return Ok((None, meanwhile()?));
         }
         crate::failpoint::hit("deploy.image")?;
-        let temporary = format!(".{}.new", layout::image(&decision.id));
+        let temporary = layout::new_image(&decision.id);
         let (written, done) = both(
             || self.write_image(decision, deployments, &temporary, cancel),
             meanwhile,
@@ -71,10 +71,9 @@ impl Sysroot {
                 crate::failpoint::hit("deploy.image-written")?;
                 deployments.rename(temporary, deployments, &name)?;
                 crate::failpoint::hit("deploy.image-named")?;
-                let record = serde_json::to_vec_pretty(&report).expect("numbers and digests are text");
                 let name = layout::image_record(&decision.id);
                 // Nobody reads it before the marker is there, and everything is synced before that.
-                write_all(&deployments.create_file(&name, 0o644)?, &record)
+                write_all(&deployments.create_file(&name, 0o644)?, &record_bytes(&report))
                     .map_err(|error| FsError::new("write", deployments.path().join(&name), error))?;
                 crate::failpoint::hit("deploy.image-recorded")?;
                 Ok(Some(report))
@@ -136,21 +135,9 @@ impl Sysroot {
         id: &DeploymentId,
         deployments: &Dir,
     ) -> Result<Option<u64>, SysrootError> {
-        let name = layout::image(id);
-        let Some(expected) = image_report(deployments, id)? else {
-            return Ok(None);
-        };
-        let path = || deployments.path().join(&name);
-        let file = deployments.open_file(&name)?;
-        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-        let (found, bytes) = hash_file(&file).map_err(|error| FsError::new("read back", path(), error))?;
-        match *found.digest() == expected.digest {
-            true => Ok(Some(bytes)),
-            false => Err(SysrootError::ImageDamaged {
-                path: path(),
-                expected: expected.digest,
-                found: *found.digest(),
-            }),
+        match image_report(deployments, id)? {
+            Some(expected) => read_back_file(deployments, &layout::image(id), &expected).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -220,6 +207,32 @@ impl TreeSource for Whole<'_> {
         }
         Ok(tree)
     }
+}
+
+/// Reads an image from the disk, past the caches, and compares it with what was made. It has been synced. Returns its bytes.
+pub(super) fn read_back_file(
+    deployments: &Dir,
+    name: &str,
+    expected: &ImageReport,
+) -> Result<u64, SysrootError> {
+    let path = || deployments.path().join(name);
+    let file = deployments.open_file(name)?;
+    // Advice: a kernel that does not take it leaves a reading of the cache.
+    let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+    let (found, bytes) = hash_file(&file).map_err(|error| FsError::new("read back", path(), error))?;
+    match *found.digest() == expected.digest {
+        true => Ok(bytes),
+        false => Err(SysrootError::ImageDamaged {
+            path: path(),
+            expected: expected.digest,
+            found: *found.digest(),
+        }),
+    }
+}
+
+/// Returns what is written beside an image.
+pub(super) fn record_bytes(report: &ImageReport) -> Vec<u8> {
+    serde_json::to_vec_pretty(report).expect("numbers and digests are text")
 }
 
 /// Returns what is known of the deployment's image; `None` where it has none.

@@ -30,9 +30,12 @@ pub(super) fn var(stateroot: &StaterootName) -> PathBuf {
     [DEPLOY, stateroot.as_str(), "var"].iter().collect()
 }
 
+/// How a marker's name ends.
+pub(super) const MARKER: &str = ".complete";
+
 /// The marker that a deployment is complete, beside it.
 pub(super) fn marker(id: &DeploymentId) -> String {
-    format!("{}.complete", id.dir_name())
+    format!("{}{MARKER}", id.dir_name())
 }
 
 /// What `atomos-prepare-root` writes to in each boot of a deployment on trial, beside it.
@@ -53,6 +56,11 @@ pub(super) fn conflicts(id: &DeploymentId) -> String {
 /// The image that is the deployment's root, where it has one, beside it.
 pub(super) fn image(id: &DeploymentId) -> String {
     format!("{}.image", id.dir_name())
+}
+
+/// The image while it is being made.
+pub(super) fn new_image(id: &DeploymentId) -> String {
+    format!(".{}.new", image(id))
 }
 
 /// What is known of the image, beside it.

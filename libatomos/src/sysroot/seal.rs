@@ -4,15 +4,14 @@
 //! The seal lies beside the image, for `atomos-prepare-root`, which has the keys. Whether all that is possible is found out before anything
 //! of the deployment is made.
 
-use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use crate::cancel::Cancel;
-use crate::composefs::{ImageReport, MAX_SEAL, Seal};
-use crate::digest::{BlobId, CommitId, DirTreeId};
+use crate::composefs::{FilesToVerify, ImageReport, MAX_SEAL, Seal, files_to_verify};
+use crate::digest::CommitId;
 use crate::format::{Commit, Node};
 use crate::fs::{Dir, FsError, protect, verity_of, why_no_verity, write_all};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
@@ -114,30 +113,13 @@ impl Sysroot {
         };
         let expected = seal.sealed.image;
         if image.verity != Some(expected) {
-            let found = image.verity.map(|verity| verity.to_string());
-            return Err(refuse(format!(
-                "the image that its tree makes is {}, and {expected} is sealed",
-                found.as_deref().unwrap_or("one that lacks digests")
-            )));
+            return Err(refuse(differs_from_seal(image.verity, expected)));
         }
-        let files = self.files_to_verify(decision.commit.root, cancel)?;
+        let files = files_to_verify(&self.repo, decision.commit.root, cancel)?;
         crate::failpoint::hit("deploy.verity")?;
-        let bytes = files.values().map(|(size, _)| size).sum();
-        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(bytes), Unit::Bytes);
         let room = self.repo.room()?;
-        let objects = self.repo.kind_dir(ObjectKind::Blob);
-        crate::parallel::pool(None).install(|| {
-            files.par_iter().try_for_each(|(blob, (size, expected))| {
-                cancel.check()?;
-                let path = object_path(blob.digest());
-                let file = objects.open_file(&path)?;
-                let before = || Ok(room.take(verity_overhead(*size))?);
-                ensure(&file, objects.path().join(path), expected, before)?;
-                phase.advance(*size);
-                Ok::<(), SysrootError>(())
-            })
-        })?;
-        drop(phase);
+        let before = |size| Ok(room.take(verity_overhead(size))?);
+        self.verify_files(&files, &before, progress, cancel)?;
         crate::failpoint::hit("deploy.verity-files")?;
         let name = layout::image(&decision.id);
         let file = deployments.open_file(&name)?;
@@ -151,39 +133,41 @@ impl Sysroot {
         Ok(())
     }
 
-    /// Lists the blobs that the tree's files are, with their sizes and digests; those without bytes have none.
-    fn files_to_verify(
+    /// Has the kernel verify files of the store; where it does not yet, once `before` agrees for one of so many bytes.
+    pub(super) fn verify_files(
         &self,
-        root: DirTreeId,
+        files: &FilesToVerify,
+        before: &(dyn Fn(u64) -> Result<(), SysrootError> + Sync),
+        progress: &dyn Progress,
         cancel: &Cancel,
-    ) -> Result<BTreeMap<BlobId, (u64, VerityDigest)>, SysrootError> {
-        let (mut files, mut seen, mut trees) = (BTreeMap::new(), HashSet::new(), vec![root]);
-        while let Some(tree) = trees.pop() {
-            cancel.check()?;
-            if !seen.insert(tree) {
-                continue;
-            }
-            for entry in self.repo.load_dirtree(&tree)?.entries() {
-                match &entry.node {
-                    Node::Dir { tree } => trees.push(*tree),
-                    // The image was made of them, so each has one; of two that differ the kernel says which is wrong.
-                    Node::File {
-                        size,
-                        blob,
-                        verity: Some(verity),
-                    } if *size > 0 => {
-                        files.insert(*blob, (*size, VerityDigest::from_bytes(*verity)));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(files)
+    ) -> Result<(), SysrootError> {
+        let bytes = files.values().map(|(size, _)| size).sum();
+        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(bytes), Unit::Bytes);
+        let objects = self.repo.kind_dir(ObjectKind::Blob);
+        crate::parallel::pool(None).install(|| {
+            files.par_iter().try_for_each(|(blob, (size, expected))| {
+                cancel.check()?;
+                let path = object_path(blob.digest());
+                let file = objects.open_file(&path)?;
+                ensure(&file, objects.path().join(path), expected, || before(*size))?;
+                phase.advance(*size);
+                Ok(())
+            })
+        })
     }
 }
 
+/// Says that a tree makes another image than the one that is sealed.
+pub(super) fn differs_from_seal(made: Option<VerityDigest>, sealed: VerityDigest) -> String {
+    let made = made.map(|verity| verity.to_string());
+    format!(
+        "the image that its tree makes is {}, and {sealed} is sealed",
+        made.as_deref().unwrap_or("one that lacks digests")
+    )
+}
+
 /// Has the kernel verify a file, which must be what `expected` says; where it does not yet, once `before` agrees.
-fn ensure(
+pub(super) fn ensure(
     file: &File,
     path: PathBuf,
     expected: &VerityDigest,

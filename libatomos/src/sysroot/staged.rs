@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::Dir;
 
+use super::error::with_causes;
 use super::{DeployOptions, DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock};
 
 /// The record's name in `/atomos`.
@@ -140,19 +141,13 @@ pub struct LastError {
 
 impl LastError {
     pub(super) fn new(staged: &Staged, error: &SysrootError) -> Self {
-        let mut reason = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            reason = format!("{reason}: {error}");
-            cause = error.source();
-        }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             operation: "finalize".to_owned(),
             deployment: staged.deployment.id.clone(),
             version: staged.deployment.version.clone(),
             time: now.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0)),
-            reason,
+            reason: with_causes(error),
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
     UpgradeOptions, UpgradeOutcome,
 };
 
+mod image_care;
 mod images;
 mod sealing;
 mod staging;

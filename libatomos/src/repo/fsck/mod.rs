@@ -15,6 +15,7 @@ use crate::digest::{BlobId, CommitId, Digest};
 use crate::progress::Progress;
 use crate::verity::VerityDigest;
 
+use super::layout::ALIASES;
 use super::{ObjectKind, PartialCommits, Repo, RepoError};
 
 pub(super) use survey::{BadFile, FileState, Seen, Survey, dirtree_facts};
@@ -135,6 +136,18 @@ pub struct Finding {
     pub used_by: Vec<ObjectUse>,
 }
 
+/// A file of the repository's own that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct FileFinding {
+    /// Its name in the repository.
+    pub file: String,
+    /// What is wrong.
+    #[serde(flatten)]
+    pub problem: Problem,
+}
+
 /// What verifying found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -156,13 +169,16 @@ pub struct FsckReport {
     pub partial: PartialCommits,
     /// Every bad object.
     pub findings: Vec<Finding>,
+    /// Files of the repository's own that cannot be used, and without which everything else could be verified.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileFinding>,
 }
 
 impl FsckReport {
     /// Returns whether everything is whole.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.findings.is_empty()
+        self.findings.is_empty() && self.files.is_empty()
     }
 }
 
@@ -191,7 +207,26 @@ impl Repo {
             self.note_uses(&seen, &mut report.findings)?;
         }
         sort(&mut report.findings);
+        report.files = self.check_files();
         Ok(report)
+    }
+
+    /// Looks at the aliases, which keep nothing and lead nowhere by themselves.
+    pub(super) fn check_files(&self) -> Vec<FileFinding> {
+        let problem = match self.aliases() {
+            Ok(_) => return Vec::new(),
+            Err(RepoError::Aliases { reason, .. }) => Problem::Malformed { reason },
+            Err(error) => Problem::Unreadable {
+                reason: match std::error::Error::source(&error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                },
+            },
+        };
+        vec![FileFinding {
+            file: ALIASES.to_owned(),
+            problem,
+        }]
     }
 
     /// Says of each finding where its object is used: the first few places.

@@ -137,8 +137,6 @@ impl Repo {
     }
 
     fn kept_commits(&self) -> Result<Vec<(CommitId, Ancestry)>, RepoError> {
-        // What cannot be read is said, for every command that moves a ref will say it.
-        self.aliases()?;
         let refs = self.refs()?;
         let mut kept: Vec<_> = refs.values().map(|commit| (*commit, Ancestry::Follow)).collect();
         for (_, record) in self.list_roots()? {

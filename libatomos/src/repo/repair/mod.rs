@@ -90,7 +90,7 @@ pub struct SourceReport {
 pub struct RepairReport {
     /// Whether nothing was changed because only a report was asked for.
     pub dry_run: bool,
-    /// What was found, as `fsck` reports it.
+    /// What was found, as `fsck` reports it. Its `files` are as they were: there is nowhere to take them from.
     #[serde(flatten)]
     pub found: FsckReport,
     /// What is whole again.
@@ -107,7 +107,7 @@ impl RepairReport {
     /// Returns whether everything is whole now.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.lost.is_empty() && (!self.dry_run || self.found.is_clean())
+        self.lost.is_empty() && self.found.files.is_empty() && (!self.dry_run || self.found.is_clean())
     }
 }
 
@@ -228,6 +228,7 @@ impl Repo {
             break;
         }
         fsck::sort(&mut report.found.findings);
+        report.found.files = self.check_files();
         fsck::sort(&mut report.lost);
         repair.finish(lock, options, &partial, &mut report)?;
         Ok(report)

@@ -31,6 +31,12 @@ impl Partial {
     pub(crate) const fn len(&self) -> u64 {
         self.len
     }
+
+    /// Appends bytes. Where that fails, some of them may be there.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        let written = self.write_all(bytes);
+        written.map_err(FsError::at("write", self.dir.path(), &self.name))
+    }
 }
 
 impl Write for Partial {

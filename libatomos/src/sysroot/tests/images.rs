@@ -18,11 +18,11 @@ fn asks_for(tree: &Path, word: &str) {
     fs::write(tree.join("usr/bin/tool"), "a tool\n").unwrap();
 }
 
-fn required(tree: &Path) {
+pub(super) fn required(tree: &Path) {
     asks_for(tree, "required");
 }
 
-fn wanted(tree: &Path) {
+pub(super) fn wanted(tree: &Path) {
     asks_for(tree, "wanted");
 }
 
@@ -56,13 +56,13 @@ impl Machine {
         names
     }
 
-    fn image_of(&self, report: &DeployReport) -> PathBuf {
+    pub(super) fn image_of(&self, report: &DeployReport) -> PathBuf {
         let root = self.root_of(report);
         root.with_file_name(format!("{}.image", report.deployment.dir_name()))
     }
 
     /// Makes `host` what is seen where the deployment's image runs, and looks at the sysroot from there.
-    fn booted_from_image(&self, report: &DeployReport, host: &Path) -> Sysroot {
+    pub(super) fn booted_from_image(&self, report: &DeployReport, host: &Path) -> Sysroot {
         use std::os::unix::fs::MetadataExt;
         let stat = fs::metadata(self.root_of(report)).unwrap();
         fs::create_dir_all(host.join("run/atomos")).unwrap();

@@ -3,10 +3,11 @@
 use super::*;
 use crate::commit::{CommitError, CommitReport, Sealers};
 use crate::composefs::{SEAL_KEY, Seal, VERITY_KEY, image_verity};
+use crate::digest::BlobId;
 use crate::format::MetadataValue;
 use crate::fs::why_no_verity;
 use crate::sign::{SecretKey, Signer};
-use crate::sysroot::RootKind;
+use crate::sysroot::{ImageProblem, ImageRepairOptions, RootKind};
 
 const CONF: &str = "usr/lib/atomos/prepare-root.conf";
 
@@ -256,4 +257,159 @@ fn a_seal_beside_the_image_says_what_the_deployment_is_and_which_arguments_fit()
         .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
         .unwrap();
     assert!(path.exists(), "it is the deployment's");
+}
+
+/// As a machine that can would have made it: the seal is compared with the commit's, and what the kernel verifies only where it can say.
+#[test]
+fn a_seal_that_is_damaged_or_lost_is_found_and_written_again_where_the_kernel_can_verify() {
+    let machine = Machine::new();
+    let tree = machine.tree("required", &[]);
+    let report = machine.try_to_commit(&tree, &sealed_by(&[1])).unwrap();
+    let deployed = machine.deploy("os");
+    let sysroot = machine.sysroot();
+    let loaded = sysroot.repo().load_commit(&report.commit).unwrap();
+    let seal = Seal::of_commit(&loaded).unwrap().unwrap().encode();
+    let path = machine.root_of(&deployed);
+    let path = path.with_file_name(format!("{}.seal", deployed.deployment.dir_name()));
+    // Nobody has had the files verified.
+    let is_of_files = |problem: &ImageProblem| matches!(problem, ImageProblem::UnverifiedFiles { .. });
+    let problems = || -> Vec<ImageProblem> {
+        let report = machine
+            .sysroot()
+            .check_images(&NoProgress, &Cancel::new())
+            .unwrap();
+        let problems = report.findings.into_iter().map(|finding| finding.problem);
+        problems.filter(|problem| !is_of_files(problem)).collect()
+    };
+    assert_eq!(problems(), [], "nothing asks for a seal");
+    fs::write(&path, &seal).unwrap();
+    let not_verified = match machine.has_verity() {
+        true => vec![ImageProblem::WrongVerity {
+            sealed: report.image_verity.unwrap(),
+            found: None,
+        }],
+        false => Vec::new(),
+    };
+    assert_eq!(problems(), not_verified);
+    let with_seal = [&not_verified[..], &[ImageProblem::WrongSeal]].concat();
+    fs::write(&path, &seal[1..]).unwrap();
+    assert_eq!(problems(), with_seal);
+    // What was made to be verified, and has no seal any more.
+    fs::remove_file(&path).unwrap();
+    assert_eq!(problems(), []);
+    let truth = machine.path("sysroot/atomos/deployments.json");
+    let text = fs::read_to_string(&truth).unwrap();
+    fs::write(
+        &truth,
+        text.replace("root=LABEL=root", "atomos.composefs=verified"),
+    )
+    .unwrap();
+    assert_eq!(problems(), with_seal);
+    let repaired = machine
+        .sysroot()
+        .repair_images(&ImageRepairOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    match machine.has_verity() {
+        true => {
+            assert_eq!((repaired.repaired.len(), repaired.lost.len()), (1, 0));
+            assert_eq!(fs::read(&path).unwrap(), seal);
+            assert_eq!(problems(), []);
+        }
+        false => {
+            assert_eq!((repaired.repaired.len(), repaired.lost.len()), (0, 1));
+            let reason = &repaired.lost[0].reason;
+            assert!(reason.contains("cannot do that"), "{reason}");
+            assert_eq!(problems(), with_seal);
+        }
+    }
+}
+
+#[test]
+fn a_verified_root_that_was_tampered_with_is_found_and_repaired_from_wherever_that_was_interrupted() {
+    let prepare = || {
+        let machine = Machine::new();
+        let tree = machine.tree("verified", &[1]);
+        let report = machine.try_to_commit(&tree, &sealed_by(&[1])).unwrap();
+        machine.has_verity().then_some((machine, report))
+    };
+    let Some((machine, report)) = prepare() else {
+        return;
+    };
+    let tamper = |machine: &Machine, deployed: &DeployReport| {
+        let replace = |path: &Path| {
+            // The same bytes, in a file that the kernel does not verify.
+            let bytes = fs::read(path).unwrap();
+            fs::remove_file(path).unwrap();
+            fs::write(path, bytes).unwrap();
+        };
+        replace(&machine.image_of(deployed));
+        let blob = crate::digest::Digest::of(b"keys");
+        let objects = machine.path("sysroot/atomos/repo/objects");
+        replace(&objects.join(crate::repo::object_path(&blob)));
+        fs::remove_file(machine.image_of(deployed).with_extension("seal")).unwrap();
+        BlobId::new(blob)
+    };
+    let problems = |machine: &Machine| -> Vec<ImageProblem> {
+        let report = machine
+            .sysroot()
+            .check_images(&NoProgress, &Cancel::new())
+            .unwrap();
+        report
+            .findings
+            .into_iter()
+            .map(|finding| finding.problem)
+            .collect()
+    };
+    let repair = |machine: &Machine| {
+        machine
+            .sysroot()
+            .repair_images(&ImageRepairOptions::default(), &NoProgress, &Cancel::new())
+    };
+    let deployed = machine.deploy("os");
+    assert_eq!(problems(&machine), []);
+    let blob = tamper(&machine, &deployed);
+    let sealed = report.image_verity.unwrap();
+    assert_eq!(
+        problems(&machine),
+        [
+            ImageProblem::WrongVerity { sealed, found: None },
+            ImageProblem::WrongSeal,
+            ImageProblem::UnverifiedFiles {
+                files: 1,
+                first: blob
+            }
+        ]
+    );
+    let (points, repaired) = failpoint::trace(|| repair(&machine));
+    assert_eq!(repaired.unwrap().repaired.len(), 1);
+    assert_eq!(problems(&machine), []);
+    assert_eq!(
+        points,
+        [
+            "made",
+            "synced",
+            "renamed",
+            "recorded",
+            "sealed",
+            "durable",
+            "verity-files",
+            "verified"
+        ]
+        .map(|point| format!("repair-image.{point}"))
+    );
+    for (index, point) in points.iter().enumerate() {
+        let (machine, _) = prepare().unwrap();
+        let deployed = machine.deploy("os");
+        tamper(&machine, &deployed);
+        failpoint::stop_at(index, || repair(&machine)).expect_err(point);
+        repair(&machine).unwrap();
+        assert_eq!(problems(&machine), [], "after {point}");
+        let status = machine.sysroot().status().unwrap();
+        assert_eq!(
+            status.deployments[0].root,
+            RootKind::VerifiedImage,
+            "after {point}"
+        );
+        machine.assert_bootable();
+    }
 }
