@@ -19,7 +19,7 @@ use libatomos::repo::RepoMode;
 use libatomos::testing::is_root_or_skip;
 use rustix::io::Errno;
 
-use works::{WORKS, Work, World};
+use works::{Site, WORKS, Work, World};
 
 const ERRORS: [(Errno, &str); 5] = [
     (Errno::NOSPC, "ENOSPC"),
@@ -114,6 +114,7 @@ fn try_all(work: &Work, mode: RepoMode, tried: &mut BTreeMap<&'static str, u64>)
 
 #[test]
 fn a_system_call_that_fails_once_loses_nothing_and_the_same_command_works_again() {
+    let _site = Site::of_this_process();
     let mut tried = BTreeMap::new();
     let mut modes = vec![RepoMode::BareUser];
     if is_root_or_skip("failing calls in mode bare") {

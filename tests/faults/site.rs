@@ -1,10 +1,10 @@
 //! A published site with two versions of a tree, and pulls of them by HTTP.
 //!
-//! The site and its server are made once in a process, and are there until its end. They are no part of what fails: the server writes
+//! The site and its server are made once in a process. They are no part of what fails: the server writes
 //! nothing, and knows nothing of the library whose calls do.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use atomos_httpd::{Server, ServerOptions};
@@ -41,10 +41,15 @@ pub struct Site {
 }
 
 impl Site {
-    /// The one of this process.
-    pub fn of_this_process() -> &'static Self {
-        static SITE: OnceLock<Site> = OnceLock::new();
-        SITE.get_or_init(Self::new)
+    /// The one of this process. It goes when nobody has it any more: whoever does one work after another keeps it.
+    pub fn of_this_process() -> Arc<Self> {
+        static SITE: Mutex<Weak<Site>> = Mutex::new(Weak::new());
+        let mut site = SITE.lock().unwrap();
+        site.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Self::new());
+            *site = Arc::downgrade(&new);
+            new
+        })
     }
 
     fn new() -> Self {

@@ -16,7 +16,8 @@ use libatomos::repo::{
 };
 use libatomos::testing::{TestRepo, small_tree, touch_up};
 
-use site::{Site, fetch, has, nothing_is_left};
+pub use site::Site;
+use site::{fetch, has, nothing_is_left};
 
 const FILES: usize = 8;
 

@@ -20,7 +20,7 @@ use libatomos::failpoint::fault::kill_at_nth;
 use libatomos::repo::RepoMode;
 use libatomos::testing::is_root_or_skip;
 
-use works::{WORKS, Work, World};
+use works::{Site, WORKS, Work, World};
 
 /// Tells the process that is killed what to do, and when to end: the number of the work, of the call, and two directories.
 const ORDER: &str = "ATOMOS_TEST_KILL";
@@ -111,6 +111,7 @@ fn a_process_that_is_killed_at_any_call_loses_nothing_and_the_same_command_works
     if is_root_or_skip("killed in mode bare") {
         modes.push(RepoMode::Bare);
     }
+    let _site = Site::of_this_process();
     let mut total = 0;
     for mode in modes {
         for (number, work) in WORKS.iter().enumerate() {
