@@ -294,4 +294,15 @@ mod tests {
             check(&seed);
         }
     }
+
+    /// The mask of its list has an id, which the kernel leaves out: the inode was not the one that was imported.
+    #[test]
+    fn an_access_control_list_that_the_kernel_keeps_otherwise_leaves_the_repository_whole() {
+        check(
+            b"\x06\0\0\0l\0\0\0\0\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\x81\xa4\0\0\0\0\0system.posix_acl_access\0\
+            \x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x04\
+            \0\xf7\xff\xff\xff \0\x04\0\xff\xff\xff\xff\x18user.a=b\0x\x09EP\x19+\xce\xcfM\0\0\0\0\0\0\0\0\0\0\0\
+            \0\0\0\0\0\0\0\0\0\0UH\xaa,I-\x06\0",
+        );
+    }
 }
