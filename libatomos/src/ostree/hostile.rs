@@ -41,6 +41,12 @@ pub(crate) fn meta(mode: u32) -> Vec<u8> {
     [numbers.as_flattened(), &xattrs()].concat()
 }
 
+/// Returns the start of a file in an archive: the length of its header, and that.
+pub(crate) fn archived(mode: u32, target: &[u8], size: u64) -> Vec<u8> {
+    let header = archived_header(mode, target, size);
+    [&(header.len() as u32).to_be_bytes()[..], &[0; 4], &header].concat()
+}
+
 /// Returns what an archive has of a file before its bytes.
 pub(crate) fn archived_header(mode: u32, target: &[u8], size: u64) -> Vec<u8> {
     let xattrs = xattrs();

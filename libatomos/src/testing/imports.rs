@@ -145,8 +145,8 @@ impl<'a> Source<'a> {
         let mode = 0o120_777;
         match MODES[self.mode] {
             "archive-z2" => {
-                let header = hostile::archived_header(mode, b"f", 0);
-                std::fs::write(path, framed(&header)).unwrap();
+                let header = hostile::archived(mode, b"f", 0);
+                std::fs::write(path, header).unwrap();
             }
             "bare-user" => {
                 std::fs::write(&path, b"f\0").unwrap();
@@ -200,17 +200,12 @@ fn tree(file: Checksum, link: Checksum, dir: Checksum, meta: Checksum) -> Vec<u8
     )
 }
 
-/// Puts a header before what follows it.
-fn framed(header: &[u8]) -> Vec<u8> {
-    [&(header.len() as u32).to_be_bytes()[..], &[0; 4], header].concat()
-}
-
 /// Returns a file as a repository of the mode keeps it.
 fn file(mode: usize) -> Vec<u8> {
     let bytes = b"some bytes";
     match MODES[mode] {
         "archive-z2" => {
-            let mut out = framed(&hostile::archived_header(0o100_755, b"", bytes.len() as u64));
+            let mut out = hostile::archived(0o100_755, b"", bytes.len() as u64);
             let mut encoder = flate2::write::DeflateEncoder::new(&mut out, flate2::Compression::best());
             encoder.write_all(bytes).unwrap();
             encoder.finish().unwrap();
@@ -228,8 +223,8 @@ fn file(mode: usize) -> Vec<u8> {
 pub(super) fn seeds() -> Vec<Vec<u8>> {
     let place = tempfile::tempdir_in(super::memory_dir()).unwrap();
     let mut seeds = Vec::new();
-    for mode in 0..MODES.len() {
-        let place = place.path().join(MODES[mode]);
+    for (mode, name) in MODES.iter().enumerate() {
+        let place = place.path().join(name);
         let source = Source::new(&place, mode);
         let file_id = source.file(&file(mode));
         let meta = hostile::meta(0o040_755);
