@@ -27,6 +27,9 @@ pub(crate) const MAX_LEN: u64 = 32 * 1024;
 /// The type of what is signed, which is signed with it.
 const TYPE: &str = "application/vnd.atomos.seal+json";
 
+/// Signatures of an envelope, as `atomos` counts them: each is tried with each key.
+const MAX_SIGNATURES: usize = 64;
+
 /// Bytes of a file with a key, and how many there may be.
 const MAX_KEY: u64 = 64 * 1024;
 const MAX_KEYS: usize = 64;
@@ -152,6 +155,9 @@ fn parse(text: &str) -> Option<Envelope> {
         }
         let (_, after) = rest.strip_prefix("{\"keyid\":\"")?.split_once("\",\"sig\":\"")?;
         let (signature, after) = after.split_once("\"}")?;
+        if signatures.len() == MAX_SIGNATURES {
+            return None;
+        }
         signatures.push(Signature::from_slice(&STANDARD.decode(signature).ok()?).ok()?);
         rest = after;
     }
@@ -278,6 +284,16 @@ mod tests {
         for len in 0..envelope.len() {
             assert!(ours.verify(&envelope[..len]).is_err(), "{len}");
         }
+        // More of them than would be read before it is deployed.
+        let text = String::from_utf8(envelope.clone()).unwrap();
+        let (head, signature) = text.split_once("\"signatures\":[").unwrap();
+        let signature = signature.strip_suffix("]}").unwrap();
+        let many = |count: usize| {
+            let signatures = vec![signature; count].join(",");
+            format!("{head}\"signatures\":[{signatures}]}}")
+        };
+        ours.verify(many(64).as_bytes()).unwrap();
+        assert_eq!(refused(&ours, many(65).as_bytes()), "its seal is damaged");
         // A signature of another role.
         let payload = Envelope::decode(&envelope).unwrap().unverified_payload().to_vec();
         let other = Envelope::sign("application/vnd.atomos.keys+json", payload.clone(), &[&one]).unwrap();

@@ -1,5 +1,7 @@
 //! What the targets of a site's parsers have in common: a small site, published when the first input comes.
 
+pub mod seals;
+
 pub use libatomos::testing::laws::{Laws, Parser};
 pub use libfuzzer_sys;
 

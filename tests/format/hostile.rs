@@ -1,5 +1,6 @@
 //! Whatever a site sends, spoiled: the laws that `fuzz/` checks for hours, here for seconds.
 
+use libatomos::testing::decode;
 use libatomos::testing::laws::{Laws, Parser};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,9 +11,16 @@ use crate::generate::{Spoil, spoil};
 /// Spoils real inputs of a parser `cases` times and checks its laws.
 fn spoil_all(laws: &Laws, parser: Parser, cases: u32) {
     let seeds = laws.seeds(parser);
-    assert!(!seeds.is_empty(), "{parser:?} has no seeds");
-    for seed in &seeds {
-        laws.check(parser, seed);
+    spoil_seeds(&format!("{parser:?}"), &seeds, cases, |bytes| {
+        laws.check(parser, bytes)
+    });
+}
+
+/// Gives `check` the `seeds`, and `cases` spoiled ones.
+fn spoil_seeds(name: &str, seeds: &[Vec<u8>], cases: u32, check: impl Fn(&[u8])) {
+    assert!(!seeds.is_empty(), "{name} has no seeds");
+    for seed in seeds {
+        check(seed);
     }
     let config = ProptestConfig {
         cases,
@@ -25,10 +33,10 @@ fn spoil_all(laws: &Laws, parser: Parser, cases: u32) {
             let bytes = spoils
                 .iter()
                 .fold(seeds[seed].clone(), |bytes, spoil| spoil.apply(bytes));
-            laws.check(parser, &bytes);
+            check(&bytes);
             Ok(())
         })
-        .unwrap_or_else(|error| panic!("{parser:?}: {error}"));
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 #[test]
@@ -60,4 +68,22 @@ fn a_pull_of_spoiled_frames_blames_the_frame_and_nothing_else() {
 #[test]
 fn a_pull_from_a_spoiled_site_fails_or_brings_exactly_what_was_signed() {
     spoil_all(&Laws::new(), Parser::Pull, 150);
+}
+
+#[test]
+fn spoiled_archives_images_and_ostree_repositories_are_refused_or_keep_the_laws() {
+    let archive = |bytes: &[u8]| {
+        if let Some((first, archive)) = bytes.split_first() {
+            decode::check_archive(&decode::with_checksums(archive), first % 2 == 1);
+        }
+    };
+    spoil_seeds("archives", &decode::archive_seeds(), 1000, archive);
+    spoil_seeds("images", &decode::layout_seeds(), 300, decode::check_layout);
+    spoil_seeds("OSTree", &decode::ostree_seeds(), 300, decode::check_ostree);
+    spoil_seeds(
+        "stat caches",
+        &decode::stat_cache_seeds(),
+        1000,
+        decode::check_stat_cache,
+    );
 }

@@ -14,7 +14,7 @@ use libatomos::fs::Dir;
 use libatomos::progress::NoProgress;
 use libatomos::repo::{FsckOptions, RepoMode};
 use libatomos::source::{Source, SourceError, SourceOptions, StatOverride, commit_sources};
-use libatomos::testing::{OddTree, Order, TestRepo, is_root_or_skip, memory_dir, skip};
+use libatomos::testing::{OddTree, Order, TestRepo, acl, is_root_or_skip, memory_dir, skip};
 use proptest::prelude::*;
 
 pub fn tar_source(bytes: Vec<u8>) -> Source {
@@ -242,6 +242,36 @@ fn a_name_that_says_so_is_no_whiteout() {
     literal.0.literal = true;
     let report = commit_tar(&repo, archive(&[file("d/x", ""), literal])).unwrap();
     assert_eq!(listing(&repo, &report), ["/d/", "/d/.wh.x=text", "/d/x="]);
+}
+
+#[test]
+fn attributes_that_the_kernel_would_not_keep_are_refused_and_those_of_one_machine_left_out() {
+    if !is_root_or_skip("attributes of the system") {
+        return;
+    }
+    let with = |name: &str, value: &[u8]| {
+        let (mut member, bytes) = file("f", "bytes");
+        member.metadata.xattrs.insert(name.into(), value.to_vec());
+        archive(&[(member, bytes)])
+    };
+    let repo = TestRepo::new();
+    let plain = commit_tar(&repo, archive(&[file("f", "bytes")])).unwrap().root;
+    for name in ["trusted.overlay.opaque", "security.evm", "system.nfs4_acl"] {
+        let report = commit_tar(&repo, with(name, b"y")).unwrap();
+        assert_eq!(report.root, plain, "{name}");
+    }
+    const ACL: &str = "system.posix_acl_access";
+    let good = acl(6, &[(1000, 4)], 4, 4, 4);
+    commit_tar(&repo, with(ACL, &good)).unwrap();
+    let mut mask_with_id = good;
+    mask_with_id[32] = 7;
+    // The mask is what a mode says of the group, which is 4.
+    let other_mode = acl(6, &[(1000, 4)], 4, 6, 4);
+    for list in [mask_with_id, other_mode] {
+        let error = commit_tar(&repo, with(ACL, &list)).unwrap_err();
+        assert!(error.to_string().contains("keep the attributes of"), "{error}");
+        repo.assert_clean();
+    }
 }
 
 #[test]

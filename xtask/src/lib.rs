@@ -12,6 +12,7 @@ pub mod checks;
 pub mod debian;
 pub mod demo;
 pub mod facts;
+pub mod fuzz;
 pub mod own_disk;
 pub mod power_cut;
 pub mod process;

@@ -14,6 +14,7 @@ use xtask::bench;
 use xtask::checks;
 use xtask::debian::{self, Availability};
 use xtask::demo;
+use xtask::fuzz;
 use xtask::power_cut;
 use xtask::scale;
 use xtask::vm;
@@ -38,6 +39,8 @@ enum Task {
     VmTest(vm::TestArgs),
     /// Cut the power at any write of an update, and look at what is left
     PowerCut(power_cut::CutArgs),
+    /// Give every decoder of the store spoiled inputs, and measure what of it they reach
+    Fuzz(fuzz::FuzzArgs),
     /// Simulate what a fleet costs the server, and write docs/scale.md
     Scale,
     /// Make the two Debian trees that the other tasks work on, unless they are there
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(args) => bench::bench(&args),
         Task::VmTest(args) => vm::test(&args),
         Task::PowerCut(args) => power_cut::power_cut(&args),
+        Task::Fuzz(args) => fuzz::fuzz(&args),
         Task::Scale => scale::scale(),
         Task::Trees {
             trees,

@@ -3,6 +3,7 @@
 //! A system call that changes nothing still costs a journal entry; on a tree of 20,000 files that is noticed.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use rustix::fs::{Gid, Mode, Uid};
 use crate::failpoint::fault::call;
 use crate::format::Metadata;
 
-use super::{FileKind, FsError, Stat, mtime_only, write_xattrs};
+use super::{FileKind, FsError, SELINUX, Stat, mtime_only, read_xattrs, write_xattrs};
 
 /// Sets owner, mode, extended attributes and time of an open file. Owner first: changing it clears setuid and
 /// capabilities. Time last: everything else could change it.
@@ -20,6 +21,28 @@ pub(crate) fn apply_to_file(file: &File, metadata: &Metadata, path: &Path) -> Re
     set_owner_and_mode(file, &stat, metadata, path)?;
     write_xattrs(file, &metadata.xattrs, path)?;
     set_time(file, metadata, path)
+}
+
+/// Fails unless an open file has the attributes that were just set, and still its mode. The kernel keeps access control lists and
+/// capabilities in a form of its own, and a list has a say in the mode: an inode that is not what it was meant to be is never found again.
+pub(crate) fn check_kept(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+    let is_plain = |name: &[u8]| name.starts_with(b"user.") || name == SELINUX;
+    if metadata.xattrs.iter().all(|(name, _)| is_plain(name)) {
+        return Ok(());
+    }
+    let mut found = read_xattrs(file, path)?;
+    if metadata.xattrs.get(SELINUX).is_none() {
+        found.remove(SELINUX);
+    }
+    if found == metadata.xattrs && stat_file(file, path)?.mode == metadata.mode {
+        return Ok(());
+    }
+    let reason = "its access control list or its capabilities are not as the kernel keeps them, or do not fit its mode";
+    Err(FsError::new(
+        "keep the attributes of",
+        path,
+        io::Error::new(io::ErrorKind::InvalidInput, reason),
+    ))
 }
 
 pub(crate) fn stat_file(file: &File, path: &Path) -> Result<Stat, FsError> {

@@ -23,7 +23,7 @@ pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
 pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
 pub use error::FsError;
-pub(crate) use inode::{apply_to_file, set_mode, set_owner_and_mode, set_time, stat_file};
+pub(crate) use inode::{apply_to_file, check_kept, set_mode, set_owner_and_mode, set_time, stat_file};
 #[cfg(test)]
 pub(crate) use ioctl::SharedMap;
 pub(crate) use ioctl::{begin_write_back, nobody_writes};
@@ -32,5 +32,5 @@ pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
 pub(crate) use verity::{is_verity, protect, verity_of, why_no_verity};
-pub(crate) use xattr::{SELINUX, disinherit, has_no_other_xattrs, remove_other_xattrs};
+pub(crate) use xattr::{SELINUX, disinherit, drop_transient, has_no_other_xattrs, remove_other_xattrs};
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

@@ -28,6 +28,11 @@ fn is_transient(name: &[u8]) -> bool {
 /// A kernel with SELinux labels every inode that it makes, so a tree that records no label has nothing to say of one.
 pub(crate) const SELINUX: &[u8] = b"security.selinux";
 
+/// Takes out what says how one kernel or one machine sees a file, and is not the tree's.
+pub(crate) fn drop_transient(xattrs: &mut Xattrs) {
+    xattrs.retain(|name| !is_transient(name));
+}
+
 /// Returns the extended attributes of an open file or directory; `path` is for messages.
 pub fn read_xattrs(file: impl AsFd, path: &Path) -> Result<Xattrs, FsError> {
     read(

@@ -267,7 +267,7 @@ impl Import<'_> {
         commit: &OstreeCommit,
         parent: Option<CommitId>,
     ) -> Result<CommitId, ImportError> {
-        let OstreeDirMeta(root_metadata) = self.source.dirmeta(&commit.meta)?;
+        let root_metadata = self.directory(&commit.meta)?;
         let root = self.tree(id, &commit.tree)?;
         let (subject, body) = texts(commit);
         let version = commit.version.as_deref().map(String::from_utf8_lossy);
@@ -294,7 +294,7 @@ impl Import<'_> {
             self.cancel.check()?;
             let open = stack.last_mut().expect("the root is there until it is done");
             if let Some((name, tree, meta)) = open.dirs.pop() {
-                let OstreeDirMeta(metadata) = self.source.dirmeta(&meta)?;
+                let metadata = self.directory(&meta)?;
                 if let Some(known) = self.trees.get(&tree) {
                     let node = Node::Dir { tree: *known };
                     open.entries.push(Entry { name, metadata, node });
@@ -333,6 +333,13 @@ impl Import<'_> {
         }
     }
 
+    /// Reads a directory's metadata.
+    fn directory(&self, id: &Checksum) -> Result<Metadata, ImportError> {
+        let OstreeDirMeta(mut metadata) = self.source.dirmeta(id)?;
+        crate::fs::drop_transient(&mut metadata.xattrs);
+        Ok(metadata)
+    }
+
     /// Reads a directory and imports its files.
     fn open(&mut self, name: Vec<u8>, metadata: Metadata, id: &Checksum) -> Result<Open, ImportError> {
         let tree = self.source.dirtree(id)?;
@@ -355,7 +362,8 @@ impl Import<'_> {
         if let Some(known) = self.blobs.get(id) {
             return Ok(known.clone());
         }
-        let (file, metadata, mut content) = self.source.file(id)?;
+        let (file, mut metadata, mut content) = self.source.file(id)?;
+        crate::fs::drop_transient(&mut metadata.xattrs);
         let node = match file.link() {
             Some(target) => {
                 content.finish()?;

@@ -17,8 +17,6 @@ use crate::fs::FsError;
 
 pub(crate) use document::{Config, History, Manifest, RootFs, Runtime};
 pub use document::{Descriptor, Platform};
-#[cfg(feature = "testing")]
-pub(crate) use layout::check_documents;
 pub use layout::{Image, Layout};
 pub(crate) use time::rfc3339;
 pub use verified::OciDigest;

@@ -140,7 +140,7 @@ pub(super) fn u64_be(bytes: &[u8]) -> Result<u64, Malformed> {
 }
 
 /// Appends offsets to a container of `out[start..]`, as wide as its size with them asks for.
-fn write_offsets(out: &mut Vec<u8>, start: usize, offsets: impl ExactSizeIterator<Item = usize>) {
+pub(super) fn write_offsets(out: &mut Vec<u8>, start: usize, offsets: impl ExactSizeIterator<Item = usize>) {
     let (body, count) = (out.len() - start, offsets.len());
     let size = [1, 2, 4, 8]
         .into_iter()

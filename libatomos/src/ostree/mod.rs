@@ -10,6 +10,8 @@
 )]
 
 mod gvariant;
+#[cfg(feature = "testing")]
+pub(crate) mod hostile;
 mod object;
 mod repo;
 
@@ -21,9 +23,6 @@ use crate::fs::FsError;
 pub use object::Checksum;
 pub(crate) use object::{OstreeCommit, OstreeDirMeta, OstreeDirTree, OstreeFile};
 pub use repo::OstreeRepo;
-
-#[cfg(feature = "testing")]
-pub(crate) use object::{check_object, seeds};
 
 /// Why an OSTree repository cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -282,6 +282,12 @@ impl Read for Content {
 }
 
 impl Content {
+    /// Returns the checksum of everything that was read, and the header.
+    #[cfg(feature = "testing")]
+    pub(crate) fn checksum(self) -> Checksum {
+        Checksum(self.hasher.finalize().into())
+    }
+
     /// Fails unless everything that was read, and the header, are what the checksum says.
     pub(crate) fn finish(self) -> Result<(), OstreeError> {
         if Checksum(self.hasher.finalize().into()) == self.id {

@@ -4,6 +4,8 @@
 //! directory. The bytes of an archive's members go straight into the transaction, so memory does not grow with them. A source is
 //! hostile until it is read: its names cannot lead anywhere but into the tree, and an error says which member is bad.
 
+#[cfg(feature = "testing")]
+pub(crate) mod hostile;
 mod oci;
 mod overlay;
 mod stat_override;
@@ -52,39 +54,6 @@ pub enum Source {
         /// Which machines it is for, where there are several; this one where `None`.
         platform: Option<Platform>,
     },
-}
-
-/// Reads an archive as a layer over an empty tree, as a fuzzer does; returns the paths in it.
-#[cfg(feature = "testing")]
-#[doc(hidden)]
-pub fn read_archive_for_test(bytes: &[u8], rooted: bool) -> Result<Vec<Vec<u8>>, SourceError> {
-    // A few bytes can claim to be a hole of terabytes, and reading that takes time and proves nothing.
-    const MOST: u64 = 1 << 20;
-    let mut keep = |bytes: &mut dyn Read| {
-        let mut kept = Vec::new();
-        bytes
-            .take(MOST)
-            .read_to_end(&mut kept)
-            .map_err(LooseError::Read)?;
-        Ok(BlobId::new(crate::digest::Digest::of(&kept)))
-    };
-    let mut overlay = Overlay::new();
-    let paths = if rooted { Paths::Rooted } else { Paths::Strict };
-    for _ in 0..2 {
-        overlay.begin_layer();
-        tar::apply(&mut overlay, bytes, paths, &mut keep)?;
-    }
-    let tree = overlay.finish();
-    let mut found = Vec::new();
-    let mut stack = vec![(0, Vec::new())];
-    while let Some((node, path)) = stack.pop() {
-        for child in tree.children(node) {
-            let path = [&path, &b"/"[..], &tree.node(*child).name].concat();
-            found.push(path.clone());
-            stack.push((*child, path));
-        }
-    }
-    Ok(found)
 }
 
 impl fmt::Debug for Source {

@@ -36,7 +36,8 @@ pub(super) fn apply_plain(
     keep: &mut Keep<'_>,
 ) -> Result<(), SourceError> {
     let mut reader = TarReader::new(stream);
-    while let Some(member) = reader.next_member()? {
+    while let Some(mut member) = reader.next_member()? {
+        crate::fs::drop_transient(&mut member.metadata.xattrs);
         let name = member.path.split(|byte| *byte == b'/').next_back();
         if !member.literal
             && let Some(whiteout) = name.and_then(whiteout)

@@ -50,14 +50,18 @@ impl Sysroot {
         let seal = Seal::of_commit(commit)?.ok_or_else(|| {
             refuse("its root is to be verified, and it is not sealed: commit it with --seal".to_owned())
         })?;
-        let keys = self.keys_in_tree(commit)?;
         // Where there are none, its initramfs may have them from elsewhere.
-        if !keys.is_empty() && seal.signer_among(&keys).is_none() {
+        if let Some(keys) = self.keys_in_tree(commit)?
+            && seal.signer_among(&keys).is_none()
+        {
             let signers: Vec<_> = seal.signers().map(|id| id.to_string()).collect();
+            let others = match keys.is_empty() {
+                true => format!("nothing in its /{} is an ed25519 public key", KEYS[0]),
+                false => format!("the keys in its /{} are others", KEYS[0]),
+            };
             return Err(refuse(format!(
-                "it is sealed by {}, and the keys in its /{} are others, so it would not boot",
-                signers.join(", "),
-                KEYS[0]
+                "it is sealed by {}, and {others}, so it would not boot",
+                signers.join(", ")
             )));
         }
         match why_no_verity(self.repo.dir())? {
@@ -70,9 +74,10 @@ impl Sysroot {
         }
     }
 
-    /// Returns the keys that the tree has for its initramfs. What is none is not looked at any further when it boots, either.
-    fn keys_in_tree(&self, commit: &Commit) -> Result<Vec<PublicKey>, SysrootError> {
-        let mut keys = Vec::new();
+    /// Returns the keys that the tree has for its initramfs; `None` where it has no file of keys. One that is no key does not count, and demands
+    /// a seal all the same, as it does when it boots.
+    fn keys_in_tree(&self, commit: &Commit) -> Result<Option<Vec<PublicKey>>, SysrootError> {
+        let mut keys = None;
         for path in KEYS {
             let tree = match self.repo.locate("", commit.root, None, path.as_bytes()) {
                 Ok(Located::Entry(entry)) => match entry.node {
@@ -86,12 +91,21 @@ impl Sysroot {
                 let Node::File { size, blob, .. } = &entry.node else {
                     continue;
                 };
-                if !entry.name.ends_with(KEY) || *size == 0 || *size > MAX_KEY as u64 {
+                if !entry.name.ends_with(KEY) {
+                    continue;
+                }
+                let keys = keys.get_or_insert_with(Vec::new);
+                if *size == 0 || *size > MAX_KEY as u64 {
                     continue;
                 }
                 let path = object_path(blob.digest());
-                let text = self.repo.kind_dir(ObjectKind::Blob).read(path, MAX_KEY)?;
-                keys.extend(PublicKey::parse(&String::from_utf8_lossy(&text)));
+                let bytes = self.repo.kind_dir(ObjectKind::Blob).read(path, MAX_KEY)?;
+                // What boots it takes no other bytes than text, either, be it in a comment.
+                keys.extend(
+                    String::from_utf8(bytes)
+                        .ok()
+                        .and_then(|text| PublicKey::parse(&text).ok()),
+                );
             }
         }
         Ok(keys)

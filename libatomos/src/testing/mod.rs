@@ -16,7 +16,10 @@
 
 use std::path::PathBuf;
 
+mod archives;
 pub mod decode;
+mod images;
+mod imports;
 pub mod laws;
 mod loopfs;
 mod odd;

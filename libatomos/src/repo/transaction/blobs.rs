@@ -387,6 +387,7 @@ impl Transaction<'_> {
             return call("fchmod", || rustix::fs::fchmod(file, Mode::from_raw_mode(0o644)))
                 .map_err(|errno| FsError::new("set the mode of", path, errno));
         }
-        crate::fs::apply_to_file(file, metadata, path)
+        crate::fs::apply_to_file(file, metadata, path)?;
+        crate::fs::check_kept(file, metadata, path)
     }
 }

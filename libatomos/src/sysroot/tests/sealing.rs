@@ -215,6 +215,37 @@ fn what_would_not_boot_is_refused_before_anything_is_made() {
     assert!(error.to_string().contains("it is of version \"13.1\""), "{error}");
 }
 
+/// `atomos-prepare-root` reads keys as text, and demands a seal by one of them where there is a file that should be one.
+#[test]
+fn a_key_that_would_not_count_when_it_boots_does_not_count_before() {
+    use base64::Engine as _;
+    let machine = Machine::new();
+    let wire = [
+        &b"\0\0\0\x0bssh-ed25519\0\0\0\x20"[..],
+        key(1).public().as_bytes(),
+    ]
+    .concat();
+    let line = format!(
+        "ssh-ed25519 {}",
+        base64::engine::general_purpose::STANDARD.encode(wire)
+    );
+    let tree = machine.tree("verified", &[]);
+    let path = tree.join("usr/lib/atomos/seal.d/1.pub");
+    for bytes in [[line.as_bytes(), b" Andr\xe9\n"].concat(), Vec::new()] {
+        fs::write(&path, bytes).unwrap();
+        machine.try_to_commit(&tree, &sealed_by(&[1])).unwrap();
+        let error = machine.refusal().to_string();
+        assert!(error.contains("is an ed25519 public key"), "{error}");
+    }
+    fs::write(&path, format!("{line} Andre\n")).unwrap();
+    machine.try_to_commit(&tree, &sealed_by(&[1])).unwrap();
+    if machine.has_verity() {
+        machine.deploy("os");
+    } else {
+        assert!(matches!(machine.refusal(), SysrootError::NoVerity { .. }));
+    }
+}
+
 #[test]
 fn a_file_system_that_cannot_verify_is_one_error_and_one_that_can_gets_a_seal() {
     let machine = Machine::new();
