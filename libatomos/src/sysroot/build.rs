@@ -170,6 +170,8 @@ impl Sysroot {
     /// Writes the marker. Everything of the deployment is down before the marker says so, and the marker before the truth
     /// names it.
     pub(super) fn complete(&self, id: &DeploymentId, deployments: &Dir) -> Result<(), SysrootError> {
+        // No power cut shows this sync: nothing leads to the deployment before the next one, which has the same effect on it. It is for
+        // whatever believes a marker alone.
         deployments.sync_fs()?;
         crate::failpoint::hit("deploy.synced")?;
         deployments.write_atomic(layout::marker(id), b"", 0o644)?;

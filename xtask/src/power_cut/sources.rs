@@ -45,10 +45,6 @@ pub const UNTRIED: [(&str, &str); 16] = [
         "a kernel that a disk has damaged is written again",
     ),
     (
-        "checkout/in_place/",
-        "a checkout that is brought up to date in place, which no machine boots from",
-    ),
-    (
         "publish/",
         "publishing, which is no part of an update: a site is made again from its repository",
     ),
@@ -73,6 +69,10 @@ pub const UNTRIED: [(&str, &str); 16] = [
     (
         "sysroot/finalize.rs",
         "a finish that was interrupted is begun again",
+    ),
+    (
+        "sysroot/image_repair.rs",
+        "an image that is made anew by hand; its failpoints are stopped at one by one",
     ),
     (
         "sysroot/init.rs",
