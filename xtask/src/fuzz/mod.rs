@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: gives each decoder of the store millions of spoiled inputs, and measures how much of its code they reach.
 //!
-//! The work is cargo-fuzz's and LLVM's. Here is which code is a decoder ([`decoders`]), and what becomes of the numbers.
+//! The work is cargo-fuzz's and LLVM's. Here is which code is a decoder (`decoders`), and what becomes of the numbers.
 
 mod coverage;
 mod decoders;
