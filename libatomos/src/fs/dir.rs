@@ -358,9 +358,13 @@ impl Dir {
         super::tree::remove_tree(self, name.as_ref())
     }
 
-    /// Opens the directory `name` to remove what is in it; `None` where it is none, or where something is mounted on it.
-    pub(crate) fn open_dir_to_empty(&self, name: impl AsRef<Path>) -> Result<Option<Self>, FsError> {
-        super::tree::open_to_empty(self, name.as_ref())
+    /// As [`remove_tree`](Self::remove_tree), where `empty` removes what is in the directory; it is not asked where something is mounted.
+    pub(crate) fn remove_tree_by(
+        &self,
+        name: impl AsRef<Path>,
+        empty: impl FnOnce(&Self) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        super::tree::remove_tree_by(self, name.as_ref(), empty)
     }
 
     /// Renames `name` to `new_name` in `target`, replacing what is there.

@@ -15,32 +15,28 @@ use super::{
 /// Removes `name` in `parent` with all beneath it. Does not cross into what is mounted there, be it another file system
 /// or a directory of the same one: a mount is an error (`EBUSY`), as it is for `rmdir`.
 pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
+    remove_tree_by(parent, name, remove_tree_contents)
+}
+
+/// As [`remove_tree`], where `empty` removes what is in the directory.
+pub(super) fn remove_tree_by(
+    parent: &Dir,
+    name: &Path,
+    empty: impl FnOnce(&Dir) -> Result<(), FsError>,
+) -> Result<(), FsError> {
     let Some(stat) = parent.stat_optional(name)? else {
         return Ok(());
     };
     if stat.kind != FileKind::Dir {
         return parent.remove_file_optional(name).map(|_| ());
     }
-    if let Some(dir) = open_to_empty(parent, name)? {
-        remove_tree_contents(&dir)?;
+    // A bind mount has the same device: a `/var` bound into an old deployment must outlive it.
+    if let Some(dir) = parent.open_dir_unless_mount(name)?
+        && dir.stat_self()?.dev == parent.stat_self()?.dev
+    {
+        empty(&dir)?;
     }
     parent.remove_dir(name)
-}
-
-/// Opens the directory `name` unless something is mounted on it, or it is none. A bind mount has the same device: a `/var` bound into an
-/// old deployment must outlive it.
-pub(super) fn open_to_empty(parent: &Dir, name: &Path) -> Result<Option<Dir>, FsError> {
-    let is_dir = parent
-        .stat_optional(name)?
-        .is_some_and(|stat| stat.kind == FileKind::Dir);
-    let dir = match is_dir {
-        true => parent.open_dir_unless_mount(name)?,
-        false => None,
-    };
-    match dir {
-        Some(dir) if dir.stat_self()?.dev == parent.stat_self()?.dev => Ok(Some(dir)),
-        _ => Ok(None),
-    }
 }
 
 /// Removes everything in `dir`, not `dir` itself.

@@ -387,11 +387,10 @@ fn take_step(
 
 /// Removes a name, and of a directory what is in it on all threads: a kernel's modules are thousands of files.
 fn remove(dir: &Dir, name: &OsStr, pool: &ThreadPool) -> Result<(), FsError> {
-    if let Some(inner) = dir.open_dir_to_empty(name)? {
+    dir.remove_tree_by(name, |inner| {
         each(pool, &inner.entries()?, |entry| match entry.kind {
-            FileKind::Dir | FileKind::Unknown => remove(&inner, &entry.name, pool),
+            FileKind::Dir | FileKind::Unknown => remove(inner, &entry.name, pool),
             _ => inner.remove_file_optional(&entry.name).map(drop),
-        })?;
-    }
-    dir.remove_tree(name)
+        })
+    })
 }
