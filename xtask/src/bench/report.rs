@@ -106,6 +106,10 @@ impl Results {
             if !body.is_empty() {
                 let mut text = String::new();
                 introduction(&mut text, circumstances, trees)?;
+                // What is not compared has been done once, by atomos alone.
+                if name != GROWTH {
+                    comparison(&mut text, circumstances)?;
+                }
                 fresh.insert(name, text + &body);
             }
             Ok(())
@@ -124,7 +128,7 @@ impl Results {
         if let Some(growth) = &self.growth {
             growth.render(&mut text)?;
         }
-        put("growth", &small::describe(Growth::FILES[1]), text)?;
+        put(GROWTH, &small::describe(Growth::FILES[1]), text)?;
         let mut text = String::new();
         if let Some(shutdown) = &self.shutdown {
             shutdown_table(&mut text, shutdown)?;
@@ -155,8 +159,14 @@ fn introduction(text: &mut String, circumstances: &Circumstances<'_>, trees: &st
         "- load average before the first run: {}",
         circumstances.load
     )?;
-    writeln!(text, "- against: {}", ostree_version()?)?;
-    writeln!(text, "- trees: {trees}")?;
+    writeln!(text, "- trees: {trees}\n")?;
+    Ok(())
+}
+
+fn comparison(text: &mut String, circumstances: &Circumstances<'_>) -> Result<()> {
+    // One list with what comes before it.
+    text.truncate(text.trim_end().len());
+    writeln!(text, "\n- against: {}", ostree_version()?)?;
     writeln!(
         text,
         "- how: {} runs, in each of which the tools take turns, the first of them first in every other run; the page cache is \
@@ -180,11 +190,14 @@ fn debian_trees(trees: &Trees) -> String {
     )
 }
 
+/// The part that compares atomos with itself.
+const GROWTH: &str = "growth";
+
 /// The parts of the document, in its order, and their titles.
 const PARTS: [(&str, &str); 8] = [
     ("store", "The store"),
     ("small", "The store, many small files"),
-    ("growth", "The store, a million files"),
+    (GROWTH, "The store, a million files"),
     ("shutdown", "An update of a running machine"),
     ("deploy", "Deploying an upgrade"),
     ("delivery-a", "Publishing and pulling an operating system"),
