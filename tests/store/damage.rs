@@ -8,7 +8,9 @@ use libatomos::digest::{CommitId, Digest};
 use libatomos::error::ErrorKind;
 use libatomos::format::{Commit, DirTree, Entry, Metadata, Node};
 use libatomos::progress::NoProgress;
-use libatomos::repo::{Finding, ObjectKind, Problem, PruneOptions, RepoMode, RootRecord};
+use libatomos::repo::{
+    Finding, LocalPullOptions, ObjectKind, Problem, PruneOptions, RefUpdate, RepoError, RepoMode, RootRecord,
+};
 use libatomos::testing::{TestRepo, is_root_or_skip, small_tree};
 
 /// A repository with one commit of a tree in which `etc/config` is a file of a few kilobytes.
@@ -517,4 +519,62 @@ fn what_a_root_keeps_is_kept_and_verified() {
             (0, 0, 0, 0)
         );
     });
+}
+
+#[test]
+fn a_tree_that_lies_about_the_size_of_a_file_that_is_here_already_is_not_taken_from_another_repository() {
+    for mode in [RepoMode::Bare, RepoMode::BareUser] {
+        if mode == RepoMode::Bare && !is_root_or_skip("owners") {
+            continue;
+        }
+        let damaged = Damaged::new(mode);
+        let repo = damaged.repo.repo();
+        let other = TestRepo::with_mode(mode);
+        let pull = || {
+            let mut options = LocalPullOptions::default();
+            options.no_hardlinks = true;
+            let refs = ["os/stable".parse().unwrap()];
+            other
+                .repo()
+                .pull_local(repo, &refs, &options, &NoProgress, &Cancel::new())
+        };
+        pull().unwrap();
+
+        let mut commit = repo.load_commit(&damaged.commit).unwrap();
+        let root = repo.load_dirtree(&commit.root).unwrap();
+        let Node::Dir { tree } = root.get(b"etc").unwrap().node else {
+            panic!("a directory");
+        };
+        let mut etc = repo.load_dirtree(&tree).unwrap().into_entries();
+        for entry in &mut etc {
+            if let Node::File { size, .. } = &mut entry.node {
+                *size += 1;
+            }
+        }
+        let transaction = repo.begin().unwrap();
+        let etc = transaction.store_dirtree(&DirTree::new(etc).unwrap()).unwrap();
+        let mut entries = root.into_entries();
+        let entry = entries.iter_mut().find(|entry| entry.name == *b"etc").unwrap();
+        entry.node = Node::Dir { tree: etc };
+        commit.root = transaction
+            .store_dirtree(&DirTree::new(entries).unwrap())
+            .unwrap();
+        commit.parent = Some(damaged.commit);
+        let lie = transaction.store_commit(&commit).unwrap();
+        transaction.set_ref(RefUpdate {
+            name: "os/stable".parse().unwrap(),
+            expected: None,
+            new: Some(lie),
+        });
+        transaction.commit().unwrap();
+
+        let error = pull().unwrap_err();
+        assert!(
+            matches!(error, RepoError::ObjectDamaged { digest, .. } if digest == damaged.blob),
+            "{error:?}"
+        );
+        let now = other.repo().ref_optional(&"os/stable".parse().unwrap()).unwrap();
+        assert_eq!(now, Some(damaged.commit));
+        other.assert_clean();
+    }
 }

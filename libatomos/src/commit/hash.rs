@@ -279,7 +279,7 @@ impl Hasher<'_> {
         let kind = self.file(known.blob, known.size, known.verity);
         let metadata = self.record(&self.tree.node(node).metadata, known.xattrs, &kind, parent);
         let is_kept = match self.sink {
-            Sink::Store(transaction) => transaction.has_blob(&known.blob, known.size, &metadata)?,
+            Sink::Store(transaction) => transaction.repo().has_blob(&known.blob, known.size, &metadata)?,
             Sink::Memory(_) => true,
         };
         Ok(is_kept.then_some((metadata, kind)))

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::digest::{BlobId, DirTreeId};
 use crate::format::{Entry, Metadata, Node};
-use crate::repo::{ObjectKind, Repo, RepoError, RepoMode, TreeSource};
+use crate::repo::{Repo, RepoError, RepoMode, TreeSource};
 use crate::site::{BlobList, TreeTable};
 
 /// What has to be fetched or made.
@@ -79,17 +79,17 @@ impl Need {
         let Node::File { blob, size, .. } = &entry.node else {
             return Ok(());
         };
-        let (bits, present) = match repo.mode() {
-            RepoMode::BareUser => ([0; 16], None),
-            RepoMode::Bare => (crate::repo::variant_bits(&entry.metadata)?, Some(())),
+        let bits = match repo.mode() {
+            RepoMode::BareUser => [0; 16],
+            RepoMode::Bare => crate::repo::variant_bits(&entry.metadata)?,
         };
         if !seen.insert((*blob, bits)) {
             return Ok(());
         }
-        let here = repo.has_object(ObjectKind::Blob, blob.digest())?;
-        let complete = match present {
-            None => here,
-            Some(()) => here && repo.find_variant(blob, &entry.metadata)?.is_some(),
+        let here = repo.has_bytes(blob, *size)?;
+        let complete = match repo.mode() {
+            RepoMode::BareUser => here,
+            RepoMode::Bare => here && repo.has_blob(blob, *size, &entry.metadata)?,
         };
         if complete {
             return Ok(());

@@ -8,7 +8,7 @@ use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::format::{Commit, DirTree, FormatError, Metadata, limits};
 use crate::fs::{Dir, FileKind, FsError, SELINUX, Stat, read_xattrs_at};
 
-use super::{ObjectKind, Repo, RepoError, object_path, parse_object_name, variant_path};
+use super::{ObjectKind, Repo, RepoError, RepoMode, object_path, parse_object_name, variant_path};
 
 impl Repo {
     /// Returns whether the object is there; its bytes are not looked at.
@@ -137,6 +137,26 @@ impl Repo {
             Some(stat) if inode_matches(objects, &path, &stat, metadata)? => Ok(Some((path, stat.size))),
             _ => Ok(None),
         }
+    }
+
+    /// Returns whether there is a blob of `size` bytes, in mode `bare` as an inode with exactly `metadata`. One of another size
+    /// is damaged, or whoever says what size it has does not tell the truth: to fetch it once more shows which.
+    pub(crate) fn has_blob(&self, id: &BlobId, size: u64, metadata: &Metadata) -> Result<bool, RepoError> {
+        match self.mode() {
+            RepoMode::Bare => {
+                let found = self.find_variant(id, metadata)?;
+                Ok(found.is_some_and(|(_, found)| found == size))
+            }
+            RepoMode::BareUser => self.has_bytes(id, size),
+        }
+    }
+
+    /// Returns whether there is a blob of `size` bytes, as whatever inode.
+    pub(crate) fn has_bytes(&self, id: &BlobId, size: u64) -> Result<bool, RepoError> {
+        let found = self
+            .kind_dir(ObjectKind::Blob)
+            .stat_optional(object_path(id.digest()))?;
+        Ok(found.is_some_and(|found| found.size == size))
     }
 
     /// Returns whether the inode, which has `metadata`, is the blob's own or its variant's.

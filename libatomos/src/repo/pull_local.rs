@@ -153,6 +153,7 @@ impl Pull<'_> {
     }
 
     fn plan_tree(&mut self, root: &DirTreeId, cancel: &Cancel) -> Result<(), RepoError> {
+        let target = self.transaction.repo();
         let mut stack = vec![*root];
         while let Some(id) = stack.pop() {
             if !self.plan.dirtrees.insert(id) {
@@ -163,7 +164,7 @@ impl Pull<'_> {
                 match &entry.node {
                     Node::Dir { tree } => stack.push(*tree),
                     // An object's existence says nothing of what it refers to, so each file is looked up.
-                    Node::File { blob, size, .. } if !self.has_file(blob, &entry.metadata)? => {
+                    Node::File { blob, size, .. } if !target.has_blob(blob, *size, &entry.metadata)? => {
                         self.plan.files.push((id, index));
                         self.plan.bytes += size;
                     }
@@ -172,18 +173,6 @@ impl Pull<'_> {
             }
         }
         Ok(())
-    }
-
-    fn has_file(
-        &self,
-        blob: &crate::digest::BlobId,
-        metadata: &crate::format::Metadata,
-    ) -> Result<bool, RepoError> {
-        let target = self.transaction.repo();
-        match target.mode() {
-            super::RepoMode::BareUser => target.has_object(ObjectKind::Blob, blob.digest()),
-            super::RepoMode::Bare => Ok(target.find_variant(blob, metadata)?.is_some()),
-        }
     }
 
     fn run(
@@ -236,14 +225,19 @@ impl Pull<'_> {
         let path = Path::new("objects").join(super::object_path(blob.digest()));
         let hashed = hash_into(&file, *size, &path, scratch)?;
         if hashed.blob != *blob || hashed.size != *size {
+            let source = self.source.dir().path().display();
+            let reason = if hashed.blob == *blob {
+                format!(
+                    "in {source} it has {} bytes, and its tree says {size}",
+                    hashed.size
+                )
+            } else {
+                format!("its bytes in {source} have the digest {}", hashed.blob)
+            };
             return Err(RepoError::ObjectDamaged {
                 kind: ObjectKind::Blob,
                 digest: *blob.digest(),
-                reason: format!(
-                    "its bytes in {} have the digest {}",
-                    self.source.dir().path().display(),
-                    hashed.blob
-                ),
+                reason,
             });
         }
         let link = link

@@ -221,19 +221,6 @@ impl Transaction<'_> {
         Ok(adopted.get())
     }
 
-    /// Returns whether the store has the blob, in mode `bare` as an inode with exactly `metadata`.
-    pub(crate) fn has_blob(&self, id: &BlobId, size: u64, metadata: &Metadata) -> Result<bool, RepoError> {
-        let found = match self.repo.mode() {
-            RepoMode::Bare => self.repo.find_variant(id, metadata)?.map(|(_, size)| size),
-            RepoMode::BareUser => self
-                .repo
-                .kind_dir(ObjectKind::Blob)
-                .stat_optional(object_path(id.digest()))?
-                .map(|stat| stat.size),
-        };
-        Ok(found == Some(size))
-    }
-
     /// Takes a blob that an interrupted run staged, if it is whole, as every one of `inodes`.
     pub(crate) fn take_staged(&self, id: &BlobId, size: u64, inodes: &[Metadata]) -> Result<bool, RepoError> {
         let name = format!("{}/{}", ObjectKind::Blob.dir(), object_path(id.digest()));

@@ -44,10 +44,12 @@ fn contents(files: &Files) -> impl Iterator<Item = (&String, &Arc<[u8]>)> {
 }
 
 pub(super) fn seeds(files: &Files) -> Vec<Vec<u8>> {
+    let lying = lying_table(files);
     let parts = [
         (RECORD, &files.records[0].0[..]),
         (RELEASE, &files.releases[0].0[..]),
         (TREE, &files.table[..]),
+        (TREE, &lying),
         (INDEX, &files.index[..]),
         (RELATIVE_INDEX, &files.relative_index[..]),
         (MANIFEST, &files.manifest[..]),
@@ -204,7 +206,7 @@ fn grown(table: &[u8]) -> Option<(TreeTable, Vec<u8>)> {
     let wild = TreeTable::decode_unverified(table).ok()?;
     let mut trees = Trees::default();
     let mut done = HashMap::new();
-    let root = grow(&wild, &wild.commit.root, &mut done, &mut trees)?;
+    let root = grow(&wild, &wild.commit.root, &|_| {}, &mut done, &mut trees)?;
     let mut commit = wild.commit.clone();
     commit.root = root;
     let bytes = TreeTable::encode_from(&trees, &commit).ok()?;
@@ -212,9 +214,31 @@ fn grown(table: &[u8]) -> Option<(TreeTable, Vec<u8>)> {
     Some((TreeTable::decode(&bytes, &id).unwrap(), bytes))
 }
 
+/// The newest release's tree, but for the size of a blob that the client has.
+fn lying_table(files: &Files) -> Vec<u8> {
+    let wild = TreeTable::decode_unverified(&files.table).unwrap();
+    let base = TreeTable::decode_unverified(&files.base_table).unwrap();
+    let here = BlobList::of_tree(&base, &base.commit.root).unwrap();
+    let kept = here
+        .blobs()
+        .iter()
+        .find(|blob| files.blobs.index_of(&blob.id).is_some());
+    let kept = kept.expect("the releases have files in common").id;
+    let alter = |node: &mut Node| match node {
+        Node::File { blob, size, .. } if *blob == kept => *size += 8,
+        _ => {}
+    };
+    let mut trees = Trees::default();
+    let root = grow(&wild, &wild.commit.root, &alter, &mut HashMap::new(), &mut trees).unwrap();
+    let mut commit = wild.commit.clone();
+    commit.root = root;
+    TreeTable::encode_from(&trees, &commit).unwrap()
+}
+
 fn grow(
     wild: &TreeTable,
     id: &DirTreeId,
+    alter: &dyn Fn(&mut Node),
     done: &mut HashMap<DirTreeId, Option<DirTreeId>>,
     trees: &mut Trees,
 ) -> Option<DirTreeId> {
@@ -225,8 +249,9 @@ fn grow(
     done.insert(*id, None);
     let mut entries = wild.dirtree(id).ok()?.into_entries();
     for entry in &mut entries {
+        alter(&mut entry.node);
         if let Node::Dir { tree } = &mut entry.node {
-            *tree = grow(wild, tree, done, trees)?;
+            *tree = grow(wild, tree, alter, done, trees)?;
         }
     }
     let tree = DirTree::new(entries).ok()?;
