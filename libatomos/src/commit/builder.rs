@@ -17,7 +17,8 @@ use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats, Verity};
 use crate::verity::VerityDigest;
 
 use super::adopt;
-use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink};
+use super::dirtrees::{self, ParentTrees, Stored};
+use super::hash::{Hasher, Hints, Recording, Sink};
 use super::os_tree;
 use super::seal::{self, Sealers};
 use super::stat_cache::StatCache;
@@ -253,22 +254,13 @@ fn commit_tree(
     };
     let parents = match &parent_commit {
         Some((_, commit)) if options.mtime == MtimePolicy::Parent => {
-            hasher.parent_trees(repo, &commit.root)?
+            dirtrees::parent_trees(tree, repo, &commit.root)?
         }
         _ => ParentTrees::new(),
     };
     let phase = PhaseGuard::begin(progress, Phase::Store, Some(listed), Unit::Bytes);
-    let (root, bytes) = pool.install(|| {
-        let files = hasher.files(&parents, &phase)?;
-        drop(phase);
-        // What is unpacked on the way is larger than what was listed.
-        let sizes = files.values().map(|(_, node)| match node {
-            Node::File { size, .. } => *size,
-            _ => 0,
-        });
-        let bytes = sizes.sum();
-        Ok::<_, CommitError>((hasher.dirtree(0, &files, &parents)?, bytes))
-    })?;
+    let Stored { root, bytes } = pool.install(|| dirtrees::store(&hasher, &parents, &phase))?;
+    drop(phase);
     let before = parent_commit.as_ref().map(|(_, commit)| Entry {
         name: Vec::new(),
         metadata: commit.root_metadata.clone(),
@@ -304,7 +296,7 @@ fn commit_tree(
         && commit.root_metadata == root_metadata
         && options.sealers.have_all_sealed(commit)
     {
-        save(cache, repo, progress);
+        save(cache, progress);
         return Ok(report(*id, CommitOutcome::Unchanged, TransactionStats::default()));
     }
     let mut metadata = options.metadata.clone();
@@ -330,13 +322,13 @@ fn commit_tree(
     }
     let _phase = PhaseGuard::begin(progress, Phase::Sync, None, Unit::Items);
     let stats = transaction.commit()?;
-    save(cache, repo, progress);
+    save(cache, progress);
     Ok(report(id, CommitOutcome::Created, stats))
 }
 
 /// The commit is made; a hint that cannot be written costs time, and nothing else.
-fn save(cache: Option<StatCache>, repo: &Repo, progress: &dyn Progress) {
-    if let Some(Err(error)) = cache.map(|cache| cache.save(repo)) {
+fn save(cache: Option<StatCache>, progress: &dyn Progress) {
+    if let Some(Err(error)) = cache.map(StatCache::save) {
         let text = format!("what was read is not remembered for the next commit: {error}");
         progress.report(Event::Warning { text: &text });
     }

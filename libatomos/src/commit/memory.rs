@@ -10,7 +10,8 @@ use crate::fs::Dir;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{ObjectKind, RepoError, TreeSource, Verity};
 
-use super::hash::{Hasher, Hints, ParentTrees, Recording, Sink, lock};
+use super::dirtrees::{self, ParentTrees};
+use super::hash::{Hasher, Hints, Recording, Sink, lock};
 use super::{CommitError, ScanOptions, SourceTree};
 
 /// Dirtrees held in memory.
@@ -57,9 +58,7 @@ pub fn hash_directory(
             verity: Verity::No,
             cancel,
         };
-        let parents = ParentTrees::new();
-        let files = hasher.files(&parents, &phase)?;
-        let id = hasher.dirtree(0, &files, &parents)?;
+        let id = dirtrees::store(&hasher, &ParentTrees::new(), &phase)?.root;
         Ok((id, hasher.root_metadata(id, None), trees))
     })
 }

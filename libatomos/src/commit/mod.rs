@@ -7,6 +7,7 @@
 
 mod adopt;
 mod builder;
+mod dirtrees;
 mod hash;
 mod memory;
 mod mtime;

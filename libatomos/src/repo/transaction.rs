@@ -15,6 +15,7 @@ mod staging;
 mod write_back;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -93,20 +94,42 @@ pub struct Transaction<'r> {
     failed: AtomicBool,
 }
 
-/// What this transaction has decided about names, by kind, digest and the 128 bits of an inode variant. The kind
-/// takes part because a file may hold a dirtree's very bytes.
-type Claims = HashMap<(ObjectKind, Digest, [u8; 16]), Claim>;
+/// What this transaction has decided about names.
+#[derive(Debug, Default)]
+struct Claims {
+    /// What lies in the staging directory under its digest; in mode `bare` with the 128 bits of the inode that a blob has there. The
+    /// kind takes part because a file may hold a dirtree's very bytes.
+    staged: HashMap<(ObjectKind, Digest), [u8; 16]>,
+    /// Further inodes of blobs, by the 128 bits of their names.
+    variants: HashMap<(Digest, [u8; 16]), Claim>,
+}
+
+impl Claims {
+    /// Returns whether nobody has claimed the object's own name; now somebody has.
+    fn stage(&mut self, kind: ObjectKind, digest: &Digest, bits: [u8; 16]) -> bool {
+        let entry = self.staged.entry((kind, *digest));
+        let is_new = matches!(entry, Entry::Vacant(_));
+        entry.or_insert(bits);
+        is_new
+    }
+
+    /// Returns whether the blob's inode with these bits is staged, or was found in the store.
+    fn has_inode(&self, blob: &Digest, bits: [u8; 16]) -> bool {
+        self.staged.get(&(ObjectKind::Blob, *blob)) == Some(&bits)
+            || self.variants.contains_key(&(*blob, bits))
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     /// It lies in the staging directory under this name.
     Staged,
-    /// It lies in the store, or in the staging directory as the blob's base.
+    /// It lies in the store.
     Elsewhere,
 }
 
-/// Stands for an object's base name, which has no variant's bits.
-const BASE: [u8; 16] = [0; 16];
+/// Stands for the inode of an object that has one alone.
+const ONLY: [u8; 16] = [0; 16];
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -250,11 +273,7 @@ impl<'r> Transaction<'r> {
             return Ok(false);
         }
         let name = format!("{}/{path}", kind.dir());
-        if self
-            .claims_of(digest)
-            .insert((kind, *digest, BASE), Claim::Staged)
-            .is_some()
-        {
+        if !self.claims_of(digest).stage(kind, digest, ONLY) {
             return Ok(false);
         }
         self.noting_failure(self.stage_encoded(&name, digest, bytes))?;
@@ -330,8 +349,11 @@ impl<'r> Transaction<'r> {
                         _ => None,
                     };
                     let claimed = parsed.is_some_and(|(digest, variant)| {
-                        let bits = variant.map_or(BASE, |name| super::traverse::parse_variant_bits(&name));
-                        self.claims_of(&digest).get(&(kind, digest, bits)) == Some(&Claim::Staged)
+                        let claims = self.claims_of(&digest);
+                        match variant.map(|name| super::traverse::parse_variant_bits(&name)) {
+                            None => claims.staged.contains_key(&(kind, digest)),
+                            Some(bits) => claims.variants.get(&(digest, bits)) == Some(&Claim::Staged),
+                        }
                     });
                     if !claimed {
                         dir.remove_tree(&entry.name)?;

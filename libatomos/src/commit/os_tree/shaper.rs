@@ -224,7 +224,7 @@ impl<'a> Shaper<'a> {
         let (parent, old_name) = split(path);
         let parent = self.tree.find(parent)?;
         let node = self.tree.detach(parent, old_name.as_bytes())?;
-        self.tree.node_mut(node).name = name.as_bytes().into();
+        self.tree.rename(node, name.as_bytes().into());
         Some(node)
     }
 

@@ -67,14 +67,14 @@ pub(super) fn arrange(shaper: &mut Shaper<'_>, wanted: Unpack, cancel: &Cancel) 
     }
     let mut done: BTreeMap<Compressed, UpdateCost> = BTreeMap::new();
     for file in plan.files {
+        shaper.tree.rename(file.node, file.name);
         let node = shaper.tree.node_mut(file.node);
-        node.name = file.name;
         if let SourceKind::File { size, content } = &mut node.kind {
             let codec = file.codec;
             *content = match content {
                 Content::Disk { directory, name } => Content::Unpacked {
                     directory: *directory,
-                    name: std::mem::take(name),
+                    name: name.take(),
                     codec,
                 },
                 Content::Stored(blob) => Content::UnpackedBlob { blob: *blob, codec },
@@ -84,7 +84,7 @@ pub(super) fn arrange(shaper: &mut Shaper<'_>, wanted: Unpack, cancel: &Cancel) 
         }
     }
     for (node, name) in plan.names {
-        shaper.tree.node_mut(node).name = name;
+        shaper.tree.rename(node, name);
     }
     for (node, target) in plan.targets {
         shaper.tree.node_mut(node).kind = SourceKind::Symlink(target);

@@ -17,22 +17,25 @@
 //! The cache belongs to the repository, is a hint alone, and can be deleted at any time. One that is damaged is no cache.
 //! It is bounded: [`MAX_RECORDS`] files, those that no commit of late has come across dropped first.
 
+mod fresh;
 mod record;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
+use std::io::{BufReader, Seek as _};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::digest::BlobId;
+use crate::digest::{BlobId, DIGEST_LEN};
 use crate::format::Xattrs;
 use crate::fs::{Dir, FsError, Stat, nobody_writes};
 use crate::repo::Repo;
 use crate::verity::VerityDigest;
 
 use super::hash::lock;
-use record::{Record, XattrTable};
+use fresh::Fresh;
+use record::{NoCache, Reader, Record, Writer, XattrTable};
 #[cfg(feature = "testing")]
 pub(crate) use record::{check_bytes, seed};
 
@@ -51,8 +54,10 @@ const FILE: &str = "stat";
 pub(super) struct Stamp {
     ino: u64,
     size: u64,
-    mtime: (i64, u32),
-    ctime: (i64, u32),
+    mtime: i64,
+    ctime: i64,
+    mtime_nsec: u32,
+    ctime_nsec: u32,
 }
 
 impl Stamp {
@@ -60,8 +65,10 @@ impl Stamp {
         Self {
             ino: stat.ino,
             size: stat.size,
-            mtime: (stat.mtime, stat.mtime_nsec as u32),
-            ctime: (stat.ctime, stat.ctime_nsec as u32),
+            mtime: stat.mtime,
+            ctime: stat.ctime,
+            mtime_nsec: stat.mtime_nsec as u32,
+            ctime_nsec: stat.ctime_nsec as u32,
         }
     }
 
@@ -76,8 +83,8 @@ impl Stamp {
     /// Returns whether a write at `now` would leave another time. File systems that keep whole seconds, or pairs of them, are
     /// known by the nanoseconds that they lack.
     fn is_before(&self, now: (i64, u32)) -> bool {
-        let last = self.ctime.max(self.mtime);
-        if self.ctime.1 == 0 {
+        let last = (self.ctime, self.ctime_nsec).max((self.mtime, self.mtime_nsec));
+        if self.ctime_nsec == 0 {
             return last.0 + 2 < now.0;
         }
         last < now
@@ -99,18 +106,83 @@ pub(super) struct Known {
 pub(super) struct StatCache {
     /// The source's device, with its file system's identity.
     device: u64,
-    /// Sorted by device and inode.
-    records: Vec<Record>,
-    xattrs: XattrTable,
-    /// One bit for each record that this commit came across.
+    old: Old,
+    /// One bit for each record of `old` that this commit came across.
     seen: Vec<AtomicU64>,
-    fresh: Mutex<Fresh>,
+    new: Mutex<New>,
+    /// The repository, where runs of new records are kept meanwhile.
+    repo: Dir,
 }
 
+/// What was remembered.
 #[derive(Debug, Default)]
-struct Fresh {
-    records: Vec<Record>,
+struct Old {
+    /// The cache, as long as it is one: those records are copied that this commit has nothing newer than.
+    file: Option<File>,
+    /// Of the source's device, sorted by inode.
+    records: Vec<Brief>,
+    /// The fs-verity digests of as many of them as have one or come before one that has; zeros where one has none.
+    verity: Vec<[u8; DIGEST_LEN]>,
     xattrs: XattrTable,
+}
+
+/// A record without what all of one device have in common, and most have not.
+#[derive(Debug, Clone, Copy)]
+struct Brief {
+    stamp: Stamp,
+    xattrs: u32,
+    blob: BlobId,
+}
+
+/// What this commit has learnt.
+#[derive(Debug, Default)]
+struct New {
+    records: Fresh,
+    xattrs: XattrTable,
+    /// Set when records could not be kept: what there is of them is written, and no more is added.
+    full: bool,
+}
+
+impl Old {
+    /// Reads the records of `device`, if this is a cache.
+    fn read(file: File, device: u64) -> Result<Self, NoCache> {
+        let (mut reader, xattrs) = Reader::new(buffered(&file))?;
+        let mut old = Self {
+            xattrs,
+            ..Self::default()
+        };
+        while let Some(record) = reader.record()? {
+            if record.device == device {
+                if let Some(verity) = record.verity {
+                    old.verity.resize(old.records.len(), [0; DIGEST_LEN]);
+                    old.verity.push(*verity.as_bytes());
+                }
+                old.records.push(Brief {
+                    stamp: record.stamp,
+                    xattrs: record.xattrs,
+                    blob: record.blob,
+                });
+            }
+        }
+        drop(reader);
+        old.file = Some(file);
+        Ok(old)
+    }
+
+    fn find(&self, inode: u64) -> Option<usize> {
+        self.records
+            .binary_search_by_key(&inode, |brief| brief.stamp.ino)
+            .ok()
+    }
+
+    fn verity(&self, index: usize) -> Option<VerityDigest> {
+        let digest = *self.verity.get(index)?;
+        (digest != [0; DIGEST_LEN]).then(|| VerityDigest::from_bytes(digest))
+    }
+}
+
+fn buffered(file: &File) -> BufReader<&File> {
+    BufReader::with_capacity(256 * 1024, file)
 }
 
 impl StatCache {
@@ -118,40 +190,46 @@ impl StatCache {
     /// version, is as good as none.
     pub(super) fn load(repo: &Repo, source: &Dir) -> Result<Self, FsError> {
         let device = device_of(source)?;
-        let (records, xattrs) = match repo.dir().open_dir_optional(DIR)? {
-            Some(dir) => record::read(&dir, FILE).unwrap_or_default(),
-            None => Default::default(),
+        let file = match repo.dir().open_dir_optional(DIR)? {
+            Some(dir) => dir.open_file(FILE).ok(),
+            None => None,
         };
-        let seen = (0..records.len().div_ceil(64))
+        let old = file
+            .and_then(|file| Old::read(file, device).ok())
+            .unwrap_or_default();
+        let seen = (0..old.records.len().div_ceil(64))
             .map(|_| AtomicU64::new(0))
             .collect();
         Ok(Self {
             device,
-            records,
-            xattrs,
+            old,
             seen,
-            fresh: Mutex::default(),
+            new: Mutex::default(),
+            repo: repo.dir().try_clone()?,
         })
     }
 
     /// Returns what the file held, if it is as it was then.
     pub(super) fn get(&self, stamp: &Stamp) -> Option<Known> {
-        let index = self
-            .records
-            .binary_search_by_key(&(self.device, stamp.ino), Record::key)
-            .ok()?;
-        let record = &self.records[index];
+        let index = self.old.find(stamp.ino)?;
+        let record = &self.old.records[index];
         if record.stamp != *stamp {
             return None;
         }
-        let xattrs = self.xattrs.get(record.xattrs)?.clone();
+        let xattrs = self.old.xattrs.get(record.xattrs)?.clone();
         self.seen[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
         Some(Known {
             blob: record.blob,
             size: stamp.size,
-            verity: record.verity,
+            verity: self.old.verity(index),
             xattrs,
         })
+    }
+
+    /// Returns whether this commit came across the old record of `inode` and found it as it was.
+    fn was_seen(&self, inode: u64) -> bool {
+        let is_set = |index: usize| self.seen[index / 64].load(Ordering::Relaxed) & (1 << (index % 64)) != 0;
+        self.old.find(inode).is_some_and(is_set)
     }
 
     /// Remembers what the open `file` holds, which has just been read whole, and of which `stat` is the latest news; if that
@@ -176,64 +254,132 @@ impl StatCache {
         {
             return;
         }
-        let mut fresh = lock(&self.fresh);
-        if fresh.records.len() >= MAX_RECORDS {
+        let mut new = lock(&self.new);
+        if new.full || new.records.len() >= MAX_RECORDS {
             return;
         }
-        let Some(xattrs) = fresh.xattrs.intern(xattrs) else {
+        let Some(xattrs) = new.xattrs.intern(xattrs) else {
             return;
         };
-        fresh.records.push(Record {
+        let record = Record {
             device: self.device,
             stamp,
             idle: 0,
             xattrs,
             blob,
             verity,
-        });
+        };
+        let open = || {
+            let dir = self.repo.ensure_dir(DIR, 0o700)?;
+            dir.create_unnamed(0o600)
+        };
+        // Nobody waits for a hint: a full disk is found by what must be written.
+        new.full = new
+            .records
+            .push(record, || open().map_err(std::io::Error::other))
+            .is_err();
     }
 
     /// Writes what was learnt, if anything was.
-    pub(super) fn save(self, repo: &Repo) -> Result<(), FsError> {
-        let mut fresh = std::mem::take(&mut *lock(&self.fresh));
-        if fresh.records.is_empty() {
+    pub(super) fn save(mut self) -> Result<(), FsError> {
+        let mut new = std::mem::take(&mut *lock(&self.new));
+        if new.records.len() == 0 {
             return Ok(());
         }
-        let was_seen =
-            |index: usize| self.seen[index / 64].load(Ordering::Relaxed) & (1 << (index % 64)) != 0;
-        let Fresh {
-            records: new,
-            xattrs: table,
-        } = &mut fresh;
-        new.sort_unstable_by_key(Record::key);
-        new.dedup_by_key(|record| record.key());
-        let mut merged = Vec::with_capacity(self.records.len() + new.len());
-        let mut new = new.iter().peekable();
-        for (index, old) in self.records.iter().enumerate() {
-            while let Some(record) = new.next_if(|record| record.key() < old.key()) {
-                merged.push(*record);
+        new.records.sort();
+        let mut table = std::mem::take(&mut new.xattrs);
+        let dir = self.repo.ensure_dir(DIR, 0o700)?;
+        let fail = |error| FsError::new("write", dir.path().join(FILE), error);
+        // Once to see what there will be, since that comes before the records, and once to write it.
+        let mut idle = [0; MAX_IDLE as usize + 1];
+        let mut count = |cache: &Self, idle: &mut [usize]| {
+            idle.fill(0);
+            cache.merge(&new.records, &mut table, |record| {
+                idle[record.idle as usize] += 1;
+                Ok(())
+            })
+        };
+        match count(&self, &mut idle) {
+            // Whatever wrote into the old one: the new records are whole.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.old = Old::default();
+                count(&self, &mut idle)
             }
-            if new.peek().is_some_and(|record| record.key() == old.key()) {
+            counted => counted,
+        }
+        .map_err(fail)?;
+        let (mut oldest, mut count) = (MAX_IDLE, idle.iter().sum::<usize>());
+        while count > MAX_RECORDS && oldest > 0 {
+            count -= idle[oldest as usize];
+            oldest -= 1;
+        }
+        let count = count.min(MAX_RECORDS);
+        let temporary = format!(".{FILE}.{:08x}.new", std::process::id());
+        dir.remove_file_optional(&temporary)?;
+        let file = dir.create_file(&temporary, 0o600)?;
+        let sets = table.clone();
+        let mut write = || {
+            let mut writer = Writer::new(&file, &sets, count)?;
+            let mut left = count;
+            self.merge(&new.records, &mut table, |record| {
+                if record.idle > oldest || left == 0 {
+                    return Ok(());
+                }
+                left -= 1;
+                writer.put(record)
+            })?;
+            writer.finish()
+        };
+        // Nothing is synced: what a power cut leaves of it is whole, or is seen not to be.
+        match write() {
+            Ok(()) => dir.rename(&temporary, &dir, FILE),
+            Err(error) => {
+                dir.remove_file_optional(&temporary)?;
+                Err(fail(error))
+            }
+        }
+    }
+
+    /// Visits the records that the cache will have, in their order.
+    fn merge(
+        &self,
+        new: &Fresh,
+        table: &mut XattrTable,
+        mut visit: impl FnMut(&Record) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let changed = |NoCache| std::io::Error::new(std::io::ErrorKind::InvalidData, "the old cache changed");
+        let mut new = new.merged()?;
+        let mut file = self.old.file.as_ref();
+        if let Some(file) = &mut file {
+            file.rewind()?;
+        }
+        let mut reader = file
+            .map(|file| Reader::new(buffered(file)))
+            .transpose()
+            .map_err(changed)?;
+        while let Some((reader, sets)) = &mut reader
+            && let Some(old) = reader.record().map_err(changed)?
+        {
+            while new.key().is_some_and(|key| key < old.key()) {
+                new.take()?.as_ref().map_or(Ok(()), &mut visit)?;
+            }
+            if new.key() == Some(old.key()) {
                 continue;
             }
-            let idle = if was_seen(index) { 0 } else { old.idle + 1 };
+            let is_met = old.device == self.device && self.was_seen(old.stamp.ino);
+            let idle = if is_met { 0 } else { old.idle.saturating_add(1) };
             let kept = (idle <= MAX_IDLE)
-                .then(|| self.xattrs.get(old.xattrs))
+                .then(|| sets.get(old.xattrs))
                 .flatten()
                 .and_then(|xattrs| table.intern(xattrs));
             if let Some(xattrs) = kept {
-                merged.push(Record { idle, xattrs, ..*old });
+                visit(&Record { idle, xattrs, ..old })?;
             }
         }
-        merged.extend(new);
-        for idle in (1..=MAX_IDLE).rev() {
-            if merged.len() <= MAX_RECORDS {
-                break;
-            }
-            merged.retain(|record| record.idle < idle);
+        while let Some(record) = new.take()? {
+            visit(&record)?;
         }
-        merged.truncate(MAX_RECORDS);
-        record::write(&repo.dir().ensure_dir(DIR, 0o700)?, FILE, &merged, table)
+        Ok(())
     }
 }
 

@@ -10,17 +10,16 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 
 use crate::digest::{BlobId, DIGEST_LEN, Digest};
 use crate::format::{Xattrs, limits};
-use crate::fs::{Dir, FsError};
 use crate::verity::VerityDigest;
 
 use super::{MAX_RECORDS, Stamp};
 
 const MAGIC: [u8; 8] = *b"ATOMSTC\x02";
-const RECORD: usize = 120;
+pub(super) const RECORD: usize = 120;
 
 /// Sets of extended attributes that are remembered. SELinux has some hundreds of labels, and few files have any other.
 const MAX_SETS: usize = 16 * 1024;
@@ -44,16 +43,16 @@ impl Record {
         (self.device, self.stamp.ino)
     }
 
-    fn encode(&self) -> [u8; RECORD] {
+    pub(super) fn encode(&self) -> [u8; RECORD] {
         let mut out = [0; RECORD];
         let stamp = &self.stamp;
         out[..8].copy_from_slice(&self.device.to_le_bytes());
         out[8..16].copy_from_slice(&stamp.ino.to_le_bytes());
         out[16..24].copy_from_slice(&stamp.size.to_le_bytes());
-        out[24..32].copy_from_slice(&stamp.mtime.0.to_le_bytes());
-        out[32..40].copy_from_slice(&stamp.ctime.0.to_le_bytes());
-        out[40..44].copy_from_slice(&stamp.mtime.1.to_le_bytes());
-        out[44..48].copy_from_slice(&stamp.ctime.1.to_le_bytes());
+        out[24..32].copy_from_slice(&stamp.mtime.to_le_bytes());
+        out[32..40].copy_from_slice(&stamp.ctime.to_le_bytes());
+        out[40..44].copy_from_slice(&stamp.mtime_nsec.to_le_bytes());
+        out[44..48].copy_from_slice(&stamp.ctime_nsec.to_le_bytes());
         out[48..52].copy_from_slice(&self.idle.to_le_bytes());
         out[52..56].copy_from_slice(&self.xattrs.to_le_bytes());
         out[56..88].copy_from_slice(self.blob.digest().as_bytes());
@@ -63,7 +62,7 @@ impl Record {
         out
     }
 
-    fn decode(bytes: &[u8; RECORD]) -> Self {
+    pub(super) fn decode(bytes: &[u8; RECORD]) -> Self {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let digest = |at: usize| -> [u8; DIGEST_LEN] {
@@ -74,8 +73,10 @@ impl Record {
             stamp: Stamp {
                 ino: word(8),
                 size: word(16),
-                mtime: (word(24).cast_signed(), half(40)),
-                ctime: (word(32).cast_signed(), half(44)),
+                mtime: word(24).cast_signed(),
+                ctime: word(32).cast_signed(),
+                mtime_nsec: half(40),
+                ctime_nsec: half(44),
             },
             idle: half(48),
             xattrs: half(52),
@@ -155,75 +156,122 @@ impl<T: Write> Hashing<T> {
     }
 }
 
-/// Reads a cache; `None` where there is none that can be believed.
-pub(super) fn read(dir: &Dir, name: &str) -> Option<(Vec<Record>, XattrTable)> {
-    decode(BufReader::with_capacity(256 * 1024, dir.open_file(name).ok()?))
+/// These bytes are no cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoCache;
+
+/// A cache that is read record by record. No record is to be believed before all of them have been read: only then does the
+/// checksum say that this is a cache.
+pub(super) struct Reader<R> {
+    input: Hashing<R>,
+    left: usize,
+    last: Option<(u64, u64)>,
 }
 
-/// No byte is believed before all of them have been hashed, and no length is.
-pub(super) fn decode(reader: impl Read) -> Option<(Vec<Record>, XattrTable)> {
-    let mut reader = Hashing::new(reader);
-    if reader.take::<8>()? != MAGIC {
+impl<R: Read> Reader<R> {
+    /// Reads what comes before the records.
+    pub(super) fn new(reader: R) -> Result<(Self, XattrTable), NoCache> {
+        let mut input = Hashing::new(reader);
+        let (table, left) = head(&mut input).ok_or(NoCache)?;
+        let last = None;
+        Ok((Self { input, left, last }, table))
+    }
+
+    /// Reads one; `None` after the last one, once the checksum was right.
+    pub(super) fn record(&mut self) -> Result<Option<Record>, NoCache> {
+        if self.left == 0 {
+            return self.is_whole().then_some(None).ok_or(NoCache);
+        }
+        self.left -= 1;
+        let record = Record::decode(&self.input.take().ok_or(NoCache)?);
+        if self.last.is_some_and(|last| last >= record.key()) {
+            return Err(NoCache);
+        }
+        self.last = Some(record.key());
+        Ok(Some(record))
+    }
+
+    fn is_whole(&mut self) -> bool {
+        let expected = *self.input.hasher.finalize().as_bytes();
+        // The comparison is of a checksum, not of a secret.
+        self.input.take() == Some(expected) && self.input.inner.read(&mut [0]).is_ok_and(|len| len == 0)
+    }
+}
+
+/// No length is believed.
+fn head(input: &mut Hashing<impl Read>) -> Option<(XattrTable, usize)> {
+    if input.take::<8>()? != MAGIC {
         return None;
     }
-    let (sets, count) = (reader.number()?, reader.number()?);
+    let (sets, count) = (input.number()?, input.number()?);
     if sets > MAX_SETS || count > MAX_RECORDS {
         return None;
     }
     let mut table = XattrTable::default();
     for number in 0..sets {
-        let len = reader.number()?;
+        let len = input.number()?;
         if len > limits::MAX_XATTRS {
             return None;
         }
         let mut bytes = vec![0; len];
-        reader.inner.read_exact(&mut bytes).ok()?;
-        reader.hasher.update(&bytes);
+        input.inner.read_exact(&mut bytes).ok()?;
+        input.hasher.update(&bytes);
         let xattrs = Xattrs::decode(&bytes).ok()?;
         if table.intern(&xattrs)? as usize != number {
             return None;
         }
     }
-    let mut records: Vec<Record> = Vec::new();
-    for _ in 0..count {
-        let record = Record::decode(&reader.take()?);
-        if records.last().is_some_and(|last| last.key() >= record.key()) {
-            return None;
+    Some((table, count))
+}
+
+/// Writes a cache record by record.
+pub(super) struct Writer<W: Write>(Hashing<BufWriter<W>>);
+
+impl<W: Write> Writer<W> {
+    /// Writes what comes before `count` records.
+    pub(super) fn new(output: W, table: &XattrTable, count: usize) -> io::Result<Self> {
+        let mut out = Hashing::new(BufWriter::with_capacity(256 * 1024, output));
+        out.put(&MAGIC)?;
+        out.put(&(table.sets.len() as u32).to_le_bytes())?;
+        out.put(&(count as u32).to_le_bytes())?;
+        for xattrs in &table.sets {
+            let bytes = encode(xattrs).unwrap_or_default();
+            out.put(&(bytes.len() as u32).to_le_bytes())?;
+            out.put(&bytes)?;
         }
+        Ok(Self(out))
+    }
+
+    /// Writes one.
+    pub(super) fn put(&mut self, record: &Record) -> io::Result<()> {
+        self.0.put(&record.encode())
+    }
+
+    /// Writes what comes after them.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        let digest = self.0.hasher.finalize();
+        self.0.inner.write_all(digest.as_bytes())?;
+        self.0.inner.flush()
+    }
+}
+
+/// Reads a whole cache.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn decode(reader: impl Read) -> Option<(Vec<Record>, XattrTable)> {
+    let (mut reader, table) = Reader::new(reader).ok()?;
+    let mut records = Vec::new();
+    while let Some(record) = reader.record().ok()? {
         records.push(record);
     }
-    let expected = reader.hasher.finalize();
-    let found: [u8; 32] = reader.take()?;
-    // The comparison is of a checksum, not of a secret.
-    (expected.as_bytes() == &found && reader.inner.read(&mut [0]).ok()? == 0).then_some((records, table))
+    Some((records, table))
 }
 
-/// Replaces the cache. Nothing is synced: what a power cut leaves of it is whole, or is seen not to be.
-pub(super) fn write(dir: &Dir, name: &str, records: &[Record], table: &XattrTable) -> Result<(), FsError> {
-    let temporary = format!(".{name}.{:08x}.new", std::process::id());
-    dir.remove_file_optional(&temporary)?;
-    let file = dir.create_file(&temporary, 0o600)?;
-    encode_all(file, records, table)
-        .map_err(|error| FsError::new("write", dir.path().join(&temporary), error))?;
-    dir.rename(&temporary, dir, name)
-}
-
-fn encode_all(file: impl Write, records: &[Record], table: &XattrTable) -> io::Result<()> {
-    let mut out = Hashing::new(BufWriter::with_capacity(256 * 1024, file));
-    out.put(&MAGIC)?;
-    out.put(&(table.sets.len() as u32).to_le_bytes())?;
-    out.put(&(records.len() as u32).to_le_bytes())?;
-    for xattrs in &table.sets {
-        let bytes = encode(xattrs).unwrap_or_default();
-        out.put(&(bytes.len() as u32).to_le_bytes())?;
-        out.put(&bytes)?;
-    }
-    for record in records {
-        out.put(&record.encode())?;
-    }
-    let digest = out.hasher.finalize();
-    out.inner.write_all(digest.as_bytes())?;
-    out.inner.flush()
+/// Writes a whole cache.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn encode_all(output: impl Write, records: &[Record], table: &XattrTable) -> io::Result<()> {
+    let mut writer = Writer::new(output, table, records.len())?;
+    records.iter().try_for_each(|record| writer.put(record))?;
+    writer.finish()
 }
 
 /// Reads bytes as a cache, once they have the checksum that they lack.
@@ -252,8 +300,10 @@ pub(crate) fn seed() -> Vec<u8> {
             stamp: Stamp {
                 ino: number,
                 size: 1000 * number,
-                mtime: (-1, 999_999_999),
-                ctime: (1_700_000_000, 1),
+                mtime: -1,
+                ctime: 1_700_000_000,
+                mtime_nsec: 999_999_999,
+                ctime_nsec: 1,
             },
             idle: 0,
             xattrs: table.intern(&sets[number as usize % 2]).expect("they are few"),

@@ -178,19 +178,22 @@ fn what_was_written_in_this_tick_is_not_remembered() {
     let stamp = Stamp {
         ino: 1,
         size: 1,
-        mtime: (100, 5),
-        ctime: (100, 5),
+        mtime: 100,
+        ctime: 100,
+        mtime_nsec: 5,
+        ctime_nsec: 5,
     };
     assert!(!stamp.is_before((100, 5)) && !stamp.is_before((99, 9)));
     assert!(stamp.is_before((100, 6)));
     // A time without nanoseconds may be a whole second's, or two's.
     let coarse = Stamp {
-        ctime: (100, 0),
+        ctime_nsec: 0,
         ..stamp
     };
     assert!(!coarse.is_before((102, 9)) && coarse.is_before((103, 0)));
     let touched = Stamp {
-        mtime: (500, 0),
+        mtime: 500,
+        mtime_nsec: 0,
         ..stamp
     };
     assert!(
@@ -334,8 +337,10 @@ fn record() -> impl Strategy<Value = Record> {
                 stamp: Stamp {
                     ino,
                     size,
-                    mtime: (mtime, mtime_ns),
-                    ctime: (ctime, ctime_ns),
+                    mtime,
+                    ctime,
+                    mtime_nsec: mtime_ns,
+                    ctime_nsec: ctime_ns,
                 },
                 idle,
                 xattrs: 0,
@@ -353,13 +358,38 @@ proptest! {
         let mut table = XattrTable::default();
         table.intern(&Xattrs::new()).unwrap();
         table.intern(&[(b"user.a".to_vec(), b"b".to_vec())].into_iter().collect()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let place = Dir::open_ambient(dir.path()).unwrap();
-        super::record::write(&place, "stat", &records, &table).unwrap();
-        let (read, sets) = super::record::read(&place, "stat").unwrap();
+        let mut bytes = Vec::new();
+        super::record::encode_all(&mut bytes, &records, &table).unwrap();
+        let (read, sets) = decode(&bytes[..]).unwrap();
         prop_assert_eq!(read, records);
         prop_assert_eq!(sets.get(1), table.get(1));
         prop_assert_eq!(sets.get(2), None);
+    }
+
+    #[test]
+    fn runs_are_merged_into_one_order(records in proptest::collection::vec(record(), 1..40), rounds in 1..20usize, run in 1..600usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Dir::open_ambient(dir.path()).unwrap();
+        let mut fresh = super::fresh::Fresh::with_runs_of(run);
+        let mut all = std::collections::BTreeMap::new();
+        // Many inodes from few records: runs are long.
+        for round in 0..rounds {
+            for record in &records {
+                let mut record = *record;
+                record.device %= 3;
+                record.stamp.ino = record.stamp.ino.rotate_left(round as u32 % 7);
+                fresh.push(record, || place.create_unnamed(0o600).map_err(std::io::Error::other)).unwrap();
+                all.insert(record.key(), ());
+            }
+        }
+        prop_assert_eq!(fresh.len(), rounds * records.len());
+        fresh.sort();
+        let mut merged = fresh.merged().unwrap();
+        let mut keys = Vec::new();
+        while let Some(record) = merged.take().unwrap() {
+            keys.push(record.key());
+        }
+        prop_assert_eq!(keys, all.into_keys().collect::<Vec<_>>());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::super::object::{encode_error, inode_matches};
 use super::super::traverse::variant_bits;
 use super::super::{ObjectKind, RepoError, RepoMode, object_path, variant_path};
 use super::hash::{Hashed, Scratch, changed, copy_verified, hash_into, hash_reader, write_whole};
-use super::{BASE, Claim, StoreOutcome, StoredBlob, Transaction};
+use super::{Claim, ONLY, StoreOutcome, StoredBlob, Transaction};
 
 /// The name that a blob gets in the staging directory, below its kind.
 pub(super) struct Place {
@@ -325,10 +325,7 @@ impl Transaction<'_> {
             });
         }
         if self.repo.mode() == RepoMode::BareUser {
-            let new = present.is_none()
-                && claims
-                    .insert((ObjectKind::Blob, *blob.digest(), BASE), Claim::Staged)
-                    .is_none();
+            let new = present.is_none() && claims.stage(ObjectKind::Blob, blob.digest(), ONLY);
             return Ok(new.then_some(Place {
                 path: base,
                 variant: false,
@@ -343,16 +340,11 @@ impl Transaction<'_> {
             .variant_name()
             .map_err(|source| encode_error("inode metadata", source))?;
         let bits = variant_bits(metadata)?;
-        if claims.contains_key(&(ObjectKind::Blob, *blob.digest(), bits)) {
+        if claims.has_inode(blob.digest(), bits) {
             return Ok(None);
         }
         // The first variant of a new blob becomes its base.
-        if present.is_none()
-            && claims
-                .insert((ObjectKind::Blob, *blob.digest(), BASE), Claim::Staged)
-                .is_none()
-        {
-            claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Elsewhere);
+        if present.is_none() && claims.stage(ObjectKind::Blob, blob.digest(), bits) {
             return Ok(Some(Place {
                 path: base,
                 variant: false,
@@ -362,10 +354,10 @@ impl Transaction<'_> {
         if let Some(stat) = objects.stat_optional(&path)?
             && inode_matches(objects, &path, &stat, metadata)?
         {
-            claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Elsewhere);
+            claims.variants.insert((*blob.digest(), bits), Claim::Elsewhere);
             return Ok(None);
         }
-        claims.insert((ObjectKind::Blob, *blob.digest(), bits), Claim::Staged);
+        claims.variants.insert((*blob.digest(), bits), Claim::Staged);
         Ok(Some(Place { path, variant: true }))
     }
 
