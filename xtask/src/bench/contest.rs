@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::bare;
+use super::discard::Discards;
 use super::measure::{settle, time};
 use crate::debian::Trees;
 use crate::process::run;
@@ -147,6 +148,7 @@ pub struct Ring {
     v1: PathBuf,
     v2: PathBuf,
     kernel_kept: Option<PathBuf>,
+    discards: Discards,
 }
 
 /// What a kernel consists of, in a tree.
@@ -186,6 +188,7 @@ impl Ring {
             v1: directory.join("v1"),
             v2: directory.join("v2"),
             kernel_kept: None,
+            discards: Discards::beneath(directory),
         }
     }
 
@@ -213,12 +216,22 @@ impl Ring {
         })
     }
 
+    /// Sees to it that there is room for another run.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn make_room(&self) -> Result<()> {
+        self.discards.make_room(&self.directory)
+    }
+
     /// Brings a contestant to where it was before a run.
     ///
     /// # Errors
-    /// If something cannot be removed or made.
+    /// If something cannot be put aside or made.
     pub fn reset(&self, contestant: Contestant) -> Result<()> {
-        self.remove(contestant)?;
+        for made in self.made(contestant)? {
+            self.discards.put(&made)?;
+        }
         match contestant {
             Contestant::Atomos => time(&mut self.atomos(&["init", "--mode", "bare", "--quiet"]))?,
             Contestant::Ostree => time(&mut self.ostree(&["init", "--mode=bare"]))?,
@@ -231,20 +244,27 @@ impl Ring {
         settle(&self.directory)
     }
 
-    /// Removes all that a contestant made.
+    /// Removes all that was made.
     ///
     /// # Errors
     /// If it cannot be removed.
-    pub fn remove(&self, contestant: Contestant) -> Result<()> {
+    pub fn remove_all(&self) -> Result<()> {
+        for contestant in Contestant::ALL {
+            for made in self.made(contestant)? {
+                remove(&made)?;
+            }
+        }
+        self.discards.empty()
+    }
+
+    /// What a contestant makes, none of it mounted.
+    fn made(&self, contestant: Contestant) -> Result<Vec<PathBuf>> {
+        let mut made = vec![self.repo(contestant), self.checkout_directory(contestant)];
         if contestant == Contestant::Atomos {
             self.unmount()?;
+            made.extend([self.adopting(), self.consumed()]);
         }
-        remove(&self.repo(contestant))?;
-        if contestant == Contestant::Atomos {
-            remove(&self.adopting())?;
-            remove(&self.consumed())?;
-        }
-        remove(&self.checkout_directory(contestant))
+        Ok(made)
     }
 
     /// A repository that adopts a tree, and the tree.
@@ -278,16 +298,16 @@ impl Ring {
         self.directory.join("consumed")
     }
 
-    /// Removes what a piece of work would find in its way.
+    /// Puts aside what a piece of work would find in its way.
     ///
     /// # Errors
-    /// If it cannot be removed.
+    /// If it cannot be renamed, or what is needed cannot be made.
     pub fn clear(&self, contestant: Contestant, work: Work) -> Result<()> {
         if matches!(
             work,
             Work::Checkout | Work::CheckoutSynced | Work::Update | Work::UpdateKernelKept
         ) {
-            remove(&self.checkout_directory(contestant))?;
+            self.discards.put(&self.checkout_directory(contestant))?;
         }
         if contestant == Contestant::Atomos {
             match work {
@@ -299,8 +319,8 @@ impl Ring {
                 }
                 Work::Mount => self.unmount()?,
                 Work::Adopt => {
-                    remove(&self.adopting())?;
-                    remove(&self.consumed())?;
+                    self.discards.put(&self.adopting())?;
+                    self.discards.put(&self.consumed())?;
                     time(&mut self.atomos_in(&self.adopting(), &["init", "--mode", "bare", "--quiet"]))?;
                     run(Command::new("cp").arg("-a").arg(&self.v1).arg(self.consumed()))?;
                 }
@@ -314,16 +334,16 @@ impl Ring {
         time(&mut self.atomos(&["checkout", "--link", "hardlink", revision, path(to)])).map(drop)
     }
 
-    /// Makes what a checkout makes without anything that a checkout is for, and removes it. Returns how long making took.
+    /// Makes what a checkout makes without anything that a checkout is for, and puts it aside. Returns how long making took.
     ///
     /// # Errors
     /// If a system call fails.
     pub fn bare_checkout(&self) -> Result<Duration> {
         let to = self.directory.join("bare");
-        remove(&to)?;
+        self.discards.put(&to)?;
         settle(&self.directory)?;
         let elapsed = bare::check_out(&self.checkout_directory(Contestant::Atomos), &to)?;
-        remove(&to)?;
+        self.discards.put(&to)?;
         Ok(elapsed)
     }
 
@@ -333,12 +353,12 @@ impl Ring {
     /// If a system call fails.
     pub fn bare_update(&self) -> Result<(Duration, bare::Steps)> {
         let to = self.directory.join("bare");
-        remove(&to)?;
+        self.discards.put(&to)?;
         self.check_out(FIRST, &to)?;
         let plan = bare::Plan::new(&to, &self.checkout_directory(Contestant::Atomos))?;
         settle(&self.directory)?;
         let elapsed = plan.carry_out()?;
-        remove(&to)?;
+        self.discards.put(&to)?;
         Ok((elapsed, plan.steps()))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::contest::{Contestant, Ring, Work, remove};
+use super::discard;
 use super::measure::time_and_watch;
 use super::small;
 
@@ -47,8 +48,12 @@ pub fn measure(directory: &Path, atomos: &Path) -> Result<Growth> {
             eprintln!("  {:<40} {:.2} s", work.title(), cost.0.as_secs_f64());
             growth.add(index, work, cost);
         }
-        ring.remove(Contestant::Atomos)?;
+        ring.remove_all()?;
         remove(directory)?;
+        if index + 1 < Growth::FILES.len() {
+            eprintln!("waiting until the removed inodes are used again");
+            std::thread::sleep(discard::RECENT);
+        }
     }
     Ok(growth)
 }

@@ -8,6 +8,7 @@ mod bare;
 mod contest;
 mod delivery;
 mod deploy;
+mod discard;
 mod growth;
 mod machine;
 mod measure;
@@ -25,7 +26,7 @@ use crate::debian::{self, Availability};
 use crate::own_disk::Again;
 use crate::process::{has_program, is_root};
 use crate::workspace;
-use contest::{Contestant, Ring};
+use contest::Ring;
 use report::{Circumstances, Results};
 
 /// How to run it.
@@ -217,9 +218,7 @@ fn measure_all(
         let ring = Ring::prepare(work, atomos, trees)?;
         if args.has(Part::Store) {
             results.store = Some(store::measure(&ring, args.runs)?);
-            for contestant in Contestant::ALL {
-                ring.remove(contestant)?;
-            }
+            ring.remove_all()?;
         }
         if args.has(Part::Shutdown) {
             eprintln!("shutdown");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::contest::{Contestant, Ring, remove};
+use super::contest::{Ring, remove};
 use super::store::{self, Store};
 use crate::process::run;
 use crate::random::Random;
@@ -45,9 +45,7 @@ pub fn measure(directory: &Path, atomos: &Path, runs: u16) -> Result<Store> {
     make_trees(directory, FILES)?;
     let ring = Ring::of(directory, atomos);
     let store = store::measure(&ring, runs)?;
-    for contestant in Contestant::ALL {
-        ring.remove(contestant)?;
-    }
+    ring.remove_all()?;
     remove(directory)?;
     Ok(store)
 }

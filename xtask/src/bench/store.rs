@@ -36,6 +36,7 @@ pub fn measure(ring: &Ring, runs: u16) -> Result<Store> {
     let mut store = Store::default();
     for number in 0..runs {
         eprintln!("run {} of {runs}", number + 1);
+        ring.make_room()?;
         for contestant in Contestant::ALL {
             ring.reset(contestant)?;
         }
@@ -84,6 +85,7 @@ impl Store {
     /// One run more, for what timing would disturb or be disturbed by.
     fn count_and_watch(&mut self, ring: &Ring) -> Result<()> {
         eprintln!("memory and counts");
+        ring.make_room()?;
         let mut before = None;
         for contestant in [Contestant::Atomos, Contestant::Ostree] {
             ring.reset(contestant)?;
