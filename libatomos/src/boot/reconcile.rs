@@ -336,6 +336,9 @@ impl ReconcilePlan {
         let menu = stage_menu(boot, &found, &self.remove_entries)?;
         // Kernels and entries must be where a loader finds them before a name leads to them, and even if nothing was
         // copied: the process that copied it may have died.
+        // No power cut shows this sync: that is, its second half, the freeze. `syncfs` brings ext4's names to their place, and on
+        // an XFS as small as a test's these inodes are neighbours, which are written at once. On a larger one they may get there
+        // in any order, and GRUB looks for them there.
         flush(boot)?;
         failpoint::hit("boot.reconcile.kernels-synced")?;
 

@@ -105,7 +105,9 @@ impl SourceTree {
 
 impl Listing {
     fn push(&mut self, node: SourceNode, stat: &Stat) {
-        self.nodes.push((node, Stamp::of(stat), stat.nlink > 1));
+        // A directory has a link for each directory in it, and is no file of the store.
+        let is_linked = stat.kind == FileKind::File && stat.nlink > 1;
+        self.nodes.push((node, Stamp::of(stat), is_linked));
     }
 }
 
