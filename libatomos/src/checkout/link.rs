@@ -12,12 +12,12 @@ use rustix::io::Errno;
 
 use crate::digest::BlobId;
 use crate::failpoint::fault::call;
-use crate::format::Metadata;
+use crate::format::{Metadata, Node};
 use crate::fs::{CopyMethod, Dir, FsError, apply_to_file, copy_file_data};
-use crate::repo::{ObjectKind, Repo, RepoError, RepoMode, Room};
+use crate::repo::{Likely, ObjectKind, Repo, RepoError, RepoMode, Room};
 
 use super::metadata::apply_user_to_file;
-use super::{CheckoutError, LinkMode, Ownership};
+use super::{CheckoutError, CheckoutReport, LinkMode, Ownership};
 
 /// Puts files into place, and counts how.
 pub(super) struct Ladder<'a> {
@@ -26,10 +26,10 @@ pub(super) struct Ladder<'a> {
     ownership: Ownership,
     room: Room,
     hardlinks: AtomicBool,
-    pub(super) hardlinked: AtomicU64,
-    pub(super) reflinked: AtomicU64,
-    pub(super) copied: AtomicU64,
-    pub(super) bytes_copied: AtomicU64,
+    hardlinked: AtomicU64,
+    reflinked: AtomicU64,
+    copied: AtomicU64,
+    bytes_copied: AtomicU64,
 }
 
 impl<'a> Ladder<'a> {
@@ -49,6 +49,14 @@ impl<'a> Ladder<'a> {
         }
     }
 
+    /// Adds what was put into place to a report.
+    pub(super) fn count(&self, report: &mut CheckoutReport) {
+        report.hardlinked += self.hardlinked.load(Ordering::Relaxed);
+        report.reflinked += self.reflinked.load(Ordering::Relaxed);
+        report.copied += self.copied.load(Ordering::Relaxed);
+        report.bytes_copied += self.bytes_copied.load(Ordering::Relaxed);
+    }
+
     /// Makes the file `name` in `dir`.
     pub(super) fn place(
         &self,
@@ -64,46 +72,74 @@ impl<'a> Ladder<'a> {
             self.copied.fetch_add(1, Ordering::Relaxed);
             return self.apply(&file, metadata, dir, name);
         }
-        if self.hardlinks.load(Ordering::Relaxed) && self.hardlink(dir, name, blob, size, metadata)? {
-            self.hardlinked.fetch_add(1, Ordering::Relaxed);
+        if let Some(inode) = self.inode(dir, name, (blob, size), metadata, Likely::Blob)?
+            && self.link(&inode, dir, name)?
+        {
             return Ok(());
         }
         self.copy(dir, name, blob, size, metadata)
     }
 
-    fn hardlink(
+    /// Whether files may be linked: so it is hoped, until one cannot.
+    pub(super) fn links(&self) -> bool {
+        self.hardlinks.load(Ordering::Relaxed)
+    }
+
+    /// Whether what is there already, and is no link to the store, may stay as it is.
+    pub(super) const fn may_keep(&self, node: &Node) -> bool {
+        let is_any = matches!(self.mode, LinkMode::Auto | LinkMode::Copy);
+        is_any || matches!(node, Node::File { size: 0, .. }) || !matches!(node, Node::File { .. })
+    }
+
+    /// Looks for the store's inode of the file that is to be `name` in `dir`, first where it is `likely` to be. `None` where the file is
+    /// to be a copy.
+    pub(super) fn inode(
         &self,
         dir: &Dir,
         name: &Path,
-        blob: &BlobId,
-        size: u64,
+        (blob, size): (&BlobId, u64),
         metadata: &Metadata,
-    ) -> Result<bool, CheckoutError> {
-        let must = self.mode == LinkMode::Hardlink;
-        let refuse = |reason: String| CheckoutError::LinkMode {
-            wanted: "hardlink",
-            path: dir.path().join(name),
-            reason,
-        };
-        let Some((path, found)) = self.repo.find_variant(blob, metadata)? else {
-            if self.repo.has_object(ObjectKind::Blob, blob.digest())? {
-                let reason = "the store has no inode of it with this owner, mode, time and attributes";
-                return if must {
-                    Err(refuse(reason.to_owned()))
-                } else {
-                    Ok(false)
-                };
+        likely: Likely,
+    ) -> Result<Option<String>, CheckoutError> {
+        if size == 0 || !self.links() {
+            return Ok(None);
+        }
+        let Some((path, found)) = self.repo.find_likely(blob, metadata, likely)? else {
+            if !self.repo.has_object(ObjectKind::Blob, blob.digest())? {
+                return Err(RepoError::ObjectMissing {
+                    kind: ObjectKind::Blob,
+                    digest: *blob.digest(),
+                }
+                .into());
             }
-            return Err(RepoError::ObjectMissing {
-                kind: ObjectKind::Blob,
-                digest: *blob.digest(),
-            }
-            .into());
+            return match self.mode {
+                LinkMode::Hardlink => {
+                    let reason = "the store has no inode of it with this owner, mode, time and attributes";
+                    Err(refuse_link(dir, name, reason.to_owned()))
+                }
+                _ => Ok(None),
+            };
         };
         check_size(blob, size, found)?;
+        Ok(Some(path))
+    }
+
+    /// Makes `name` in `dir` a link to the store's `inode`. Returns whether it is one, for it may have to be a copy.
+    pub(super) fn link(&self, inode: &str, dir: &Dir, name: &Path) -> Result<bool, CheckoutError> {
+        let is_linked = self.try_link(inode, dir, name)?;
+        self.hardlinked.fetch_add(u64::from(is_linked), Ordering::Relaxed);
+        Ok(is_linked)
+    }
+
+    /// As [`link`](Self::link), not counted.
+    pub(super) fn try_link(&self, inode: &str, dir: &Dir, name: &Path) -> Result<bool, CheckoutError> {
+        let must = self.mode == LinkMode::Hardlink;
+        if !self.links() {
+            return Ok(false);
+        }
         let objects = self.repo.kind_dir(ObjectKind::Blob);
         match call("link", || {
-            rustix::fs::linkat(objects, &path, dir, name, AtFlags::empty())
+            rustix::fs::linkat(objects, inode, dir, name, AtFlags::empty())
         }) {
             Ok(()) => Ok(true),
             // One file has too many names; the others may still be linked.
@@ -114,12 +150,13 @@ impl<'a> Ladder<'a> {
                 }
                 Ok(false)
             }
-            Err(errno) if must => Err(refuse(io::Error::from(errno).to_string())),
+            Err(errno) if must => Err(refuse_link(dir, name, io::Error::from(errno).to_string())),
             Err(errno) => Err(FsError::new("link", dir.path().join(name), errno).into()),
         }
     }
 
-    fn copy(
+    /// Makes `name` in `dir` a file of its own, which may share the blob's blocks.
+    pub(super) fn copy(
         &self,
         dir: &Dir,
         name: &Path,
@@ -167,6 +204,14 @@ impl<'a> Ladder<'a> {
             Ownership::User => apply_user_to_file(file, metadata, &path)?,
         }
         Ok(())
+    }
+}
+
+fn refuse_link(dir: &Dir, name: &Path, reason: String) -> CheckoutError {
+    CheckoutError::LinkMode {
+        wanted: "hardlink",
+        path: dir.path().join(name),
+        reason,
     }
 }
 

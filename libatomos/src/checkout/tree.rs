@@ -106,16 +106,15 @@ pub(super) fn materialise(
     if let Some(error) = job.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    Ok(CheckoutReport {
+    let mut report = CheckoutReport {
         directories: job.directories.into_inner(),
-        hardlinked: job.ladder.hardlinked.into_inner(),
-        reflinked: job.ladder.reflinked.into_inner(),
-        copied: job.ladder.copied.into_inner(),
-        bytes_copied: job.ladder.bytes_copied.into_inner(),
         symlinks: job.symlinks.into_inner(),
         special_files: job.special.into_inner(),
         skipped: job.skipped.into_inner(),
-    })
+        ..CheckoutReport::default()
+    };
+    job.ladder.count(&mut report);
+    Ok(report)
 }
 
 /// The dirtrees of a checkout, read before anything is made: a missing one is found in time, and a bar has an exact end.

@@ -312,22 +312,12 @@ impl Dir {
         let fail = |errno: rustix::io::Errno| FsError::new("list", self.path.clone(), errno);
         // A descriptor of its own: the position in a directory belongs to the open file, which others may share.
         let fd = rustix::fs::openat(&self.fd, ".", dir_flags(), Mode::empty()).map_err(fail)?;
-        let mut buffer = Vec::with_capacity(32 * 1024);
-        let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
-        let mut entries = Vec::new();
-        while let Some(entry) = raw.next() {
-            let entry = entry.map_err(fail)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                entries.push(DirEntry {
-                    name: OsStr::from_bytes(name).to_owned(),
-                    kind: entry.file_type().into(),
-                    ino: entry.ino(),
-                });
-            }
-        }
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+        list(fd.as_fd()).map_err(fail)
+    }
+
+    /// As [`entries`](Self::entries), once, for whoever has just opened the directory: its position moves.
+    pub(crate) fn entries_once(&mut self) -> Result<Vec<DirEntry>, FsError> {
+        list(self.fd.as_fd()).map_err(|errno| FsError::new("list", self.path.clone(), errno))
     }
 
     /// Removes the file, link or device `name`.
@@ -356,15 +346,6 @@ impl Dir {
     /// Removes `name`, whatever it is, with all beneath it; nothing there is no error.
     pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
         super::tree::remove_tree(self, name.as_ref())
-    }
-
-    /// As [`remove_tree`](Self::remove_tree), where `empty` removes what is in the directory; it is not asked where something is mounted.
-    pub(crate) fn remove_tree_by(
-        &self,
-        name: impl AsRef<Path>,
-        empty: impl FnOnce(&Self) -> Result<(), FsError>,
-    ) -> Result<(), FsError> {
-        super::tree::remove_tree_by(self, name.as_ref(), empty)
     }
 
     /// Renames `name` to `new_name` in `target`, replacing what is there.
@@ -565,6 +546,25 @@ fn dir_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
+fn list(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<DirEntry>> {
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
+    let mut entries = Vec::new();
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            entries.push(DirEntry {
+                name: OsStr::from_bytes(name).to_owned(),
+                kind: entry.file_type().into(),
+                ino: entry.ino(),
+            });
+        }
+    }
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
 fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -573,16 +573,19 @@ fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
     }
 }
 
+/// What a small file has at most, in bytes.
+const SMALL: usize = 16 * 1024;
+
 fn read_bounded(file: File, limit: usize) -> io::Result<Vec<u8>> {
-    // The size is a hint that saves reads; what counts is what is read.
-    let size = file.metadata()?.len().min(limit as u64) as usize;
-    let mut bytes = Vec::with_capacity(size + 1);
+    // Most are small: one call has such a file, another finds its end, and nobody has to ask for its size.
+    let mut bytes = Vec::with_capacity(SMALL.min(limit) + 1);
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::other(format!(
             "it has more than the {limit} bytes allowed here"
         )));
     }
+    bytes.shrink_to_fit();
     Ok(bytes)
 }
 

@@ -15,15 +15,6 @@ use super::{
 /// Removes `name` in `parent` with all beneath it. Does not cross into what is mounted there, be it another file system
 /// or a directory of the same one: a mount is an error (`EBUSY`), as it is for `rmdir`.
 pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
-    remove_tree_by(parent, name, remove_tree_contents)
-}
-
-/// As [`remove_tree`], where `empty` removes what is in the directory.
-pub(super) fn remove_tree_by(
-    parent: &Dir,
-    name: &Path,
-    empty: impl FnOnce(&Dir) -> Result<(), FsError>,
-) -> Result<(), FsError> {
     let Some(stat) = parent.stat_optional(name)? else {
         return Ok(());
     };
@@ -34,7 +25,7 @@ pub(super) fn remove_tree_by(
     if let Some(dir) = parent.open_dir_unless_mount(name)?
         && dir.stat_self()?.dev == parent.stat_self()?.dev
     {
-        empty(&dir)?;
+        remove_tree_contents(&dir)?;
     }
     parent.remove_dir(name)
 }

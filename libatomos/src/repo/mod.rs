@@ -46,6 +46,7 @@ pub(crate) use init::random_hex;
 pub use layout::ObjectKind;
 pub(crate) use layout::{object_path, parse_object_name, variant_path};
 pub use mounts::MountId;
+pub(crate) use object::Likely;
 pub use partial::PartialCommits;
 pub use prune::{PruneOptions, PruneReport};
 pub use pull_local::{LocalPullOptions, LocalPullReport};

@@ -10,6 +10,15 @@ use crate::fs::{Dir, FileKind, FsError, SELINUX, Stat, read_xattrs_at};
 
 use super::{ObjectKind, Repo, RepoError, RepoMode, object_path, parse_object_name, variant_path};
 
+/// Which inode of a blob is the likelier to have some metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Likely {
+    /// The first that there was.
+    Blob,
+    /// One that was made since.
+    Variant,
+}
+
 impl Repo {
     /// Returns whether the object is there; its bytes are not looked at.
     pub fn has_object(&self, kind: ObjectKind, digest: &Digest) -> Result<bool, RepoError> {
@@ -119,23 +128,43 @@ impl Repo {
         blob: &BlobId,
         metadata: &Metadata,
     ) -> Result<Option<(String, u64)>, RepoError> {
+        self.find_likely(blob, metadata, Likely::Blob)
+    }
+
+    /// As [`find_variant`](Self::find_variant), looking first where it is `likely` to be.
+    pub(crate) fn find_likely(
+        &self,
+        blob: &BlobId,
+        metadata: &Metadata,
+        likely: Likely,
+    ) -> Result<Option<(String, u64)>, RepoError> {
         let objects = self.kind_dir(ObjectKind::Blob);
-        let base = object_path(blob.digest());
-        match objects.stat_optional(&base)? {
-            None => return Ok(None),
-            Some(stat) if inode_matches(objects, &base, &stat, metadata)? => {
-                return Ok(Some((base, stat.size)));
+        let at = |path: String| -> Result<(bool, Option<(String, u64)>), RepoError> {
+            match objects.stat_optional(&path)? {
+                None => Ok((false, None)),
+                // The name alone is not believed: 128 bits can be collided, and a setuid inode is worth it.
+                Some(stat) if inode_matches(objects, &path, &stat, metadata)? => {
+                    Ok((true, Some((path, stat.size))))
+                }
+                Some(_) => Ok((true, None)),
             }
-            Some(_) => {}
-        }
-        let name = metadata
-            .variant_name()
-            .map_err(|source| encode_error("inode metadata", source))?;
-        let path = variant_path(blob.digest(), &name);
-        match objects.stat_optional(&path)? {
-            // The name alone is not believed: 128 bits can be collided, and a setuid inode is worth it.
-            Some(stat) if inode_matches(objects, &path, &stat, metadata)? => Ok(Some((path, stat.size))),
-            _ => Ok(None),
+        };
+        let variant = || -> Result<_, RepoError> {
+            let name = metadata
+                .variant_name()
+                .map_err(|source| encode_error("inode metadata", source))?;
+            Ok(at(variant_path(blob.digest(), &name))?.1)
+        };
+        let base = || at(object_path(blob.digest()));
+        match likely {
+            Likely::Blob => match base()? {
+                (true, None) => variant(),
+                (_, found) => Ok(found),
+            },
+            Likely::Variant => match variant()? {
+                None => Ok(base()?.1),
+                found => Ok(found),
+            },
         }
     }
 

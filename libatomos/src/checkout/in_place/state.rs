@@ -23,12 +23,21 @@ pub(super) struct Look<'a> {
 impl Look<'_> {
     /// Returns whether `entry` lies in `dir` as a checkout makes it. Of a directory, only its own metadata is looked at.
     pub(super) fn is(&self, dir: &Dir, entry: &Entry) -> Result<bool, CheckoutError> {
+        match dir.stat_optional(OsStr::from_bytes(&entry.name))? {
+            Some(stat) => self.has(dir, entry, &stat),
+            None => Ok(self.is_left_out(entry)),
+        }
+    }
+
+    /// Returns whether a checkout does not make the entry: an ordinary user makes no devices.
+    pub(super) fn is_left_out(&self, entry: &Entry) -> bool {
+        let is_device = matches!(entry.node, Node::Char { .. } | Node::Block { .. });
+        is_device && self.ownership == Ownership::User
+    }
+
+    /// As [`is`](Self::is), of what is known to have `stat`.
+    pub(super) fn has(&self, dir: &Dir, entry: &Entry, stat: &Stat) -> Result<bool, CheckoutError> {
         let name = OsStr::from_bytes(&entry.name);
-        let Some(stat) = dir.stat_optional(name)? else {
-            // An ordinary user makes no devices.
-            let is_device = matches!(entry.node, Node::Char { .. } | Node::Block { .. });
-            return Ok(is_device && self.ownership == Ownership::User);
-        };
         let is_same = match &entry.node {
             Node::Dir { .. } => stat.kind == FileKind::Dir,
             Node::Fifo => stat.kind == FileKind::Fifo,
@@ -37,11 +46,11 @@ impl Look<'_> {
             Node::Symlink { target } => stat.kind == FileKind::Symlink && dir.read_link(name)? == *target,
             Node::File { size, .. } => stat.kind == FileKind::File && stat.size == *size,
         };
-        if !is_same || !self.has_metadata(dir, name, &stat, entry)? {
+        if !is_same || !self.has_metadata(dir, name, stat, entry)? {
             return Ok(false);
         }
         match &entry.node {
-            Node::File { blob, .. } => self.has_bytes(dir, name, &stat, blob, &entry.metadata),
+            Node::File { blob, .. } => self.has_bytes(dir, name, stat, blob, &entry.metadata),
             _ => Ok(true),
         }
     }

@@ -1,6 +1,6 @@
-//! What has to be done, found out before anything is: where the trees differ, and whether the directory is what it should be
-//! there. Whoever changed something that would be overwritten or removed keeps it, and is told. Directories are looked at in
-//! parallel, on the pool of the caller.
+//! What has to be done, found out before anything is: where the trees differ, whether the directory is what it should be
+//! there, and whether the store has what is to come. Whoever changed something that would be overwritten or removed keeps it, and
+//! is told. Names are looked at in parallel, on the pool of the caller.
 
 use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
@@ -11,76 +11,43 @@ use rayon::prelude::*;
 
 use crate::cancel::Cancel;
 use crate::checkout::CheckoutError;
+use crate::checkout::link::Ladder;
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
-use crate::fs::{Dir, FileKind};
-use crate::repo::check_depth;
+use crate::fs::{Dir, FileKind, Stat};
+use crate::repo::{Likely, check_depth};
 
 use super::Union;
+use super::plan::{Gone, Others, Own, Plan, Put, Step, There, differ_in_time, is_dir};
 use super::state::Look;
 
-/// Paths that are named when something was changed.
-pub(super) const NAMED: usize = 20;
-
-/// What becomes of one directory that exists.
-#[derive(Debug, Default)]
-pub(super) struct Step {
-    /// From the checkout's root.
-    pub(super) path: PathBuf,
-    pub(super) remove: Vec<OsString>,
-    pub(super) put: Vec<Put>,
-    /// What the directory's own becomes.
-    pub(super) metadata: Option<Metadata>,
-}
-
-/// A name that comes to lead to something else.
-#[derive(Debug)]
-pub(super) struct Put {
-    pub(super) name: OsString,
-    /// Which of the staged entries it gets.
-    pub(super) staged: usize,
-    /// Whether what is there goes first: no rename puts a file in the place of a directory, or a directory in that of a file.
-    pub(super) in_the_way: bool,
-}
-
-/// What has to be done.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) steps: Vec<Step>,
-    /// What has to be made, under the numbers that [`Put::staged`] has.
-    pub(super) staged: Vec<Entry>,
-    /// Entries that are new, other, and gone.
-    pub(super) added: u64,
-    pub(super) changed: u64,
-    pub(super) removed: u64,
-}
+/// Files that a thread looks at before another takes some of them.
+const TOGETHER: usize = 16;
 
 /// Looks at a directory.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Survey<'a> {
     pub(super) look: Look<'a>,
+    pub(super) ladder: &'a Ladder<'a>,
     pub(super) cancel: &'a Cancel,
     /// Part of the work may have been done by one that was interrupted.
     pub(super) resuming: bool,
     /// Look at everything, not only at what has to change.
     pub(super) all: bool,
+    pub(super) others: Others,
 }
 
-/// What was found in a directory, or in several.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) plan: Plan,
-    /// What is not as it should be: the first of it, and how much.
-    pub(super) others: Vec<PathBuf>,
-    pub(super) other_count: u64,
-}
+/// A name in the two trees, in one of which it may not be.
+type Pair<'e> = (Option<&'e Entry>, Option<&'e Entry>);
 
-/// A directory of a place that has to be looked at, by itself.
-enum Below<'e> {
-    /// It is in both trees.
-    Changed(&'e Entry, &'e Entry),
-    /// It is to be gone, or something else comes to its place.
-    Gone(&'e Entry),
+/// What has to be done with one name.
+enum Part {
+    Nothing,
+    /// Something in the directory of that name.
+    Below(Plan),
+    Added(Put),
+    Changed(Put),
+    Retimed(OsString, i64),
+    Removed(Gone),
 }
 
 /// A directory, in which something is to be done.
@@ -96,255 +63,271 @@ impl Place<'_> {
     }
 }
 
-impl Found {
-    fn other(&mut self, path: PathBuf) {
-        self.other_count += 1;
-        if self.others.len() < NAMED {
-            self.others.push(path);
-        }
-    }
-
-    /// Has `entry` made. `there` says of what is in its place whether that is a directory.
-    fn stage(&mut self, step: &mut Step, entry: &Entry, there: Option<bool>) {
-        let is_dir = matches!(entry.node, Node::Dir { .. });
-        step.put.push(Put {
-            name: OsStr::from_bytes(&entry.name).to_owned(),
-            staged: self.plan.staged.len(),
-            in_the_way: there.is_some_and(|is_dir_there| is_dir || is_dir_there),
-        });
-        self.plan.staged.push(entry.clone());
-    }
-
-    /// Adds what was found elsewhere.
-    fn join(&mut self, mut found: Self) {
-        let before = self.plan.staged.len();
-        for put in found.plan.steps.iter_mut().flat_map(|step| &mut step.put) {
-            put.staged += before;
-        }
-        self.plan.steps.append(&mut found.plan.steps);
-        self.plan.staged.append(&mut found.plan.staged);
-        self.plan.added += found.plan.added;
-        self.plan.changed += found.plan.changed;
-        self.plan.removed += found.plan.removed;
-        let room = NAMED - self.others.len();
-        self.others.extend(found.others.into_iter().take(room));
-        self.other_count += found.other_count;
-    }
-}
-
 impl Survey<'_> {
     fn load(&self, tree: &DirTreeId) -> Result<DirTree, CheckoutError> {
         Ok(self.look.repo.load_dirtree(tree)?)
     }
 
-    /// Compares `old`, which the directory was made of, with `new`.
+    /// Compares `old`, which the directory was made of, with `new`. `metadata` is what the directory itself gets.
     pub(super) fn update(
         &self,
         dir: &Dir,
         trees: (&DirTreeId, &DirTreeId),
         metadata: Option<Metadata>,
-    ) -> Result<Found, CheckoutError> {
+    ) -> Result<Plan, CheckoutError> {
         let place = Place {
             dir,
             path: Path::new(""),
             depth: 0,
         };
-        self.update_in(&place, trees, metadata)
+        self.update_in(&place, trees, metadata.map(Own::anew), true)
     }
 
-    /// `metadata` is what the directory gets where that changes, or where something in the directory does.
+    /// `own` is what the directory itself gets where something in it changes, or where that `must` be.
     fn update_in(
         &self,
         place: &Place<'_>,
         (old, new): (&DirTreeId, &DirTreeId),
-        metadata: Option<Metadata>,
-    ) -> Result<Found, CheckoutError> {
+        own: Option<Own>,
+        must: bool,
+    ) -> Result<Plan, CheckoutError> {
         check_depth(place.depth, &place.path.to_string_lossy())?;
+        let (old, new) = (self.load(old)?, self.load(new)?);
+        let differing = side_by_side(old.entries(), new.entries()).filter(|(a, b)| self.all || a != b);
+        // A directory is as much work as all files of another one.
+        let (dirs, files): (Vec<Pair<'_>>, Vec<Pair<'_>>) =
+            differing.partition(|(before, after)| before.is_some_and(is_dir) || after.is_some_and(is_dir));
+        let look = |pair: &Pair<'_>| self.name(place, *pair);
+        let dirs: Vec<Part> = dirs.par_iter().map(look).collect::<Result<_, _>>()?;
+        let files: Vec<Part> = files
+            .par_iter()
+            .with_min_len(TOGETHER)
+            .map(look)
+            .collect::<Result<_, _>>()?;
         let mut step = Step {
             path: place.path.to_owned(),
             ..Step::default()
         };
-        let mut found = Found::default();
-        let mut below = Vec::new();
-        let (old, new) = (self.load(old)?, self.load(new)?);
-        for (before, after) in side_by_side(old.entries(), new.entries()) {
-            self.cancel.check()?;
-            match (before, after) {
-                (Some(before), Some(after)) if before == after && !self.all => {}
-                (Some(before), Some(after)) if is_dir(before) && is_dir(after) => {
-                    below.push(Below::Changed(before, after));
+        let mut plan = Plan::default();
+        for part in dirs.into_iter().chain(files) {
+            match part {
+                Part::Nothing => {}
+                Part::Below(below) => plan.join(below),
+                Part::Added(put) => {
+                    plan.added += 1;
+                    step.put.push(put);
                 }
-                (Some(before), Some(after)) => self.changed(place, &mut found, &mut step, before, after)?,
-                (Some(before), None) => {
-                    // It is to be gone, and where it is, nobody loses anything.
-                    let name = OsStr::from_bytes(&before.name);
-                    if place.dir.exists(name)? {
-                        below.push(Below::Gone(before));
-                    }
+                Part::Changed(put) => {
+                    plan.changed += 1;
+                    step.put.push(put);
                 }
-                (None, Some(after)) => self.added(place, &mut found, &mut step, after)?,
-                (None, None) => {}
+                Part::Retimed(name, time) => {
+                    plan.changed += 1;
+                    step.retime.push((name, time));
+                }
+                Part::Removed(gone) => {
+                    plan.removed += 1;
+                    step.remove.push(gone);
+                }
             }
         }
-        let looked: Vec<(Found, bool)> = below
-            .par_iter()
-            .map(|below| match below {
-                Below::Changed(before, after) => Ok((self.both(place, before, after)?, false)),
-                Below::Gone(before) => self.whole(place, before),
-            })
-            .collect::<Result<_, CheckoutError>>()?;
-        for ((more, goes), below) in looked.into_iter().zip(&below) {
-            found.join(more);
-            if let (true, Below::Gone(entry)) = (goes, below) {
-                found.plan.removed += 1;
-                step.remove.push(OsStr::from_bytes(&entry.name).to_owned());
-            }
-        }
+        // A name's own time is not the directory's business.
         let is_touched = !step.put.is_empty() || !step.remove.is_empty() || self.resuming;
-        step.metadata = metadata.filter(|_| is_touched || place.depth == 0);
-        if is_touched || step.metadata.is_some() {
-            found.plan.steps.push(step);
+        step.own = own.filter(|_| is_touched || must);
+        if is_touched || step.own.is_some() || !step.retime.is_empty() {
+            plan.steps.push(step);
         }
-        Ok(found)
+        Ok(plan)
+    }
+
+    fn name(&self, place: &Place<'_>, pair: Pair<'_>) -> Result<Part, CheckoutError> {
+        self.cancel.check()?;
+        match pair {
+            (Some(before), Some(after)) if is_dir(before) && is_dir(after) => self.both(place, before, after),
+            (Some(before), Some(after)) => self.changed(place, before, after),
+            (Some(before), None) => self.gone(place, before),
+            (None, Some(after)) => self.added(place, after),
+            (None, None) => Ok(Part::Nothing),
+        }
     }
 
     /// A directory that stays one.
-    fn both(&self, place: &Place<'_>, before: &Entry, after: &Entry) -> Result<Found, CheckoutError> {
-        let mut found = Found::default();
+    fn both(&self, place: &Place<'_>, before: &Entry, after: &Entry) -> Result<Part, CheckoutError> {
         let (Node::Dir { tree: old }, Node::Dir { tree: new }) = (&before.node, &after.node) else {
-            return Ok(found);
+            return Ok(Part::Nothing);
         };
         let name = OsStr::from_bytes(&before.name);
         // What was interrupted may have left a directory with neither's metadata.
-        let is_ours = match self.resuming {
-            true => place
-                .dir
-                .stat_optional(name)?
-                .is_some_and(|stat| stat.kind == FileKind::Dir),
-            false => self.look.is(place.dir, before)?,
+        let (is_ours, own) = match self.resuming {
+            true => {
+                let stat = place.dir.stat_optional(name)?;
+                let is_ours = stat.is_some_and(|stat| stat.kind == FileKind::Dir);
+                (is_ours, Own::anew(after.metadata.clone()))
+            }
+            false => {
+                let own = Own::changed(&before.metadata, &after.metadata);
+                (self.look.is(place.dir, before)?, own)
+            }
         };
         let path = place.below(before);
         if !is_ours {
-            found.other(path);
-            return Ok(found);
+            self.others.add(path);
+            return Ok(Part::Nothing);
         }
-        if old != new || self.all {
+        let is_changed = before.metadata != after.metadata;
+        let mut plan = if old != new || self.all {
             let dir = place.dir.open_dir(name)?;
             let below = Place {
                 dir: &dir,
                 path: &path,
                 depth: place.depth + 1,
             };
-            found = self.update_in(&below, (old, new), Some(after.metadata.clone()))?;
-        }
-        if before.metadata != after.metadata {
-            found.plan.changed += 1;
-            // Nothing in it had to change, and its own metadata has to.
-            if !found.plan.steps.iter().any(|step| step.path == path) {
-                found.plan.steps.push(Step {
-                    path,
-                    metadata: Some(after.metadata.clone()),
-                    ..Step::default()
-                });
+            self.update_in(&below, (old, new), Some(own), is_changed)?
+        } else {
+            let step = Step {
+                path,
+                own: is_changed.then_some(own),
+                ..Step::default()
+            };
+            Plan {
+                steps: vec![step],
+                ..Plan::default()
             }
-        }
-        Ok(found)
+        };
+        plan.changed += u64::from(is_changed);
+        Ok(Part::Below(plan))
     }
 
     /// A name that leads to something else, one of the two not a directory.
-    fn changed(
-        &self,
-        place: &Place<'_>,
-        found: &mut Found,
-        step: &mut Step,
-        before: &Entry,
-        after: &Entry,
-    ) -> Result<(), CheckoutError> {
-        let name = OsStr::from_bytes(&before.name);
+    fn changed(&self, place: &Place<'_>, before: &Entry, after: &Entry) -> Result<Part, CheckoutError> {
         if before == after {
             if !self.look.is(place.dir, before)? {
-                found.other(place.below(before));
+                self.others.add(place.below(before));
             }
-            return Ok(());
+            return Ok(Part::Nothing);
         }
-        // What an interrupted update put here came by one rename: it is whole.
+        // What an interrupted update put here came by one step: it is whole.
         if self.resuming && self.look.is(place.dir, after)? {
-            return Ok(());
+            return Ok(Part::Nothing);
         }
-        let absent = self.resuming && !place.dir.exists(name)?;
-        if absent || self.is_whole(place, found, before)? {
-            found.plan.changed += 1;
-            let there = (!absent).then_some(is_dir(before));
-            found.stage(step, after, there);
+        let name = OsStr::from_bytes(&before.name);
+        let Some(stat) = place.dir.stat_optional(name)? else {
+            if self.resuming || self.look.is_left_out(before) {
+                return Ok(Part::Changed(self.put(
+                    place,
+                    after,
+                    There::Nothing,
+                    Likely::Blob,
+                )?));
+            }
+            self.others.add(place.below(before));
+            return Ok(Part::Nothing);
+        };
+        let Some(gone) = self.whole(place, before, &stat)? else {
+            return Ok(Part::Nothing);
+        };
+        let likely = match (&before.node, &after.node) {
+            (Node::File { blob: before, .. }, Node::File { blob: after, .. }) if before == after => {
+                Likely::Variant
+            }
+            _ => Likely::Blob,
+        };
+        let put = self.put(place, after, There::under(after, gone), likely)?;
+        // What has an inode of its own that can keep it, as links have, is not made anew for a time.
+        let stays = before.node == after.node && differ_in_time(&before.metadata, &after.metadata);
+        if stays && stat.nlink == 1 && put.inode.is_none() && self.ladder.may_keep(&after.node) {
+            return Ok(Part::Retimed(name.to_owned(), after.metadata.mtime));
         }
-        Ok(())
+        Ok(Part::Changed(put))
     }
 
-    fn added(
+    fn added(&self, place: &Place<'_>, after: &Entry) -> Result<Part, CheckoutError> {
+        if !place.dir.exists(OsStr::from_bytes(&after.name))? {
+            return Ok(Part::Added(self.put(
+                place,
+                after,
+                There::Nothing,
+                Likely::Blob,
+            )?));
+        }
+        if !(self.resuming && self.look.is(place.dir, after)?) {
+            self.others.add(place.below(after));
+        }
+        Ok(Part::Nothing)
+    }
+
+    /// Where it is gone already, nobody loses anything.
+    fn gone(&self, place: &Place<'_>, before: &Entry) -> Result<Part, CheckoutError> {
+        let Some(stat) = place.dir.stat_optional(OsStr::from_bytes(&before.name))? else {
+            return Ok(Part::Nothing);
+        };
+        let gone = self.whole(place, before, &stat)?;
+        Ok(gone.map_or(Part::Nothing, Part::Removed))
+    }
+
+    /// Has `entry` take the place of what is `there`.
+    fn put(
         &self,
         place: &Place<'_>,
-        found: &mut Found,
-        step: &mut Step,
-        after: &Entry,
-    ) -> Result<(), CheckoutError> {
-        let name = OsStr::from_bytes(&after.name);
-        if place.dir.exists(name)? {
-            if !(self.resuming && self.look.is(place.dir, after)?) {
-                found.other(place.below(after));
+        entry: &Entry,
+        there: There,
+        likely: Likely,
+    ) -> Result<Put, CheckoutError> {
+        let inode = match &entry.node {
+            Node::File { blob, size, .. } => {
+                let name = Path::new(OsStr::from_bytes(&entry.name));
+                self.ladder
+                    .inode(place.dir, name, (blob, *size), &entry.metadata, likely)?
             }
-            return Ok(());
-        }
-        found.plan.added += 1;
-        found.stage(step, after, None);
-        Ok(())
-    }
-
-    fn is_whole(&self, place: &Place<'_>, found: &mut Found, entry: &Entry) -> Result<bool, CheckoutError> {
-        let (more, is_whole) = self.whole(place, entry)?;
-        found.join(more);
-        Ok(is_whole)
-    }
-
-    /// Returns whether everything that is there of `entry` is as it was made, and nothing else is there; names what is not.
-    fn whole(&self, place: &Place<'_>, entry: &Entry) -> Result<(Found, bool), CheckoutError> {
-        check_depth(place.depth, &place.path.to_string_lossy())?;
-        self.cancel.check()?;
-        let mut found = Found::default();
-        if !self.look.is(place.dir, entry)? {
-            found.other(place.below(entry));
-            return Ok((found, false));
-        }
-        let Node::Dir { tree } = &entry.node else {
-            return Ok((found, true));
+            _ => None,
         };
-        let (dir, path) = (
-            place.dir.open_dir(OsStr::from_bytes(&entry.name))?,
-            place.below(entry),
-        );
+        Ok(Put {
+            entry: entry.clone(),
+            inode,
+            built: None,
+            there,
+        })
+    }
+
+    /// Returns what goes with `entry`, which has `stat`, if everything that is there of it is as it was made, and nothing else is
+    /// there; names what is not.
+    fn whole(&self, place: &Place<'_>, entry: &Entry, stat: &Stat) -> Result<Option<Gone>, CheckoutError> {
+        if !self.look.has(place.dir, entry, stat)? {
+            self.others.add(place.below(entry));
+            return Ok(None);
+        }
+        let name = OsStr::from_bytes(&entry.name).to_owned();
+        let Node::Dir { tree } = &entry.node else {
+            return Ok(Some(Gone { name, below: None }));
+        };
+        check_depth(place.depth, &place.path.to_string_lossy())?;
+        let (mut dir, path) = (place.dir.open_dir(&name)?, place.below(entry));
+        let there = dir.entries_once()?;
         let below = Place {
             dir: &dir,
             path: &path,
             depth: place.depth + 1,
         };
         let tree = self.load(tree)?;
-        let looked: Vec<(Found, bool)> = dir
-            .entries()?
+        let looked: Vec<(Option<Gone>, bool)> = there
             .par_iter()
-            .map(|there| match tree.get(there.name.as_bytes()) {
-                Some(entry) => self.whole(&below, entry),
-                None => {
-                    let mut found = Found::default();
-                    found.other(path.join(&there.name));
-                    Ok((found, false))
-                }
+            .map(|there| {
+                self.cancel.check()?;
+                let Some(entry) = tree.get(there.name.as_bytes()) else {
+                    self.others.add(path.join(&there.name));
+                    return Ok((None, false));
+                };
+                let Some(stat) = dir.stat_optional(&there.name)? else {
+                    return Ok((None, true));
+                };
+                let gone = self.whole(&below, entry, &stat)?;
+                let is_whole = gone.is_some();
+                Ok((gone, is_whole))
             })
             .collect::<Result<_, CheckoutError>>()?;
-        let mut is_whole = true;
-        for (more, whole) in looked {
-            found.join(more);
-            is_whole &= whole;
-        }
-        Ok((found, is_whole))
+        let is_whole = looked.iter().all(|(_, is_whole)| *is_whole);
+        let below = Some(looked.into_iter().filter_map(|(gone, _)| gone).collect());
+        Ok(is_whole.then_some(Gone { name, below }))
     }
 
     /// Lays the tree over what is in `dir`.
@@ -354,20 +337,20 @@ impl Survey<'_> {
         tree: &DirTreeId,
         metadata: Option<Metadata>,
         union: Union,
-    ) -> Result<Found, CheckoutError> {
+    ) -> Result<Plan, CheckoutError> {
         let place = Place {
             dir,
             path: Path::new(""),
             depth: 0,
         };
-        let mut found = Found::default();
-        self.union_in(&mut found, &place, tree, metadata, union)?;
-        Ok(found)
+        let mut plan = Plan::default();
+        self.union_in(&mut plan, &place, tree, metadata, union)?;
+        Ok(plan)
     }
 
     fn union_in(
         &self,
-        all: &mut Found,
+        plan: &mut Plan,
         place: &Place<'_>,
         tree: &DirTreeId,
         metadata: Option<Metadata>,
@@ -376,15 +359,16 @@ impl Survey<'_> {
         check_depth(place.depth, &place.path.to_string_lossy())?;
         let mut step = Step {
             path: place.path.to_owned(),
-            metadata: metadata.filter(|_| union == Union::Replace),
+            own: metadata.filter(|_| union == Union::Replace).map(Own::anew),
             ..Step::default()
         };
         for entry in self.load(tree)?.entries() {
             self.cancel.check()?;
             let name = OsStr::from_bytes(&entry.name);
             let Some(found) = place.dir.stat_optional(name)? else {
-                all.plan.added += 1;
-                all.stage(&mut step, entry, None);
+                plan.added += 1;
+                step.put
+                    .push(self.put(place, entry, There::Nothing, Likely::Blob)?);
                 continue;
             };
             match (&entry.node, found.kind) {
@@ -395,36 +379,29 @@ impl Survey<'_> {
                         path: &path,
                         depth: place.depth + 1,
                     };
-                    self.union_in(all, &below, tree, Some(entry.metadata.clone()), union)?;
+                    self.union_in(plan, &below, tree, Some(entry.metadata.clone()), union)?;
                 }
                 _ if union == Union::Add => {}
                 // Neither a directory with all that is in it nor a link that stands for one is given up for a name.
-                (Node::Dir { .. }, _) | (_, FileKind::Dir) => all.other(place.below(entry)),
-                _ if self.look.is(place.dir, entry)? => {}
-                _ if union == Union::Identical => all.other(place.below(entry)),
+                (Node::Dir { .. }, _) | (_, FileKind::Dir) => self.others.add(place.below(entry)),
+                _ if self.look.has(place.dir, entry, &found)? => {}
+                _ if union == Union::Identical => self.others.add(place.below(entry)),
                 _ => {
-                    all.plan.changed += 1;
-                    all.stage(&mut step, entry, Some(false));
+                    plan.changed += 1;
+                    step.put.push(self.put(place, entry, There::File, Likely::Blob)?);
                 }
             }
         }
-        let is_touched = !step.put.is_empty() || step.metadata.is_some();
+        let is_touched = !step.put.is_empty() || step.own.is_some();
         if is_touched {
-            all.plan.steps.push(step);
+            plan.steps.push(step);
         }
         Ok(())
     }
 }
 
-fn is_dir(entry: &Entry) -> bool {
-    matches!(entry.node, Node::Dir { .. })
-}
-
 /// The entries of two directories, which are sorted by their names, in pairs of one name.
-fn side_by_side<'e>(
-    old: &'e [Entry],
-    new: &'e [Entry],
-) -> impl Iterator<Item = (Option<&'e Entry>, Option<&'e Entry>)> {
+fn side_by_side<'e>(old: &'e [Entry], new: &'e [Entry]) -> impl Iterator<Item = Pair<'e>> {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     std::iter::from_fn(move || {
         let order = match (old.peek(), new.peek()) {

@@ -1,6 +1,8 @@
 //! Whatever two trees are, an update leads from one to the other, from wherever it was interrupted, and loses nothing of anybody's.
 #![allow(clippy::disallowed_methods)] // A test arranges by path what the library then sees by descriptor.
 
+mod names;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::checkout::{LinkMode, checkout};
+use crate::checkout::{LinkMode, Ownership, checkout};
 use crate::commit::{MtimePolicy, hash_directory};
 use crate::progress::NoProgress;
 use crate::testing::TestRepo;
@@ -31,7 +33,13 @@ fn model() -> impl Strategy<Value = Model> {
         1 => (0..3u8).prop_map(Thing::Link),
     ];
     let thing = leaf.prop_recursive(3, 24, 4, |inner| {
-        let dir_mode = prop_oneof![Just(0o755), Just(0o700)];
+        // One that its owner may not change can be removed by root alone.
+        let shut = if rustix::process::geteuid().is_root() {
+            0o500
+        } else {
+            0o700
+        };
+        let dir_mode = prop_oneof![Just(0o755), Just(shut)];
         (dir_mode, prop::collection::btree_map(0..4u8, inner, 0..4))
             .prop_map(|(mode, model)| Thing::Dir(mode, model))
     });
