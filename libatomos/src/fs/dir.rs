@@ -266,7 +266,9 @@ impl Dir {
     pub fn read(&self, name: impl AsRef<Path>, limit: usize) -> Result<Vec<u8>, FsError> {
         let name = name.as_ref();
         let file = self.open_file(name)?;
-        read_bounded(file, limit).map_err(FsError::at("read", &self.path, name))
+        let size = file.metadata().map(|metadata| metadata.len());
+        size.and_then(|size| read_bounded(&file, size, limit))
+            .map_err(FsError::at("read", &self.path, name))
     }
 
     /// Returns the bytes of the file `name`, or `None` where there is none.
@@ -290,6 +292,13 @@ impl Dir {
             .map_err(FsError::at("look at", &self.path, name))
     }
 
+    /// Returns what a file is that was opened as `name`.
+    pub(crate) fn stat_opened(&self, file: &File, name: &Path) -> Result<Stat, FsError> {
+        rustix::fs::fstat(file)
+            .map(Stat::from)
+            .map_err(FsError::at("look at", &self.path, name))
+    }
+
     /// Returns what `name` itself is, or `None` where there is nothing.
     pub fn stat_optional(&self, name: impl AsRef<Path>) -> Result<Option<Stat>, FsError> {
         absent_is_none(self.stat(name))
@@ -309,25 +318,33 @@ impl Dir {
 
     /// Returns the directory's entries, sorted by the bytes of their names.
     pub fn entries(&self) -> Result<Vec<DirEntry>, FsError> {
+        let mut entries = Vec::new();
+        self.visit_entries(|name, kind, ino| {
+            entries.push(DirEntry {
+                name: name.to_owned(),
+                kind,
+                ino,
+            });
+        })?;
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Calls `visit` with each entry's name, type and inode, in the order that the directory has them in. Nothing is kept.
+    pub(crate) fn visit_entries(&self, mut visit: impl FnMut(&OsStr, FileKind, u64)) -> Result<(), FsError> {
         let fail = |errno: rustix::io::Errno| FsError::new("list", self.path.clone(), errno);
         // A descriptor of its own: the position in a directory belongs to the open file, which others may share.
         let fd = rustix::fs::openat(&self.fd, ".", dir_flags(), Mode::empty()).map_err(fail)?;
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
-        let mut entries = Vec::new();
         while let Some(entry) = raw.next() {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                entries.push(DirEntry {
-                    name: OsStr::from_bytes(name).to_owned(),
-                    kind: entry.file_type().into(),
-                    ino: entry.ino(),
-                });
+                visit(OsStr::from_bytes(name), entry.file_type().into(), entry.ino());
             }
         }
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+        Ok(())
     }
 
     /// Removes the file, link or device `name`.
@@ -573,10 +590,10 @@ fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
     }
 }
 
-fn read_bounded(file: File, limit: usize) -> io::Result<Vec<u8>> {
-    // The size is a hint that saves reads; what counts is what is read.
-    let size = file.metadata()?.len().min(limit as u64) as usize;
-    let mut bytes = Vec::with_capacity(size + 1);
+/// Returns the bytes of a file, from its position on; more than `limit` of them is an error. What its inode says of its size is a hint that saves
+/// reads; what counts is what is read.
+pub(crate) fn read_bounded(file: &File, size: u64, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(size.min(limit as u64) as usize + 1);
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::other(format!(

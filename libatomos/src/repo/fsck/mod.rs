@@ -2,7 +2,9 @@
 //!
 //! An `Err` means that something could not be looked at; what was looked at and is bad is a [`Finding`].
 
+mod listing;
 mod references;
+mod seen;
 mod survey;
 
 use std::collections::{HashMap, HashSet};
@@ -11,14 +13,15 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::digest::{BlobId, CommitId, Digest};
+use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::progress::Progress;
 use crate::verity::VerityDigest;
 
 use super::layout::ALIASES;
 use super::{ObjectKind, PartialCommits, Repo, RepoError};
 
-pub(super) use survey::{BadFile, FileState, Seen, Survey, dirtree_facts};
+pub(super) use seen::Seen;
+pub(super) use survey::{BadFile, FileState, Survey};
 
 /// How to verify.
 #[derive(Debug, Clone, Default)]
@@ -200,9 +203,9 @@ impl Repo {
             bad,
         } = self.survey(options, progress, cancel)?;
         let damaged: HashSet<_> = bad.iter().map(BadFile::object).collect();
-        report
-            .findings
-            .extend(self.check_references(&seen, &report.partial, &damaged)?);
+        let load = |id: &DirTreeId| self.load_dirtree(id);
+        let referred = self.check_references(&seen, &report.partial, &damaged, &load, options.threads)?;
+        report.findings.extend(referred);
         if !report.findings.is_empty() {
             self.note_uses(&seen, &mut report.findings)?;
         }
