@@ -27,8 +27,18 @@ pub(super) use survey::{BadFile, FileState, Survey};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct FsckOptions {
-    /// Threads to hash with; all processors where `None`.
+    /// Threads to read and hash with. Where `None`, one for each processor, and eight at least: where files have to come from a disk, it is
+    /// the disk that is waited for, and it does several things at a time.
     pub threads: Option<usize>,
+}
+
+impl FsckOptions {
+    const LEAST_THREADS: usize = 8;
+
+    fn threads(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| crate::parallel::threads(None).max(Self::LEAST_THREADS))
+    }
 }
 
 /// What is wrong with an object. The names are stable.
@@ -204,7 +214,7 @@ impl Repo {
         } = self.survey(options, progress, cancel)?;
         let damaged: HashSet<_> = bad.iter().map(BadFile::object).collect();
         let load = |id: &DirTreeId| self.load_dirtree(id);
-        let referred = self.check_references(&seen, &report.partial, &damaged, &load, options.threads)?;
+        let referred = self.check_references(&seen, &report.partial, &damaged, &load, options)?;
         report.findings.extend(referred);
         if !report.findings.is_empty() {
             self.note_uses(&seen, &mut report.findings)?;

@@ -11,7 +11,7 @@ use crate::verity::VerityDigest;
 use super::super::traverse::{Ancestry, VariantBits, variant_name};
 use super::super::{ObjectKind, PartialCommits, Repo, RepoError, RepoMode};
 use super::seen::{Load, Seen};
-use super::{Finding, ObjectUse, Problem};
+use super::{Finding, FsckOptions, ObjectUse, Problem};
 
 /// One place where an object is used.
 pub(in crate::repo) struct Use<'a> {
@@ -53,7 +53,7 @@ impl Repo {
         partial: &PartialCommits,
         damaged: &HashSet<(ObjectKind, Digest)>,
         load: &Load<'_>,
-        threads: Option<usize>,
+        options: &FsckOptions,
     ) -> Result<Vec<Finding>, RepoError> {
         let mut missing: HashSet<(ObjectKind, Digest)> = HashSet::new();
         let mut problems: BTreeMap<(ObjectKind, Digest), Problem> = BTreeMap::new();
@@ -90,7 +90,7 @@ impl Repo {
             }
         }
         let mut others = Vec::new();
-        let is_whole = damaged.is_empty() && self.is_whole_beneath(&trees, seen, load, threads)?;
+        let is_whole = damaged.is_empty() && self.is_whole_beneath(&trees, seen, load, options)?;
         if !is_whole {
             self.visit_problems(trees, seen, load, &mut |kind, digest, problem| match problem {
                 Problem::Missing => need(kind, &digest, false),
@@ -147,7 +147,7 @@ impl Repo {
         trees: &[DirTreeId],
         seen: &Seen,
         load: &Load<'_>,
-        threads: Option<usize>,
+        options: &FsckOptions,
     ) -> Result<bool, RepoError> {
         let look = |bits: &mut VariantBits, id: &DirTreeId| -> Result<Option<Vec<DirTreeId>>, RepoError> {
             if !seen.dirtrees.contains(id) {
@@ -157,7 +157,7 @@ impl Repo {
             self.check_tree(*id, &tree, seen, bits, &mut |_, _, _| is_whole = false)?;
             Ok(is_whole.then(|| subtrees(&tree).collect()))
         };
-        let pool = crate::parallel::pool(threads);
+        let pool = crate::parallel::pool(Some(options.threads()));
         let mut met: HashSet<DirTreeId> = HashSet::new();
         let mut level = trees.to_vec();
         loop {

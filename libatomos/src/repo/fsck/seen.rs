@@ -8,7 +8,7 @@ use crate::verity::VerityDigest;
 
 use super::super::traverse::variant_bits;
 use super::super::{RepoError, RepoMode};
-use super::listing::Stored;
+use super::listing::{Stored, first_bits};
 
 /// Gives a dirtree that is whole.
 pub(in crate::repo) type Load<'l> = dyn Fn(&DirTreeId) -> Result<DirTree, RepoError> + Sync + 'l;
@@ -143,7 +143,7 @@ impl Inodes {
         let bits = (files.len() / 2).max(1).ilog2().clamp(1, 32);
         let mut starts = Vec::with_capacity((1 << bits) + 1);
         for (index, stored) in files.iter().enumerate() {
-            let first = first_bits(&stored.digest, bits);
+            let first = start_of(&stored.digest, bits);
             while starts.len() <= first {
                 starts.push(index);
             }
@@ -162,21 +162,26 @@ impl Inodes {
         if self.starts.is_empty() {
             return &[];
         }
-        let first = first_bits(digest, self.bits);
+        let first = start_of(digest, self.bits);
         let near = &self.files[self.starts[first]..self.starts[first + 1]];
-        // These are few, unless somebody has made blobs whose digests begin alike.
-        let begin = near.partition_point(|stored| stored.digest < *digest);
-        let others = near[begin..].iter().position(|stored| stored.digest != *digest);
-        &near[begin..begin + others.unwrap_or(near.len() - begin)]
+        // Unless somebody has made blobs whose digests begin alike, these are few.
+        let begin = match near.len() {
+            ..FEW => near.iter().position(|stored| stored.digest == *digest),
+            _ => Some(near.partition_point(|stored| stored.digest < *digest)),
+        };
+        let near = &near[begin.unwrap_or(near.len())..];
+        let end = near.iter().position(|stored| stored.digest != *digest);
+        &near[..end.unwrap_or(near.len())]
     }
 }
 
-/// The first bits of a digest, at most 32, as a number.
-fn first_bits(digest: &Digest, bits: u32) -> usize {
-    let [a, b, c, d, ..] = *digest.as_bytes();
-    let number = u32::from(a) << 24 | u32::from(b) << 16 | u32::from(c) << 8 | u32::from(d);
-    (number >> (32 - bits)) as usize
+/// Which of the starts is a digest's.
+const fn start_of(digest: &Digest, bits: u32) -> usize {
+    (first_bits(digest) >> (32 - bits)) as usize
 }
+
+/// Fewer files than these are looked at one by one, as they lie in memory.
+const FEW: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -198,7 +203,7 @@ mod tests {
                     std::iter::once(own).chain(variants)
                 })
                 .collect();
-            files.sort_unstable_by_key(Stored::order);
+            files.sort_unstable_by(Stored::order);
             let inodes = Inodes::new(files, Vec::new());
             for number in 0..count {
                 let found = inodes.of(&digest(number));

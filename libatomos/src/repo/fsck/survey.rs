@@ -144,7 +144,7 @@ impl Repo {
         cancel: &Cancel,
     ) -> Result<Survey, RepoError> {
         let mut report = FsckReport::default();
-        let pool = crate::parallel::pool(options.threads);
+        let pool = crate::parallel::pool(Some(options.threads()));
         let mut listings = Vec::new();
         for kind in ObjectKind::ALL {
             let listing = pool.install(|| self.list_objects(kind))?;
@@ -170,7 +170,7 @@ impl Repo {
         drop(recorded);
         drop(phase);
         let mut files = blobs.files;
-        pool.install(|| files.par_sort_unstable_by_key(Stored::order));
+        pool.install(|| files.par_sort_unstable_by(Stored::order));
         let own = files
             .iter()
             .filter(|stored| !stored.is_variant && stored.has_bytes);
@@ -225,10 +225,11 @@ impl Repo {
         cancel: &Cancel,
     ) -> Result<Found, RepoError> {
         let mut files = std::mem::take(&mut listing.files);
-        // Inodes and what is in them lie on the disk in the order of their numbers, more or less.
+        // Inodes and what is in them lie on the disk in the order of their numbers, more or less; and all threads read near one another.
         files.par_sort_unstable_by_key(|stored| stored.ino);
         let found = files
-            .par_chunks_mut(TOGETHER)
+            .chunks_mut(TOGETHER)
+            .par_bridge()
             .map_init(Reader::new, |reader, files| {
                 self.check_some(listing, files, recorded, reader, phase, cancel)
             })

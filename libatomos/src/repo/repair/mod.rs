@@ -34,7 +34,7 @@ use stage::Stage;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct RepairOptions {
-    /// Threads to hash with; all processors where `None`.
+    /// Threads to read and hash with, as [`FsckOptions`] has them.
     pub threads: Option<usize>,
     /// Find out what could be repaired, and change nothing.
     pub dry_run: bool,
@@ -196,7 +196,7 @@ impl Repo {
             let damaged = repair.damaged();
             let load = |id: &DirTreeId| load_staged(self, &repair.trees, id);
             let mut findings =
-                self.check_references(&repair.seen, &partial, &damaged, &load, options.threads)?;
+                self.check_references(&repair.seen, &partial, &damaged, &load, &fsck_options)?;
             if first {
                 report.found.findings.extend(findings.iter().cloned());
             } else {
