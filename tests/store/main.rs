@@ -10,6 +10,7 @@ mod archives;
 mod crash;
 mod damage;
 mod exports;
+mod fsck;
 mod images;
 mod locks;
 mod ostree;

@@ -190,3 +190,29 @@ pub fn read_up_to(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_hashed_whole_whatever_its_size_was_said_to_be() {
+        let mut hasher = FileHasher::new();
+        for len in [0, 1, 4096, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5] {
+            let bytes: Vec<u8> = (0..len).map(|index| (index % 251) as u8).collect();
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            for said in [0, 1, len as u64, len as u64 + 1, CHUNK as u64, u64::MAX] {
+                let wanted = (BlobId::new(Digest::of(&bytes)), len as u64);
+                file.rewind().unwrap();
+                assert_eq!(hasher.hash(&file, said).unwrap(), wanted, "{len} {said}");
+                file.rewind().unwrap();
+                let (blob, size, verity) = hasher.hash_and_verity(&file, said).unwrap();
+                assert_eq!((blob, size), wanted);
+                assert_eq!(verity, VerityDigest::of(&bytes));
+            }
+        }
+    }
+}

@@ -160,3 +160,31 @@ pub(crate) fn check_depth(depth: usize, path: &str) -> Result<(), RepoError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_of_a_variant_is_what_its_name_spells() {
+        let mut remembered = VariantBits::new();
+        // Many of these take one another's place.
+        for (number, mode) in (0..3000i64).zip([0o644, 0o755, 0o4755].into_iter().cycle()) {
+            let mut metadata = Metadata {
+                mtime: number % 700 - 100,
+                uid: (number % 3) as u32,
+                gid: (number % 2) as u32,
+                ..Metadata::with_mode(mode)
+            };
+            let check = |remembered: &mut VariantBits, metadata: &Metadata| {
+                let name = metadata.variant_name().unwrap();
+                let bits = remembered.of(metadata).unwrap();
+                assert_eq!(bits, parse_variant_bits(&name));
+                assert_eq!(variant_name(bits), name);
+            };
+            check(&mut remembered, &metadata);
+            metadata.xattrs.insert(b"user.a".to_vec(), b"b".to_vec());
+            check(&mut remembered, &metadata);
+        }
+    }
+}

@@ -30,6 +30,8 @@ pub(super) struct Stored {
     pub(super) has_inode: bool,
 }
 
+const _: () = assert!(size_of::<Stored>() <= 72);
+
 /// The files of one kind.
 pub(super) struct Listing {
     pub(super) kind: ObjectKind,
