@@ -17,4 +17,5 @@ mod ostree;
 mod repair;
 mod resume;
 mod round_trip;
+mod stats;
 mod verity;
