@@ -52,6 +52,8 @@ impl Digest {
     }
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Returns `bytes` as lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -62,7 +64,6 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Appends `bytes` as [`hex`] has them.
 pub(crate) fn push_hex(text: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         text.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
@@ -81,27 +82,39 @@ impl FromStr for Digest {
         let invalid = || InvalidDigest {
             text: text.chars().take(80).collect(),
         };
-        let digits = text.as_bytes();
-        if digits.len() != HEX_LEN {
-            return Err(invalid());
-        }
-        let mut bytes = [0; DIGEST_LEN];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            match (hex_value(pair[0]), hex_value(pair[1])) {
-                (Some(high), Some(low)) => *byte = high << 4 | low,
-                _ => return Err(invalid()),
-            }
-        }
-        Ok(Self(bytes))
+        parse_hex([text.as_bytes()]).map(Self).ok_or_else(invalid)
     }
 }
 
+/// Reads lower-case hexadecimal digits, which may come in several parts of an even length; `None` for anything else, and where there are
+/// not exactly `N` bytes.
+pub(crate) fn parse_hex<const N: usize, const PARTS: usize>(parts: [&[u8]; PARTS]) -> Option<[u8; N]> {
+    if parts.iter().map(|part| part.len()).sum::<usize>() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let pairs = parts.into_iter().flat_map(|part| part.chunks(2));
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let [high, low] = pair else { return None };
+        *byte = hex_value(*high)? << 4 | hex_value(*low)?;
+    }
+    Some(bytes)
+}
+
 /// Upper-case digits are refused: one digest has one spelling.
-fn hex_value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+const fn hex_value(digit: u8) -> Option<u8> {
+    /// What each digit stands for; 16 for what is none.
+    const VALUES: [u8; 256] = {
+        let (mut values, mut value) = ([16; 256], 0);
+        while value < 16 {
+            values[DIGITS[value as usize] as usize] = value;
+            value += 1;
+        }
+        values
+    };
+    match VALUES[digit as usize] {
+        16 => None,
+        value => Some(value),
     }
 }
 

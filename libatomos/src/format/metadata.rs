@@ -173,8 +173,13 @@ impl Metadata {
     ///
     /// The name finds a variant; the metadata is compared before it is used (`repo-format.md`, "Inode variants").
     pub fn variant_name(&self) -> Result<String, FormatError> {
+        Ok(crate::digest::hex(&self.variant_hash()?))
+    }
+
+    /// Returns the bytes that the name has the digits of.
+    pub(crate) fn variant_hash(&self) -> Result<[u8; 16], FormatError> {
         let hash = blake3::derive_key("atomos 2026 inode variant", &self.encode()?);
-        Ok(crate::digest::hex(&hash[..16]))
+        Ok(*hash.first_chunk().expect("the hash has 32 bytes"))
     }
 
     pub(super) fn encode_fixed(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {

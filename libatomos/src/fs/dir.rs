@@ -266,7 +266,8 @@ impl Dir {
     pub fn read(&self, name: impl AsRef<Path>, limit: usize) -> Result<Vec<u8>, FsError> {
         let name = name.as_ref();
         let file = self.open_file(name)?;
-        read_bounded(file, limit).map_err(FsError::at("read", &self.path, name))
+        // Most are small: one call has such a file, another finds its end, and nobody has to ask for its size.
+        read_bounded(&file, SMALL, limit).map_err(FsError::at("read", &self.path, name))
     }
 
     /// Returns the bytes of the file `name`, or `None` where there is none.
@@ -290,6 +291,13 @@ impl Dir {
             .map_err(FsError::at("look at", &self.path, name))
     }
 
+    /// Returns what a file is that was opened as `name`.
+    pub(crate) fn stat_opened(&self, file: &File, name: &Path) -> Result<Stat, FsError> {
+        rustix::fs::fstat(file)
+            .map(Stat::from)
+            .map_err(FsError::at("look at", &self.path, name))
+    }
+
     /// Returns what `name` itself is, or `None` where there is nothing.
     pub fn stat_optional(&self, name: impl AsRef<Path>) -> Result<Option<Stat>, FsError> {
         absent_is_none(self.stat(name))
@@ -309,15 +317,40 @@ impl Dir {
 
     /// Returns the directory's entries, sorted by the bytes of their names.
     pub fn entries(&self) -> Result<Vec<DirEntry>, FsError> {
-        let fail = |errno: rustix::io::Errno| FsError::new("list", self.path.clone(), errno);
-        // A descriptor of its own: the position in a directory belongs to the open file, which others may share.
-        let fd = rustix::fs::openat(&self.fd, ".", dir_flags(), Mode::empty()).map_err(fail)?;
-        list(fd.as_fd()).map_err(fail)
+        self.sorted(self.listable()?.as_fd())
     }
 
     /// As [`entries`](Self::entries), once, for whoever has just opened the directory: its position moves.
     pub(crate) fn entries_once(&mut self) -> Result<Vec<DirEntry>, FsError> {
-        list(self.fd.as_fd()).map_err(|errno| FsError::new("list", self.path.clone(), errno))
+        self.sorted(self.fd.as_fd())
+    }
+
+    /// Calls `visit` with each entry's name, type and inode, in the order that the directory has them in. Nothing is kept.
+    pub(crate) fn visit_entries(&self, visit: impl FnMut(&OsStr, FileKind, u64)) -> Result<(), FsError> {
+        list(self.listable()?.as_fd(), visit).map_err(|errno| self.cannot_list(errno))
+    }
+
+    /// A descriptor of its own: the position in a directory belongs to the open file, which others may share.
+    fn listable(&self) -> Result<OwnedFd, FsError> {
+        rustix::fs::openat(&self.fd, ".", dir_flags(), Mode::empty()).map_err(|errno| self.cannot_list(errno))
+    }
+
+    fn cannot_list(&self, errno: rustix::io::Errno) -> FsError {
+        FsError::new("list", self.path.clone(), errno)
+    }
+
+    fn sorted(&self, fd: BorrowedFd<'_>) -> Result<Vec<DirEntry>, FsError> {
+        let mut entries = Vec::new();
+        list(fd, |name, kind, ino| {
+            entries.push(DirEntry {
+                name: name.to_owned(),
+                kind,
+                ino,
+            });
+        })
+        .map_err(|errno| self.cannot_list(errno))?;
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
     }
 
     /// Removes the file, link or device `name`.
@@ -546,23 +579,18 @@ fn dir_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-fn list(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<DirEntry>> {
+/// Reads the names of a directory from its position on.
+fn list(fd: BorrowedFd<'_>, mut visit: impl FnMut(&OsStr, FileKind, u64)) -> rustix::io::Result<()> {
     let mut buffer = Vec::with_capacity(32 * 1024);
     let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
-    let mut entries = Vec::new();
     while let Some(entry) = raw.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            entries.push(DirEntry {
-                name: OsStr::from_bytes(name).to_owned(),
-                kind: entry.file_type().into(),
-                ino: entry.ino(),
-            });
+            visit(OsStr::from_bytes(name), entry.file_type().into(), entry.ino());
         }
     }
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    Ok(())
 }
 
 fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
@@ -574,11 +602,12 @@ fn absent_is_none<T>(result: Result<T, FsError>) -> Result<Option<T>, FsError> {
 }
 
 /// What a small file has at most, in bytes.
-const SMALL: usize = 16 * 1024;
+const SMALL: u64 = 16 * 1024;
 
-fn read_bounded(file: File, limit: usize) -> io::Result<Vec<u8>> {
-    // Most are small: one call has such a file, another finds its end, and nobody has to ask for its size.
-    let mut bytes = Vec::with_capacity(SMALL.min(limit) + 1);
+/// Returns the bytes of a file, from its position on; more than `limit` of them is an error. Its `size` is a hint that saves reads; what
+/// counts is what is read.
+pub(crate) fn read_bounded(file: &File, size: u64, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(size.min(limit as u64) as usize + 1);
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::other(format!(

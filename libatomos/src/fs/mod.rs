@@ -18,10 +18,10 @@ mod tree;
 mod verity;
 mod xattr;
 
-pub(crate) use copy::{CHUNK, hash_file_and_verity, write_all};
+pub(crate) use copy::{CHUNK, FileHasher, hash_file_and_verity, write_all};
 pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
-pub(crate) use dir::mtime_only;
 pub use dir::{Dir, DirEntry};
+pub(crate) use dir::{mtime_only, read_bounded};
 pub use error::FsError;
 pub(crate) use inode::{apply_to_file, check_kept, set_mode, set_owner_and_mode, set_time, stat_file};
 #[cfg(test)]
@@ -32,5 +32,7 @@ pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub use tree::{copy_tree, remove_tree_contents};
 pub(crate) use verity::{is_verity, protect, verity_of, why_no_verity};
-pub(crate) use xattr::{SELINUX, disinherit, drop_transient, has_no_other_xattrs, remove_other_xattrs};
+pub(crate) use xattr::{
+    SELINUX, disinherit, drop_transient, has_no_other_xattrs, read_xattrs_of, remove_other_xattrs,
+};
 pub use xattr::{read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at};

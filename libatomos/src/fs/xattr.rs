@@ -35,11 +35,19 @@ pub(crate) fn drop_transient(xattrs: &mut Xattrs) {
 
 /// Returns the extended attributes of an open file or directory; `path` is for messages.
 pub fn read_xattrs(file: impl AsFd, path: &Path) -> Result<Xattrs, FsError> {
+    read_of_file(file).map_err(FsError::at("read the extended attributes of", path, ""))
+}
+
+/// Returns the extended attributes of an open file that was opened as `name` in `dir`.
+pub(crate) fn read_xattrs_of(file: impl AsFd, dir: &Dir, name: &Path) -> Result<Xattrs, FsError> {
+    read_of_file(file).map_err(FsError::at("read the extended attributes of", dir.path(), name))
+}
+
+fn read_of_file(file: impl AsFd) -> Result<Xattrs, io::Error> {
     read(
         |buffer| rustix::fs::flistxattr(&file, buffer),
         |name, buffer| rustix::fs::fgetxattr(&file, name, buffer),
     )
-    .map_err(FsError::at("read the extended attributes of", path, ""))
 }
 
 /// Returns whether the open file has no attribute that `known` lacks, one that is not the tree's included.

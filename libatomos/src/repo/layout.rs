@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::digest::{Digest, push_hex};
+use crate::digest::{Digest, parse_hex, push_hex};
 
 /// The configuration.
 pub(super) const CONFIG: &str = "config";
@@ -80,13 +80,35 @@ pub(crate) fn variant_path(digest: &Digest, variant: &str) -> String {
 
 /// Reads a file name in a shard back; `None` for what no writer of ours has made.
 pub(crate) fn parse_object_name(shard: &str, name: &str) -> Option<(Digest, Option<String>)> {
-    let (rest, variant) = match name.split_once('.') {
-        Some((rest, variant)) => (rest, Some(variant)),
-        None => (name, None),
-    };
-    let digest = format!("{shard}{rest}").parse().ok()?;
-    match variant {
-        Some(variant) if variant.len() != 32 || !variant.bytes().all(|b| b.is_ascii_hexdigit()) => None,
-        variant => Some((digest, variant.map(str::to_owned))),
+    let (digest, variant) = parse_object_bits(shard.as_bytes(), name.as_bytes())?;
+    Some((digest, variant.map(|_| name[OWN_NAME + 1..].to_owned())))
+}
+
+/// Digits of an object's own file in its shard.
+const OWN_NAME: usize = 62;
+
+/// The same, with the bits that a variant's name spells, for whoever reads many.
+pub(crate) fn parse_object_bits(shard: &[u8], name: &[u8]) -> Option<(Digest, Option<[u8; 16]>)> {
+    let (rest, variant) = name.split_at_checked(OWN_NAME)?;
+    let digest = Digest::from_bytes(parse_hex([shard, rest])?);
+    match variant.split_first() {
+        None => Some((digest, None)),
+        Some((b'.', variant)) => {
+            let mut bits: [u8; 16] = parse_hex([variant])?;
+            bits.reverse();
+            Some((digest, Some(bits)))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Writes the name of an object's file in its shard, or that of a variant, by its bits.
+pub(crate) fn write_object_name(name: &mut Vec<u8>, digest: &Digest, variant: Option<[u8; 16]>) {
+    name.clear();
+    push_hex(name, &digest.as_bytes()[1..]);
+    if let Some(mut bits) = variant {
+        name.push(b'.');
+        bits.reverse();
+        push_hex(name, &bits);
     }
 }

@@ -1,5 +1,6 @@
 //! Counting: what is in a repository, and what deduplication saves.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
@@ -88,11 +89,61 @@ impl RepoStats {
     }
 }
 
-#[derive(Default)]
-struct TreeCount {
+/// What a tree holds, each file of it counted.
+#[derive(Debug, Clone, Copy, Default)]
+struct TreeTotals {
     files: u64,
-    logical: u64,
-    blobs: HashMap<BlobId, u64>,
+    bytes: u64,
+}
+
+/// The blobs of the refs' trees, counted one ref after another. Each is kept once, however many refs have it.
+#[derive(Default)]
+struct RefBlobs {
+    refs: Vec<RefStats>,
+    blobs: HashMap<BlobId, Counted>,
+}
+
+struct Counted {
+    size: u64,
+    /// The ref that alone has it, by its place in the list, or [`SEVERAL`].
+    owner: u32,
+    /// The ref that had it last.
+    last: u32,
+}
+
+const SEVERAL: u32 = u32::MAX;
+
+impl RefBlobs {
+    /// Counts a blob of the last ref's tree.
+    fn add(&mut self, blob: BlobId, size: u64) {
+        let last = (self.refs.len() - 1) as u32;
+        match self.blobs.entry(blob) {
+            Entry::Vacant(place) => {
+                place.insert(Counted {
+                    size,
+                    owner: last,
+                    last,
+                });
+                let ours = &mut self.refs[last as usize].exclusive_bytes;
+                *ours = ours.saturating_add(size);
+            }
+            Entry::Occupied(place) => {
+                let counted = place.into_mut();
+                if counted.last == last {
+                    return;
+                }
+                counted.last = last;
+                let owner = std::mem::replace(&mut counted.owner, SEVERAL);
+                if owner != SEVERAL {
+                    let theirs = &mut self.refs[owner as usize].exclusive_bytes;
+                    *theirs = theirs.saturating_sub(counted.size);
+                }
+            }
+        }
+        let ours = &mut self.refs[last as usize];
+        ours.blobs += 1;
+        ours.unique_bytes = ours.unique_bytes.saturating_add(size);
+    }
 }
 
 impl Repo {
@@ -156,33 +207,25 @@ impl Repo {
         drop(holders);
         stats.staging_bytes = self.bytes_beneath(TMP)?;
         stats.set_aside_bytes = self.bytes_beneath(DAMAGED)?;
-        let mut counts = Vec::new();
-        let mut holders: HashMap<BlobId, u32> = HashMap::new();
+        let mut totals = HashMap::new();
+        let mut counted = RefBlobs::default();
         for (name, commit) in self.refs()? {
-            let mut count = TreeCount::default();
-            self.count_tree(&self.load_commit(&commit)?.root, &mut count, cancel)?;
-            for blob in count.blobs.keys() {
-                *holders.entry(*blob).or_default() += 1;
-            }
-            counts.push((name, commit, count));
-        }
-        stats.logical_bytes = self.history_bytes(cancel)?;
-        for (name, commit, count) in counts {
-            stats.refs.push(RefStats {
+            let root = self.load_commit(&commit)?.root;
+            let tree = self.tree_totals(&root, &mut totals, cancel)?;
+            counted.refs.push(RefStats {
                 name,
                 commit,
-                files: count.files,
-                logical_bytes: count.logical,
-                blobs: count.blobs.len() as u64,
-                unique_bytes: count.blobs.values().sum(),
-                exclusive_bytes: count
-                    .blobs
-                    .iter()
-                    .filter(|(blob, _)| holders.get(blob) == Some(&1))
-                    .map(|(_, size)| size)
-                    .sum(),
+                files: tree.files,
+                logical_bytes: tree.bytes,
+                blobs: 0,
+                unique_bytes: 0,
+                exclusive_bytes: 0,
             });
+            self.count_blobs(root, &mut counted, cancel)?;
         }
+        stats.refs = counted.refs;
+        drop(counted.blobs);
+        stats.logical_bytes = self.history_bytes(totals, cancel)?;
         Ok(stats)
     }
 
@@ -206,8 +249,11 @@ impl Repo {
     }
 
     /// Adds up the trees of all commits that refs lead to. A subtree that many of them share is read once.
-    fn history_bytes(&self, cancel: &Cancel) -> Result<u64, RepoError> {
-        let mut sizes: HashMap<DirTreeId, u64> = HashMap::new();
+    fn history_bytes(
+        &self,
+        mut totals: HashMap<DirTreeId, TreeTotals>,
+        cancel: &Cancel,
+    ) -> Result<u64, RepoError> {
         let mut seen: HashSet<CommitId> = HashSet::new();
         let mut total: u64 = 0;
         for tip in self.refs()?.into_values() {
@@ -218,7 +264,7 @@ impl Repo {
                     break;
                 }
                 let commit = self.load_commit(&id)?;
-                total = total.saturating_add(self.tree_bytes(&commit.root, &mut sizes, cancel)?);
+                total = total.saturating_add(self.tree_totals(&commit.root, &mut totals, cancel)?.bytes);
                 next = commit.parent;
             }
         }
@@ -226,15 +272,15 @@ impl Repo {
     }
 
     /// An explicit stack: the depth of a tree is the tree's owner's choice.
-    fn tree_bytes(
+    fn tree_totals(
         &self,
         root: &DirTreeId,
-        sizes: &mut HashMap<DirTreeId, u64>,
+        totals: &mut HashMap<DirTreeId, TreeTotals>,
         cancel: &Cancel,
-    ) -> Result<u64, RepoError> {
+    ) -> Result<TreeTotals, RepoError> {
         struct Level {
             id: DirTreeId,
-            bytes: u64,
+            totals: TreeTotals,
             /// Subtrees that are still to be added, one for each time that they stand here.
             subtrees: Vec<DirTreeId>,
         }
@@ -242,28 +288,30 @@ impl Repo {
             cancel.check()?;
             let mut level = Level {
                 id,
-                bytes: 0,
+                totals: TreeTotals::default(),
                 subtrees: Vec::new(),
             };
             for entry in self.load_dirtree(&id)?.entries() {
                 match &entry.node {
                     Node::Dir { tree } => level.subtrees.push(*tree),
-                    Node::File { size, .. } => level.bytes = level.bytes.saturating_add(*size),
+                    Node::File { size, .. } => level.totals.add(TreeTotals {
+                        files: 1,
+                        bytes: *size,
+                    }),
                     _ => {}
                 }
             }
             Ok(level)
         };
         let mut stack = Vec::new();
-        if !sizes.contains_key(root) {
+        if !totals.contains_key(root) {
             stack.push(open(*root)?);
         }
         while let Some(level) = stack.last_mut() {
             match level.subtrees.last() {
-                Some(subtree) => match sizes.get(subtree) {
-                    Some(size) => {
-                        // Equal subtrees let a small file describe more bytes than a number holds.
-                        level.bytes = level.bytes.saturating_add(*size);
+                Some(subtree) => match totals.get(subtree) {
+                    Some(beneath) => {
+                        level.totals.add(*beneath);
                         level.subtrees.pop();
                     }
                     None => {
@@ -273,30 +321,38 @@ impl Repo {
                     }
                 },
                 None => {
-                    sizes.insert(level.id, level.bytes);
+                    totals.insert(level.id, level.totals);
                     stack.pop();
                 }
             }
         }
-        Ok(sizes.get(root).copied().unwrap_or_default())
+        Ok(totals.get(root).copied().unwrap_or_default())
     }
 
-    fn count_tree(&self, root: &DirTreeId, count: &mut TreeCount, cancel: &Cancel) -> Result<(), RepoError> {
-        let mut stack = vec![*root];
+    /// Counts the blobs of the last ref's tree. A subtree that it has many times is read once.
+    fn count_blobs(&self, root: DirTreeId, counted: &mut RefBlobs, cancel: &Cancel) -> Result<(), RepoError> {
+        let (mut stack, mut met) = (vec![root], HashSet::new());
         while let Some(tree) = stack.pop() {
+            if !met.insert(tree) {
+                continue;
+            }
             cancel.check()?;
             for entry in self.load_dirtree(&tree)?.entries() {
                 match &entry.node {
                     Node::Dir { tree } => stack.push(*tree),
-                    Node::File { blob, size, .. } => {
-                        count.files += 1;
-                        count.logical += size;
-                        count.blobs.insert(*blob, *size);
-                    }
+                    Node::File { blob, size, .. } => counted.add(*blob, *size),
                     _ => {}
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl TreeTotals {
+    /// Equal subtrees let a small file describe more than a number holds.
+    const fn add(&mut self, more: Self) {
+        self.files = self.files.saturating_add(more.files);
+        self.bytes = self.bytes.saturating_add(more.bytes);
     }
 }

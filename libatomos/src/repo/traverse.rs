@@ -5,7 +5,7 @@ use std::fs::File;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, DirTreeId};
-use crate::format::{DirTree, Node, limits};
+use crate::format::{DirTree, Metadata, Node, limits};
 
 use super::{Repo, RepoError};
 
@@ -97,11 +97,49 @@ impl Reachable {
 }
 
 /// The 128 bits that an inode variant's name spells.
-pub(crate) fn variant_bits(metadata: &crate::format::Metadata) -> Result<[u8; 16], RepoError> {
-    let name = metadata
-        .variant_name()
+pub(crate) fn variant_bits(metadata: &Metadata) -> Result<[u8; 16], RepoError> {
+    let mut bits = metadata
+        .variant_hash()
         .map_err(|source| super::object::encode_error("inode metadata", source))?;
-    Ok(parse_variant_bits(&name))
+    bits.reverse();
+    Ok(bits)
+}
+
+/// What [`variant_bits`] says, for whoever asks of one file after another: most of them have the owner, mode and time of one that was
+/// there a moment ago.
+pub(crate) struct VariantBits {
+    recent: Vec<Option<(Metadata, [u8; 16])>>,
+}
+
+impl VariantBits {
+    const RECENT: usize = 256;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            recent: vec![None; Self::RECENT],
+        }
+    }
+
+    pub(crate) fn of(&mut self, metadata: &Metadata) -> Result<[u8; 16], RepoError> {
+        if !metadata.xattrs.is_empty() {
+            return variant_bits(metadata);
+        }
+        let number = metadata.mtime.cast_unsigned() ^ u64::from(metadata.mode.rotate_left(16) ^ metadata.uid);
+        let place = &mut self.recent[number as usize % Self::RECENT];
+        if let Some((recent, bits)) = place
+            && recent == metadata
+        {
+            return Ok(*bits);
+        }
+        let bits = variant_bits(metadata)?;
+        *place = Some((metadata.clone(), bits));
+        Ok(bits)
+    }
+}
+
+/// Returns the name of a variant that has these bits.
+pub(crate) fn variant_name(bits: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_le_bytes(bits))
 }
 
 /// Reads a variant's name, 32 hexadecimal digits, as its 128 bits.
@@ -121,4 +159,32 @@ pub(crate) fn check_depth(depth: usize, path: &str) -> Result<(), RepoError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_of_a_variant_is_what_its_name_spells() {
+        let mut remembered = VariantBits::new();
+        // Many of these take one another's place.
+        for (number, mode) in (0..3000i64).zip([0o644, 0o755, 0o4755].into_iter().cycle()) {
+            let mut metadata = Metadata {
+                mtime: number % 700 - 100,
+                uid: (number % 3) as u32,
+                gid: (number % 2) as u32,
+                ..Metadata::with_mode(mode)
+            };
+            let check = |remembered: &mut VariantBits, metadata: &Metadata| {
+                let name = metadata.variant_name().unwrap();
+                let bits = remembered.of(metadata).unwrap();
+                assert_eq!(bits, parse_variant_bits(&name));
+                assert_eq!(variant_name(bits), name);
+            };
+            check(&mut remembered, &metadata);
+            metadata.xattrs.insert(b"user.a".to_vec(), b"b".to_vec());
+            check(&mut remembered, &metadata);
+        }
+    }
 }

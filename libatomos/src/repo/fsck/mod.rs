@@ -2,7 +2,9 @@
 //!
 //! An `Err` means that something could not be looked at; what was looked at and is bad is a [`Finding`].
 
+mod listing;
 mod references;
+mod seen;
 mod survey;
 
 use std::collections::{HashMap, HashSet};
@@ -11,21 +13,32 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::digest::{BlobId, CommitId, Digest};
+use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::progress::Progress;
 use crate::verity::VerityDigest;
 
 use super::layout::ALIASES;
 use super::{ObjectKind, PartialCommits, Repo, RepoError};
 
-pub(super) use survey::{BadFile, FileState, Seen, Survey, dirtree_facts};
+pub(super) use seen::Seen;
+pub(super) use survey::{BadFile, FileState, Survey};
 
 /// How to verify.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct FsckOptions {
-    /// Threads to hash with; all processors where `None`.
+    /// Threads to read and hash with. Where `None`, one for each processor, and eight at least: where files have to come from a disk, it is
+    /// the disk that is waited for, and it does several things at a time.
     pub threads: Option<usize>,
+}
+
+impl FsckOptions {
+    const LEAST_THREADS: usize = 8;
+
+    fn threads(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| crate::parallel::threads(None).max(Self::LEAST_THREADS))
+    }
 }
 
 /// What is wrong with an object. The names are stable.
@@ -200,9 +213,9 @@ impl Repo {
             bad,
         } = self.survey(options, progress, cancel)?;
         let damaged: HashSet<_> = bad.iter().map(BadFile::object).collect();
-        report
-            .findings
-            .extend(self.check_references(&seen, &report.partial, &damaged)?);
+        let load = |id: &DirTreeId| self.load_dirtree(id);
+        let referred = self.check_references(&seen, &report.partial, &damaged, &load, options)?;
+        report.findings.extend(referred);
         if !report.findings.is_empty() {
             self.note_uses(&seen, &mut report.findings)?;
         }

@@ -1,22 +1,22 @@
 //! Reading every object.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
-use crate::format::{Commit, DirTree, Node, limits};
-use crate::fs::{Dir, FileKind, FsError, hash_file, hash_file_and_verity};
+use crate::format::{Commit, DirTree, Metadata, Node, limits};
+use crate::fs::{Dir, FileHasher, FsError, SELINUX, Stat, read_bounded, read_xattrs_of};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-
-use super::super::object::inode_metadata;
-use super::super::traverse::{parse_variant_bits, variant_bits};
-use super::super::{ObjectKind, Repo, RepoError, RepoMode, parse_object_name};
-use super::{Finding, FsckOptions, FsckReport, Problem};
-use crate::fs::SELINUX;
 use crate::verity::VerityDigest;
+
+use super::super::traverse::{VariantBits, parse_variant_bits, variant_name};
+use super::super::{ObjectKind, Repo, RepoError, RepoMode};
+use super::listing::{FileName, Listing, Stored};
+use super::seen::Seen;
+use super::{Finding, FsckOptions, FsckReport, Problem};
 
 /// What reading every object has shown. Nothing was followed yet.
 pub(in crate::repo) struct Survey {
@@ -50,79 +50,89 @@ impl BadFile {
     }
 }
 
-/// An object's file.
-struct Stored {
-    digest: Digest,
-    variant: Option<String>,
-    size: u64,
-}
+/// Files that one thread reads at a time.
+const TOGETHER: usize = 64;
 
-/// The objects of one directory of the store.
-type Shard = (ObjectKind, Dir, Vec<Stored>);
+/// Bytes after which whoever waits is told of the files that were read.
+const TELL: u64 = 1 << 20;
 
-/// What is whole.
+/// What reading some files has shown.
 #[derive(Default)]
-pub(in crate::repo) struct Seen {
-    pub(in crate::repo) commits: HashMap<CommitId, Commit>,
-    pub(in crate::repo) dirtrees: HashMap<DirTreeId, DirTreeFacts>,
-    /// With their sizes.
-    pub(in crate::repo) blobs: HashMap<BlobId, u64>,
-    /// Inodes, by the 128 bits of their variants' names.
-    pub(in crate::repo) variants: HashSet<(BlobId, [u8; 16])>,
-    /// Dirtrees that record another fs-verity digest than a blob of theirs has.
-    pub(in crate::repo) wrong_verity: HashMap<DirTreeId, Problem>,
+struct Found {
+    commits: Vec<(CommitId, Commit)>,
+    dirtrees: Vec<DirTreeId>,
+    /// Blobs of which dirtrees record the fs-verity digest; see [`Ids`].
+    recorded: Ids,
+    /// The fs-verity digests of these.
+    verity: Vec<(BlobId, VerityDigest)>,
+    /// What else an inode is that is in its [`Stored`].
+    others: Vec<(BlobId, [u8; 16])>,
+    variants: u64,
+    bytes: u64,
+    bad: Vec<BadFile>,
 }
 
-/// The fs-verity digests that dirtrees record of a blob.
-type Recorded = HashMap<BlobId, Vec<(VerityDigest, DirTreeId)>>;
+/// Blobs' names, that may come many times each and are kept about once.
+#[derive(Default)]
+struct Ids {
+    list: Vec<BlobId>,
+    /// So many were left when they were last sorted.
+    distinct: usize,
+}
 
-impl Seen {
-    /// Returns whether everything of a commit's tree is here.
-    pub(in crate::repo) fn is_complete(&self, commit: &CommitId, mode: RepoMode) -> bool {
-        let Some(commit) = self.commits.get(commit) else {
-            return false;
-        };
-        let (mut trees, mut met) = (vec![commit.root], HashSet::new());
-        while let Some(tree) = trees.pop() {
-            if !met.insert(tree) {
-                continue;
-            }
-            let Some(facts) = self.dirtrees.get(&tree) else {
-                return false;
-            };
-            let whole = facts.files.iter().all(|(blob, size, bits)| {
-                let has_inode = || mode == RepoMode::BareUser || self.variants.contains(&(*blob, *bits));
-                self.blobs.get(blob) == Some(size) && (*size == 0 || has_inode())
-            });
-            if !whole {
-                return false;
-            }
-            trees.extend(&facts.subtrees);
+impl Ids {
+    fn append(&mut self, more: &mut Vec<BlobId>) {
+        self.list.append(more);
+        if self.list.len() > 2 * self.distinct + 1024 {
+            self.sort();
         }
-        true
+    }
+
+    fn sort(&mut self) {
+        self.list.sort_unstable();
+        self.list.dedup();
+        self.distinct = self.list.len();
     }
 }
 
-/// What must be remembered of a dirtree: what it refers to.
-pub(in crate::repo) struct DirTreeFacts {
-    pub(in crate::repo) subtrees: Vec<DirTreeId>,
-    pub(in crate::repo) files: Vec<(BlobId, u64, [u8; 16])>,
+impl Found {
+    fn and(mut self, mut more: Self) -> Self {
+        self.commits.append(&mut more.commits);
+        self.dirtrees.append(&mut more.dirtrees);
+        self.recorded.append(&mut more.recorded.list);
+        self.verity.append(&mut more.verity);
+        self.others.append(&mut more.others);
+        self.variants += more.variants;
+        self.bytes += more.bytes;
+        self.bad.append(&mut more.bad);
+        self
+    }
+
+    fn bad(&mut self, kind: ObjectKind, stored: &Stored, problem: Problem) {
+        self.bad.push(BadFile {
+            kind,
+            digest: stored.digest,
+            variant: stored.variant().map(variant_name),
+            problem,
+        });
+    }
 }
 
-/// Returns what a dirtree refers to.
-pub(in crate::repo) fn dirtree_facts(tree: &DirTree) -> Result<DirTreeFacts, RepoError> {
-    let mut facts = DirTreeFacts {
-        subtrees: Vec::new(),
-        files: Vec::new(),
-    };
-    for entry in tree.entries() {
-        match &entry.node {
-            Node::Dir { tree } => facts.subtrees.push(*tree),
-            Node::File { blob, size, .. } => facts.files.push((*blob, *size, variant_bits(&entry.metadata)?)),
-            _ => {}
+/// What a thread has for reading files, one after another.
+struct Reader {
+    hasher: FileHasher,
+    name: FileName,
+    bits: VariantBits,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self {
+            hasher: FileHasher::new(),
+            name: FileName::default(),
+            bits: VariantBits::new(),
         }
     }
-    Ok(facts)
 }
 
 impl Repo {
@@ -134,48 +144,47 @@ impl Repo {
         cancel: &Cancel,
     ) -> Result<Survey, RepoError> {
         let mut report = FsckReport::default();
-        let shards = self.list_all(&mut report)?;
-        let total = shards
-            .iter()
-            .flat_map(|(_, _, list)| list)
-            .map(|stored| stored.size)
-            .sum();
-        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(total), Unit::Bytes);
-        let pool = crate::parallel::pool(options.threads);
-        let check = |shards: Vec<Shard>, recorded: &Recorded| {
-            pool.install(|| {
-                shards
-                    .into_par_iter()
-                    .map(|(kind, dir, list)| self.check_shard(kind, &dir, list, recorded, &phase, cancel))
-                    .collect::<Result<Vec<ShardResult>, RepoError>>()
-            })
-        };
-        // What dirtrees record of blobs is compared while these are read.
-        let (blobs, others): (Vec<Shard>, Vec<Shard>) = shards
-            .into_iter()
-            .partition(|(kind, ..)| *kind == ObjectKind::Blob);
-        let mut checked = check(others, &Recorded::new())?;
-        let mut recorded = Recorded::new();
-        for (blob, verity, tree) in checked.iter_mut().flat_map(|shard| shard.recorded.drain(..)) {
-            recorded.entry(blob).or_default().push((verity, tree));
+        let pool = crate::parallel::pool(Some(options.threads()));
+        let mut listings = Vec::new();
+        for kind in ObjectKind::ALL {
+            let listing = pool.install(|| self.list_objects(kind))?;
+            report.strangers += listing.strangers;
+            listings.push(listing);
         }
-        checked.extend(check(blobs, &recorded)?);
+        // To know how many bytes there are costs a look at each file, a good part of what it costs to read a small one.
+        let total = listings.iter().map(|listing| listing.files.len() as u64).sum();
+        let phase = PhaseGuard::begin(progress, Phase::Verify, Some(total), Unit::Items);
+        let check = |listing: &mut Listing, recorded: &[BlobId]| {
+            pool.install(|| self.check_objects(listing, recorded, &phase, cancel))
+        };
+        // What dirtrees record of blobs has to be known when these are read.
+        let mut blobs = listings.remove(0);
+        let mut found = Found::default();
+        for listing in &mut listings {
+            found = found.and(check(listing, &[])?);
+        }
+        drop(listings);
+        let mut recorded = std::mem::take(&mut found.recorded);
+        recorded.sort();
+        found = found.and(check(&mut blobs, &recorded.list)?);
         drop(recorded);
         drop(phase);
-        let (mut seen, mut bad) = (Seen::default(), Vec::new());
-        for shard in checked {
-            report.commits += shard.seen.commits.len() as u64;
-            report.dirtrees += shard.seen.dirtrees.len() as u64;
-            report.blobs += shard.seen.blobs.len() as u64;
-            report.variants += shard.variants;
-            report.bytes += shard.bytes;
-            bad.extend(shard.bad);
-            seen.commits.extend(shard.seen.commits);
-            seen.dirtrees.extend(shard.seen.dirtrees);
-            seen.blobs.extend(shard.seen.blobs);
-            seen.variants.extend(shard.seen.variants);
-            seen.wrong_verity.extend(shard.seen.wrong_verity);
-        }
+        let mut files = blobs.files;
+        pool.install(|| files.par_sort_unstable_by(Stored::order));
+        let own = files
+            .iter()
+            .filter(|stored| !stored.is_variant && stored.has_bytes);
+        report.blobs = own.count() as u64;
+        report.variants = found.variants;
+        report.bytes = found.bytes;
+        let mut seen = Seen::default();
+        seen.commits.extend(found.commits);
+        seen.dirtrees.extend(found.dirtrees);
+        report.commits = seen.commits.len() as u64;
+        report.dirtrees = seen.dirtrees.len() as u64;
+        seen.set_blobs(files, found.others, found.verity);
+        let mut bad = found.bad;
+        bad.sort_by(|a, b| (a.kind, a.digest, &a.variant).cmp(&(b.kind, b.digest, &b.variant)));
         report.findings = bad.iter().map(Finding::of).collect();
         report.partial = self.partial_commits()?;
         report
@@ -191,175 +200,182 @@ impl Repo {
         digest: &Digest,
         variant: Option<&str>,
     ) -> Result<FileState, RepoError> {
-        let stored = Stored {
-            digest: *digest,
-            variant: variant.map(str::to_owned),
-            size: 0,
-        };
         let shard = &digest.to_hex()[..2];
         let Some(dir) = self.kind_dir(kind).open_dir_optional(shard)? else {
             return Ok(FileState::Absent);
         };
-        if !dir.exists(file_name(&stored))? {
+        let mut stored = Stored::new(*digest, variant.map(parse_variant_bits), 0);
+        if !dir.exists(FileName::default().of(&stored))? {
             return Ok(FileState::Absent);
         }
-        match self.check_file(kind, &dir, &stored, &Recorded::new(), &mut ShardResult::default()) {
+        let (mut reader, mut found) = (Reader::new(), Found::default());
+        match self.check_file(kind, &dir, &mut stored, &[], &mut reader, &mut found) {
             Ok(None) => Ok(FileState::Whole),
             Ok(Some(_)) | Err(CheckError::Fs(_)) => Ok(FileState::Bad),
             Err(CheckError::Repo(error)) => Err(error),
         }
     }
 
+    /// Reads all files of a listing, on the threads of the pool that this is called in. `recorded` is sorted.
+    fn check_objects(
+        &self,
+        listing: &mut Listing,
+        recorded: &[BlobId],
+        phase: &PhaseGuard<'_>,
+        cancel: &Cancel,
+    ) -> Result<Found, RepoError> {
+        let mut files = std::mem::take(&mut listing.files);
+        // Inodes and what is in them lie on the disk in the order of their numbers, more or less; and all threads read near one another.
+        files.par_sort_unstable_by_key(|stored| stored.ino);
+        let found = files
+            .chunks_mut(TOGETHER)
+            .par_bridge()
+            .map_init(Reader::new, |reader, files| {
+                self.check_some(listing, files, recorded, reader, phase, cancel)
+            })
+            .try_reduce(Found::default, |found, more| Ok(found.and(more)));
+        listing.files = files;
+        found
+    }
+
+    fn check_some(
+        &self,
+        listing: &Listing,
+        files: &mut [Stored],
+        recorded: &[BlobId],
+        reader: &mut Reader,
+        phase: &PhaseGuard<'_>,
+        cancel: &Cancel,
+    ) -> Result<Found, RepoError> {
+        let (mut found, mut told, mut untold) = (Found::default(), 0, 0);
+        for stored in files {
+            cancel.check()?;
+            let dir = listing.shard(&stored.digest);
+            match self.check_file(listing.kind, dir, stored, recorded, reader, &mut found) {
+                Ok(None) => {}
+                Ok(Some(problem)) => found.bad(listing.kind, stored, problem),
+                // One bad sector must not hide the rest.
+                Err(CheckError::Fs(error)) => {
+                    let reason = format!("{error}: {}", error.source);
+                    found.bad(listing.kind, stored, Problem::Unreadable { reason });
+                }
+                Err(CheckError::Repo(error)) => return Err(error),
+            }
+            untold += 1;
+            if found.bytes - told >= TELL {
+                told = found.bytes;
+                phase.advance(std::mem::take(&mut untold));
+            }
+        }
+        phase.advance(untold);
+        Ok(found)
+    }
+
     fn check_file(
         &self,
         kind: ObjectKind,
         dir: &Dir,
-        stored: &Stored,
-        recorded: &Recorded,
-        result: &mut ShardResult,
+        stored: &mut Stored,
+        recorded: &[BlobId],
+        reader: &mut Reader,
+        found: &mut Found,
     ) -> Result<Option<Problem>, CheckError> {
+        let Reader { hasher, name, bits } = reader;
+        let name = name.of(stored);
+        let opened = match dir.open_file(name) {
+            Ok(file) => Opened {
+                stat: dir.stat_opened(&file, name)?,
+                file,
+                dir,
+                name,
+            },
+            Err(error) => {
+                found.bytes += dir.stat(name).map_or(0, |stat| stat.size);
+                return Err(error.into());
+            }
+        };
+        found.bytes += opened.stat.size;
         match kind {
-            ObjectKind::Blob => self.check_blob(dir, stored, recorded, result),
-            ObjectKind::DirTree => check_dirtree(dir, stored, result),
-            ObjectKind::Commit => check_commit(dir, stored, result),
+            ObjectKind::Blob => self.check_blob(&opened, stored, recorded, hasher, bits, found),
+            ObjectKind::DirTree => check_dirtree(&opened, stored, found),
+            ObjectKind::Commit => check_commit(&opened, stored, found),
         }
-    }
-
-    fn list_all(&self, report: &mut FsckReport) -> Result<Vec<Shard>, RepoError> {
-        let mut shards = Vec::new();
-        for kind in ObjectKind::ALL {
-            for entry in self.kind_dir(kind).entries()? {
-                let Some(dir) = self.open_shard(kind, &entry.name)? else {
-                    report.strangers += 1;
-                    continue;
-                };
-                let shard = entry.name.to_string_lossy().into_owned();
-                let mut list = Vec::new();
-                for entry in dir.entries()? {
-                    let parsed = entry
-                        .name
-                        .to_str()
-                        .and_then(|name| parse_object_name(&shard, name));
-                    match (parsed, dir.stat(&entry.name)?) {
-                        (Some((digest, variant)), stat) if stat.kind == FileKind::File => {
-                            list.push(Stored {
-                                digest,
-                                variant,
-                                size: stat.size,
-                            });
-                        }
-                        _ => report.strangers += 1,
-                    }
-                }
-                shards.push((kind, dir, list));
-            }
-        }
-        Ok(shards)
-    }
-
-    fn check_shard(
-        &self,
-        kind: ObjectKind,
-        dir: &Dir,
-        list: Vec<Stored>,
-        recorded: &Recorded,
-        phase: &PhaseGuard<'_>,
-        cancel: &Cancel,
-    ) -> Result<ShardResult, RepoError> {
-        let mut result = ShardResult::default();
-        for stored in list {
-            cancel.check()?;
-            match self.check_file(kind, dir, &stored, recorded, &mut result) {
-                Ok(None) => {}
-                Ok(Some(problem)) => result.bad(kind, &stored, problem),
-                // One bad sector must not hide the rest.
-                Err(CheckError::Fs(error)) => {
-                    let reason = format!("{error}: {}", error.source);
-                    result.bad(kind, &stored, Problem::Unreadable { reason });
-                }
-                Err(CheckError::Repo(error)) => return Err(error),
-            }
-            result.bytes += stored.size;
-            phase.advance(stored.size);
-        }
-        Ok(result)
     }
 
     fn check_blob(
         &self,
-        dir: &Dir,
-        stored: &Stored,
-        recorded: &Recorded,
-        result: &mut ShardResult,
+        opened: &Opened<'_>,
+        stored: &mut Stored,
+        recorded: &[BlobId],
+        hasher: &mut FileHasher,
+        bits: &mut VariantBits,
+        found: &mut Found,
     ) -> Result<Option<Problem>, CheckError> {
-        let name = file_name(stored);
-        let file = dir.open_file(&name)?;
-        let recorded = recorded
-            .get(&BlobId::new(stored.digest))
-            .filter(|_| stored.variant.is_none());
-        let (found, size, verity) = match recorded {
-            None => hash_file(&file).map(|(found, size)| (found, size, None)),
-            Some(_) => hash_file_and_verity(&file).map(|(found, size, verity)| (found, size, Some(verity))),
+        let Opened {
+            file,
+            stat,
+            dir,
+            name,
+        } = opened;
+        let is_recorded = !stored.is_variant && recorded.binary_search(&BlobId::new(stored.digest)).is_ok();
+        let (blob, size, verity) = match is_recorded {
+            false => hasher
+                .hash(file, stat.size)
+                .map(|(blob, size)| (blob, size, None)),
+            true => (hasher.hash_and_verity(file, stat.size))
+                .map(|(blob, size, verity)| (blob, size, Some(verity))),
         }
-        .map_err(|error| FsError::new("read", dir.path().join(&name), error))?;
-        if found.digest() != &stored.digest {
+        .map_err(FsError::at("read", dir.path(), name))?;
+        if *blob.digest() != stored.digest {
             return Ok(Some(Problem::WrongDigest {
-                found: *found.digest(),
+                found: *blob.digest(),
             }));
         }
-        for (recorded, tree) in recorded.into_iter().flatten() {
-            if let Some(verity) = verity.filter(|verity| verity != recorded) {
-                let problem = Problem::WrongVerity {
-                    blob: found,
-                    recorded: *recorded,
-                    found: verity,
-                };
-                result.seen.wrong_verity.insert(*tree, problem);
-            }
-        }
-        if stored.variant.is_none() {
-            result.seen.blobs.insert(found, size);
-        } else {
-            result.variants += 1;
+        found.verity.extend(verity.map(|verity| (blob, verity)));
+        stored.size = size;
+        stored.has_bytes = true;
+        if stored.is_variant {
+            found.variants += 1;
         }
         if self.mode() == RepoMode::BareUser {
             return Ok(None);
         }
-        let mut metadata = inode_metadata(dir, OsStr::new(&name), &dir.stat(&name)?)?;
-        let labelled = variant_bits(&metadata)?;
-        metadata.xattrs.remove(SELINUX);
-        let plain = variant_bits(&metadata)?;
-        if let Some(variant) = &stored.variant
-            && ![labelled, plain].contains(&parse_variant_bits(variant))
-        {
-            return Ok(Some(Problem::WrongInode {
-                variant: variant.clone(),
-            }));
+        let mut metadata = Metadata {
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+            mtime: stat.mtime,
+            xattrs: read_xattrs_of(file, dir, name)?,
+        };
+        let labelled = bits.of(&metadata)?;
+        let plain = match metadata.xattrs.remove(SELINUX) {
+            Some(_) => bits.of(&metadata)?,
+            None => labelled,
+        };
+        match stored.variant() {
+            None => stored.bits = plain,
+            Some(bits) if [labelled, plain].contains(&bits) => {}
+            Some(bits) => {
+                return Ok(Some(Problem::WrongInode {
+                    variant: variant_name(bits),
+                }));
+            }
         }
-        result.seen.variants.extend([(found, labelled), (found, plain)]);
+        stored.has_inode = true;
+        if labelled != plain {
+            found.others.extend([(blob, labelled), (blob, plain)]);
+        }
         Ok(None)
     }
 }
 
-#[derive(Default)]
-struct ShardResult {
-    seen: Seen,
-    variants: u64,
-    bytes: u64,
-    bad: Vec<BadFile>,
-    /// What dirtrees record.
-    recorded: Vec<(BlobId, VerityDigest, DirTreeId)>,
-}
-
-impl ShardResult {
-    fn bad(&mut self, kind: ObjectKind, stored: &Stored, problem: Problem) {
-        self.bad.push(BadFile {
-            kind,
-            digest: stored.digest,
-            variant: stored.variant.clone(),
-            problem,
-        });
-    }
+/// A file that is being read.
+struct Opened<'a> {
+    file: File,
+    stat: Stat,
+    dir: &'a Dir,
+    /// In the directory.
+    name: &'a Path,
 }
 
 impl Finding {
@@ -390,17 +406,14 @@ impl From<RepoError> for CheckError {
     }
 }
 
-fn file_name(stored: &Stored) -> String {
-    let mut name = stored.digest.to_hex().split_off(2);
-    if let Some(variant) = &stored.variant {
-        name.push('.');
-        name.push_str(variant);
-    }
-    name
-}
-
-fn read_encoded(dir: &Dir, stored: &Stored, limit: usize) -> Result<Result<Vec<u8>, Problem>, CheckError> {
-    let bytes = dir.read(file_name(stored), limit)?;
+/// Reads a dirtree or a commit.
+fn read_encoded(
+    opened: &Opened<'_>,
+    stored: &Stored,
+    limit: usize,
+) -> Result<Result<Vec<u8>, Problem>, CheckError> {
+    let Opened { file, dir, name, .. } = opened;
+    let bytes = read_bounded(file, opened.stat.size, limit).map_err(FsError::at("read", dir.path(), name))?;
     let found = Digest::of(&bytes);
     Ok(if found == stored.digest {
         Ok(bytes)
@@ -410,11 +423,11 @@ fn read_encoded(dir: &Dir, stored: &Stored, limit: usize) -> Result<Result<Vec<u
 }
 
 fn check_dirtree(
-    dir: &Dir,
+    opened: &Opened<'_>,
     stored: &Stored,
-    result: &mut ShardResult,
+    found: &mut Found,
 ) -> Result<Option<Problem>, CheckError> {
-    let bytes = match read_encoded(dir, stored, limits::MAX_DIRTREE)? {
+    let bytes = match read_encoded(opened, stored, limits::MAX_DIRTREE)? {
         Ok(bytes) => bytes,
         Err(problem) => return Ok(Some(problem)),
     };
@@ -426,31 +439,27 @@ fn check_dirtree(
             }));
         }
     };
-    let (facts, id) = (dirtree_facts(&tree)?, DirTreeId::new(stored.digest));
-    for entry in tree.entries() {
-        if let Node::File {
-            blob,
-            verity: Some(verity),
-            ..
-        } = &entry.node
-        {
-            result
-                .recorded
-                .push((*blob, VerityDigest::from_bytes(*verity), id));
-        }
-    }
-    result.seen.dirtrees.insert(id, facts);
+    let blobs = tree.entries().iter().filter_map(|entry| match &entry.node {
+        Node::File { blob, verity, .. } => verity.map(|_| *blob),
+        _ => None,
+    });
+    found.recorded.append(&mut blobs.collect());
+    found.dirtrees.push(DirTreeId::new(stored.digest));
     Ok(None)
 }
 
-fn check_commit(dir: &Dir, stored: &Stored, result: &mut ShardResult) -> Result<Option<Problem>, CheckError> {
-    let bytes = match read_encoded(dir, stored, limits::MAX_COMMIT)? {
+fn check_commit(
+    opened: &Opened<'_>,
+    stored: &Stored,
+    found: &mut Found,
+) -> Result<Option<Problem>, CheckError> {
+    let bytes = match read_encoded(opened, stored, limits::MAX_COMMIT)? {
         Ok(bytes) => bytes,
         Err(problem) => return Ok(Some(problem)),
     };
     match Commit::decode(&bytes) {
         Ok(commit) => {
-            result.seen.commits.insert(CommitId::new(stored.digest), commit);
+            found.commits.push((CommitId::new(stored.digest), commit));
             Ok(None)
         }
         Err(error) => Ok(Some(Problem::Malformed {

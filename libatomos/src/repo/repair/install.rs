@@ -79,7 +79,8 @@ impl Repair<'_> {
         // No power cut shows this sync: the same, for what is not set aside yet.
         self.repo.dir().sync_fs()?;
         crate::failpoint::hit("repair.set-aside")?;
-        let whole = |commit: &_| self.seen.is_complete(commit, self.repo.mode());
+        let load = |id: &_| self.repo.load_dirtree(id);
+        let whole = |commit: &_| self.seen.is_complete(commit, self.repo.mode(), &load);
         self.repo
             .forget_partial(|commit| partial.contains_key(commit) && whole(commit))?;
         if let Some(staging) = staging {

@@ -34,7 +34,7 @@ use stage::Stage;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct RepairOptions {
-    /// Threads to hash with; all processors where `None`.
+    /// Threads to read and hash with, as [`FsckOptions`] has them.
     pub threads: Option<usize>,
     /// Find out what could be repaired, and change nothing.
     pub dry_run: bool,
@@ -194,7 +194,9 @@ impl Repo {
         let mut first = true;
         loop {
             let damaged = repair.damaged();
-            let mut findings = self.check_references(&repair.seen, &partial, &damaged)?;
+            let load = |id: &DirTreeId| load_staged(self, &repair.trees, id);
+            let mut findings =
+                self.check_references(&repair.seen, &partial, &damaged, &load, &fsck_options)?;
             if first {
                 report.found.findings.extend(findings.iter().cloned());
             } else {
@@ -235,6 +237,18 @@ impl Repo {
     }
 }
 
+/// Gives a dirtree that was restored, or one of the store.
+fn load_staged(
+    repo: &Repo,
+    trees: &HashMap<DirTreeId, DirTree>,
+    id: &DirTreeId,
+) -> Result<DirTree, RepoError> {
+    match trees.get(id) {
+        Some(tree) => Ok(tree.clone()),
+        None => repo.load_dirtree(id),
+    }
+}
+
 fn object_of(finding: &Finding) -> Object {
     (finding.kind, finding.digest)
 }
@@ -263,10 +277,7 @@ impl Repair<'_> {
             return Ok(needs);
         }
         let mut failed = None;
-        let load = |id: &DirTreeId| match self.trees.get(id) {
-            Some(tree) => Ok(tree.clone()),
-            None => self.repo.load_dirtree(id),
-        };
+        let load = |id: &DirTreeId| load_staged(self.repo, &self.trees, id);
         self.repo.walk_uses(&self.seen, &load, &mut |one| {
             let Some(need) = needs.get_mut(&(one.kind, one.digest)) else {
                 return;
@@ -416,7 +427,7 @@ impl Repair<'_> {
                 Some(bytes) => match DirTree::decode(&bytes) {
                     Ok(tree) => {
                         let id = DirTreeId::new(digest);
-                        self.seen.dirtrees.insert(id, fsck::dirtree_facts(&tree)?);
+                        self.seen.dirtrees.insert(id);
                         self.trees.insert(id, tree);
                         true
                     }
@@ -444,20 +455,21 @@ impl Repair<'_> {
 
     fn take_blob(&mut self, digest: &Digest, need: &Need, candidate: &Candidate) -> Result<bool, RepoError> {
         let id = BlobId::new(*digest);
-        let has_base = self.seen.blobs.contains_key(&id);
+        let here = self.seen.blob(&id);
+        let has_base = here.size().is_some();
         let missing: Vec<([u8; 16], Metadata)> = need
             .inodes
             .iter()
-            .filter(|(bits, _)| !self.seen.variants.contains(&(id, **bits)))
+            .filter(|(bits, _)| !here.has_inode(bits))
             .map(|(bits, metadata)| (*bits, metadata.clone()))
             .collect();
         let Some(size) = self.stage.blob(digest, need, has_base, &missing, candidate)? else {
             return Ok(false);
         };
-        self.seen.blobs.insert(id, size);
-        self.seen
-            .variants
-            .extend(missing.iter().map(|(bits, _)| (id, *bits)));
+        self.seen.add_blob(id, size);
+        for (bits, _) in missing {
+            self.seen.add_inode(id, bits);
+        }
         Ok(true)
     }
 }
