@@ -103,8 +103,11 @@ impl Again<'_> {
         }
         if is_possible() {
             let image = place.join("image");
+            // A disk that is larger than what it lies on becomes read-only when that is full.
+            let below = rustix::fs::statvfs(place).context("cannot look at the file system of /var/tmp")?;
+            let free = ((below.f_bavail * below.f_frsize) >> 30).saturating_sub(1);
             run(Command::new("truncate")
-                .arg(format!("--size={}G", self.gibibytes))
+                .arg(format!("--size={}G", u64::from(self.gibibytes).min(free)))
                 .arg(&image))?;
             // Not lazily: the kernel would go on initialising it while the times are taken.
             run(Command::new("mkfs.ext4")
