@@ -3,8 +3,6 @@
 //! Whoever writes into such a file writes into the store, and its digest is wrong from then on. That leaves a trace that is
 //! looked for: the store's inodes have times of whole seconds, and a write sets one of nanoseconds.
 
-use std::collections::HashMap;
-
 use crate::digest::{BlobId, Digest};
 use crate::fs::{Stat, read_xattrs_at};
 use crate::repo::{ObjectKind, Repo, RepoMode, object_path, variant_path};
@@ -16,7 +14,9 @@ use super::stat_cache::{Known, Stamp};
 /// Which blob each inode of the store is.
 pub(super) struct StoreInodes<'r> {
     repo: &'r Repo,
-    by_number: HashMap<u64, (Digest, Option<[u8; 16]>)>,
+    /// By their numbers, sorted: there is one for each file of the store, and a table would be half empty.
+    blobs: Vec<(u64, Digest)>,
+    variants: Vec<(u64, Digest, [u8; 16])>,
 }
 
 impl<'r> StoreInodes<'r> {
@@ -28,21 +28,39 @@ impl<'r> StoreInodes<'r> {
         if repo.mode() != RepoMode::Bare || !tree.has_links_on(device)? {
             return Ok(None);
         }
-        let mut by_number = HashMap::new();
-        repo.visit_inodes(|number, digest, variant| {
-            by_number.insert(number, (digest, variant));
+        let (mut blobs, mut variants) = (Vec::new(), Vec::new());
+        repo.visit_inodes(|number, digest, variant| match variant {
+            None => blobs.push((number, digest)),
+            Some(bits) => variants.push((number, digest, bits)),
         })?;
-        Ok(Some(Self { repo, by_number }))
+        blobs.sort_unstable_by_key(|(number, _)| *number);
+        variants.sort_unstable_by_key(|(number, ..)| *number);
+        Ok(Some(Self {
+            repo,
+            blobs,
+            variants,
+        }))
+    }
+
+    /// Returns where the inode of this number is said to be, and of which blob it is.
+    fn find(&self, number: u64) -> Option<(String, &Digest)> {
+        if let Ok(index) = self.blobs.binary_search_by_key(&number, |(number, _)| *number) {
+            let (_, digest) = &self.blobs[index];
+            return Some((object_path(digest), digest));
+        }
+        let index = self
+            .variants
+            .binary_search_by_key(&number, |(number, ..)| *number)
+            .ok()?;
+        let (_, digest, bits) = &self.variants[index];
+        let variant = format!("{:032x}", u128::from_le_bytes(*bits));
+        Some((variant_path(digest, &variant), digest))
     }
 
     /// Returns what the file holds, if it is one of the store's.
     pub(super) fn get(&self, stamp: &Stamp) -> Result<Option<Known>, CommitError> {
-        let Some((digest, variant)) = self.by_number.get(&stamp.inode()) else {
+        let Some((path, digest)) = self.find(stamp.inode()) else {
             return Ok(None);
-        };
-        let path = match variant {
-            None => object_path(digest),
-            Some(bits) => variant_path(digest, &format!("{:032x}", u128::from_le_bytes(*bits))),
         };
         let objects = self.repo.kind_dir(ObjectKind::Blob);
         // A directory's word for an inode's number is not the last one.
