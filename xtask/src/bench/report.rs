@@ -170,7 +170,8 @@ fn comparison(text: &mut String, circumstances: &Circumstances<'_>) -> Result<()
     writeln!(
         text,
         "- how: {} runs, in each of which the tools take turns, the first of them first in every other run; the page cache is \
-         warm; `sync -f` before each command. A commit is durable when it returns: atomos and ostree see to that themselves \
+         warm; `sync -f` before each command. What a run leaves is put aside and not removed, as far as there is room: ext4 keeps away from \
+         the inodes of removed files for minutes, and passes each of them when it makes others. A commit is durable when it returns: atomos and ostree see to that themselves \
          (ostree with its default, fsync on), `cp -a` is followed by `sync -f`.\n",
         circumstances.runs
     )?;

@@ -87,11 +87,20 @@ impl Staging {
 
     /// Gives the staged `name` to a file elsewhere; returns `false` where that cannot be.
     pub(super) fn link(&self, dir: &Dir, from: impl AsRef<Path>, name: &str) -> Result<bool, FsError> {
-        let shard = Path::new(name).parent().expect("a staged name has a shard");
-        self.dir.ensure_dir_all(shard, 0o755)?;
-        match call("link", || {
-            rustix::fs::linkat(dir, from.as_ref(), &self.dir, name, AtFlags::empty())
-        }) {
+        let link = || {
+            call("link", || {
+                rustix::fs::linkat(dir, from.as_ref(), &self.dir, name, AtFlags::empty())
+            })
+        };
+        let linked = match link() {
+            // The shard is missing, or what was to be linked: there is one of these for every file of a tree, and few shards.
+            Err(Errno::NOENT) => {
+                self.ensure_shard(name)?;
+                link()
+            }
+            other => other,
+        };
+        match linked {
             Ok(()) => Ok(true),
             // Another file system, one that has no links, a file that the kernel keeps for its owner, or too many names.
             Err(
@@ -105,11 +114,15 @@ impl Staging {
     pub(in crate::repo) fn create(&self, name: &str, mode: u32) -> Result<File, FsError> {
         match self.dir.create_file(name, mode) {
             Err(error) if error.is_not_found() => {
-                let shard = Path::new(name).parent().expect("a staged name has a shard");
-                self.dir.ensure_dir_all(shard, 0o755)?;
+                self.ensure_shard(name)?;
                 self.dir.create_file(name, mode)
             }
             other => other,
         }
+    }
+
+    fn ensure_shard(&self, name: &str) -> Result<(), FsError> {
+        let shard = Path::new(name).parent().expect("a staged name has a shard");
+        self.dir.ensure_dir_all(shard, 0o755).map(drop)
     }
 }
