@@ -60,9 +60,9 @@ impl Fresh {
     }
 
     fn write_run(&mut self, open: impl FnOnce() -> io::Result<File>) -> io::Result<()> {
-        let file = match self.file.take() {
+        let file = match &mut self.file {
             Some(file) => file,
-            None => open()?,
+            none => none.insert(open()?),
         };
         self.last.sort_unstable_by_key(Record::key);
         let mut bytes = Vec::with_capacity(PIECE * RECORD);
@@ -75,9 +75,9 @@ impl Fresh {
             file.write_all_at(&bytes, at)?;
             at += bytes.len() as u64;
         }
+        // A run that was not written whole is none, and its records are still here.
         self.last.clear();
         self.runs += 1;
-        self.file = Some(file);
         Ok(())
     }
 
