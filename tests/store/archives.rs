@@ -197,6 +197,26 @@ fn a_hard_link_has_what_its_target_had_then() {
 }
 
 #[test]
+fn a_hard_link_to_a_file_of_a_directory_before_is_that_file_under_whatever_name() {
+    let repo = TestRepo::new();
+    let lower = repo.scratch().join("lower");
+    std::fs::create_dir_all(lower.join("bin")).unwrap();
+    std::fs::write(lower.join("bin/a"), "AAA").unwrap();
+    std::fs::write(lower.join("bin/b"), "another").unwrap();
+    let upper = archive(&[
+        other("bin/b", MemberKind::HardLink(b"bin/a".to_vec())),
+        other("bin/new", MemberKind::HardLink(b"bin/a".to_vec())),
+    ]);
+    let report = commit_all(
+        &repo,
+        vec![Source::Dir(Dir::open_ambient(&lower).unwrap()), tar_source(upper)],
+    )
+    .unwrap();
+    let wanted = ["/bin/", "/bin/a=AAA", "/bin/b=AAA", "/bin/new=AAA"];
+    assert_eq!(listing(&repo, &report), wanted);
+}
+
+#[test]
 fn whiteouts_remove_what_the_sources_before_have_and_nothing_of_their_own() {
     let repo = TestRepo::new();
     let lower = archive(&[

@@ -188,6 +188,12 @@ impl Repo {
         Ok(found.is_some_and(|found| found.size == size))
     }
 
+    /// Returns whether the inode is what lies at `path` beneath the blobs' directory.
+    pub(crate) fn is_inode_at(&self, (dev, ino): (u64, u64), path: &str) -> Result<bool, RepoError> {
+        let found = self.kind_dir(ObjectKind::Blob).stat_optional(path)?;
+        Ok(found.is_some_and(|found| (found.dev, found.ino) == (dev, ino)))
+    }
+
     /// Returns whether the inode, which has `metadata`, is the blob's own or its variant's.
     pub(crate) fn is_inode_of(
         &self,
@@ -195,18 +201,13 @@ impl Repo {
         blob: &BlobId,
         metadata: &Metadata,
     ) -> Result<bool, RepoError> {
-        let objects = self.kind_dir(ObjectKind::Blob);
-        let is_it = |path: &str| -> Result<bool, RepoError> {
-            let found = objects.stat_optional(path)?;
-            Ok(found.is_some_and(|found| (found.dev, found.ino) == (dev, ino)))
-        };
-        if is_it(&object_path(blob.digest()))? {
+        if self.is_inode_at((dev, ino), &object_path(blob.digest()))? {
             return Ok(true);
         }
         let name = metadata
             .variant_name()
             .map_err(|source| encode_error("inode metadata", source))?;
-        is_it(&variant_path(blob.digest(), &name))
+        self.is_inode_at((dev, ino), &variant_path(blob.digest(), &name))
     }
 
     /// Calls `visit` with every object of `kind`: digest, name beneath the kind's directory, and the variant's name.

@@ -112,9 +112,10 @@ fn linked(
             "it is a hard link to {shown}, which does not stand before it"
         ));
     };
-    let node = overlay.tree().node(node);
+    let (tree, index) = (overlay.tree(), node);
+    let node = tree.node(index);
     if matches!(node.kind, SourceKind::Dir { .. }) {
         return Err(format!("it is a hard link to {shown}, which is a directory"));
     }
-    Ok((node.metadata.clone(), node.kind.clone()))
+    Ok((node.metadata.clone(), tree.kind_for_another(index)))
 }

@@ -233,7 +233,9 @@ impl Apply<'_> {
                 && self.options.ownership == Ownership::User
                 && !moving.holding.exists(&built)?
             {
-                dir.remove_file_optional(name)?;
+                if matches!(put.there, There::File) {
+                    dir.remove_file_optional(name)?;
+                }
                 return Ok(());
             }
             return Ok(rename(moving.holding, built.as_ref(), dir, name, is_free)?);

@@ -227,6 +227,20 @@ impl SourceTree {
         }
     }
 
+    /// Returns what a node is, for a node that may have another name.
+    pub(crate) fn kind_for_another(&self, index: u32) -> SourceKind {
+        let node = self.node(index);
+        let mut kind = node.kind.clone();
+        if let SourceKind::File {
+            content: Content::Disk { name, .. } | Content::Unpacked { name, .. },
+            ..
+        } = &mut kind
+        {
+            name.get_or_insert_with(|| node.name.clone());
+        }
+        kind
+    }
+
     /// Returns the inode of a file as it was listed, and whether it had other names; `None` for what is not committed as it lies
     /// on disk.
     pub(super) fn listed(&self, index: u32) -> Option<(&Stamp, bool)> {

@@ -314,16 +314,18 @@ impl Transaction<'_> {
         let base = object_path(blob.digest());
         let mut claims = self.claims_of(blob.digest());
         let present = objects.stat_optional(&base)?;
-        if let Some(stat) = &present
-            && stat.size != hashed.size
-        {
-            let reason = format!("it has {} bytes instead of {}", stat.size, hashed.size);
-            return Err(RepoError::ObjectDamaged {
+        // A pull and a commit that know better must not go on as if this were the blob.
+        let check_size = |stat: &Stat| {
+            if stat.size == hashed.size {
+                return Ok(());
+            }
+            Err(RepoError::ObjectDamaged {
                 kind: ObjectKind::Blob,
                 digest: *blob.digest(),
-                reason,
-            });
-        }
+                reason: format!("it has {} bytes instead of {}", stat.size, hashed.size),
+            })
+        };
+        present.as_ref().map_or(Ok(()), check_size)?;
         if self.repo.mode() == RepoMode::BareUser {
             let new = present.is_none() && claims.stage(ObjectKind::Blob, blob.digest(), ONLY);
             return Ok(new.then_some(Place {
@@ -354,6 +356,7 @@ impl Transaction<'_> {
         if let Some(stat) = objects.stat_optional(&path)?
             && inode_matches(objects, &path, &stat, metadata)?
         {
+            check_size(&stat)?;
             claims.variants.insert((*blob.digest(), bits), Claim::Elsewhere);
             return Ok(None);
         }

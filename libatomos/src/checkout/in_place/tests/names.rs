@@ -8,7 +8,7 @@ use super::*;
 use crate::checkout::in_place::apply::Apply;
 use crate::checkout::in_place::plan::{Others, Plan};
 use crate::checkout::in_place::survey::Survey;
-use crate::repo::ObjectKind;
+use crate::repo::{ObjectKind, RepoMode};
 
 fn scene(make: impl Fn(&Path, &str)) -> Scene {
     let scene = Scene::new(&Model::new(), &Model::new());
@@ -223,5 +223,33 @@ fn what_comes_after_the_look_is_neither_replaced_nor_removed() {
     }
     let scene = scene(make);
     scene.update_while(|| ()).unwrap();
+    assert_eq!(scene.found(), scene.wanted("new"));
+}
+
+#[test]
+fn entries_that_differ_in_nothing_that_an_inode_has_stay_and_are_no_stumbling_block() {
+    let mut scene = scene(|tree, version| {
+        for number in 0..8 {
+            fs::write(tree.join(format!("same-{number}")), number.to_string()).unwrap();
+            age(&tree.join(format!("same-{number}")), 1000);
+        }
+        fs::write(tree.join("other"), version).unwrap();
+        age(tree, 1000);
+    });
+    let mut options = TestRepo::options("new");
+    options.verity = true;
+    let source = Dir::open_ambient(scene.repo.scratch().join("new-tree")).unwrap();
+    crate::commit::commit(scene.repo.repo(), source, &options, &NoProgress, &Cancel::new()).unwrap();
+    scene.options.threads = Some(1);
+    let inode = |name: &str| fs::metadata(scene.dest.join(name)).unwrap().ino();
+    let before = inode("same-3");
+    let report = scene.update().unwrap();
+    assert_eq!((report.added, report.removed), (0, 0));
+    if scene.repo.repo().mode() == RepoMode::Bare {
+        assert_eq!((report.changed, report.made.hardlinked), (1, 1));
+        assert_eq!(inode("same-3"), before);
+    }
+    let left: Vec<_> = fs::read_dir(&scene.dest).unwrap().collect();
+    assert_eq!(left.len(), 9);
     assert_eq!(scene.found(), scene.wanted("new"));
 }
