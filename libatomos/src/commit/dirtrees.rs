@@ -78,14 +78,15 @@ pub(super) fn store(
     let assembly = Assembly::new(hasher, parents);
     assembly.begin()?;
     let buffers = Mutex::new(Vec::new());
-    let late = |node: u32| {
-        hasher.recording.mtime == MtimePolicy::Parent
-            && stem_of_source(&hasher.tree.node(node).name).is_some()
+    // Python sources come last where one may take an old time: whether it does depends on its compiled file.
+    let passes: &[bool] = match hasher.recording.mtime {
+        MtimePolicy::Parent => &[false, true],
+        _ => &[false],
     };
-    // Python sources come last: whether one may take an old time depends on its compiled file.
-    for wanted in [false, true] {
+    let late = |node: u32| passes.len() > 1 && stem_of_source(&hasher.tree.node(node).name).is_some();
+    for wanted in passes {
         assembly
-            .groups(|node| late(node) == wanted)
+            .groups(|node| late(node) == *wanted)
             .into_par_iter()
             .with_max_len(1)
             .try_for_each(|group| {
@@ -338,13 +339,12 @@ impl<'a> Assembly<'a> {
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-    use super::super::hash::{Hints, Recording};
     use super::super::{MemoryTrees, ScanOptions};
     use super::*;
     use crate::cancel::Cancel;
     use crate::fs::Dir;
     use crate::progress::{NoProgress, Phase, Unit};
-    use crate::repo::{TreeSource, Verity};
+    use crate::repo::TreeSource;
 
     #[test]
     fn a_file_that_replaced_the_listed_one_has_its_own_metadata() {
@@ -363,15 +363,7 @@ mod tests {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
         let trees = MemoryTrees::default();
-        let hasher = Hasher {
-            tree: &tree,
-            sink: Sink::Memory(&trees),
-            recording: Recording::default(),
-            hints: Hints::default(),
-            adopt: false,
-            verity: Verity::No,
-            cancel: &cancel,
-        };
+        let hasher = Hasher::in_memory(&tree, &trees, &cancel);
         let phase = PhaseGuard::begin(&NoProgress, Phase::Verify, None, Unit::Bytes);
         let stored = store(&hasher, &ParentTrees::new(), &phase).unwrap();
         let root = trees.dirtree(&stored.root).unwrap();

@@ -60,6 +60,21 @@ pub(super) struct Hints<'a> {
     pub(super) inodes: Option<&'a StoreInodes<'a>>,
 }
 
+impl<'a> Hasher<'a> {
+    /// One that keeps dirtrees in memory, and records everything as it is listed.
+    pub(super) fn in_memory(tree: &'a SourceTree, trees: &'a MemoryTrees, cancel: &'a Cancel) -> Self {
+        Self {
+            tree,
+            sink: Sink::Memory(trees),
+            recording: Recording::default(),
+            hints: Hints::default(),
+            adopt: false,
+            verity: Verity::No,
+            cancel,
+        }
+    }
+}
+
 impl Hasher<'_> {
     /// Stores a file, or finds that the store has it. `open` is the directory that was opened last.
     pub(super) fn one(

@@ -8,10 +8,10 @@ use crate::digest::DirTreeId;
 use crate::format::{DirTree, Metadata};
 use crate::fs::Dir;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{ObjectKind, RepoError, TreeSource, Verity};
+use crate::repo::{ObjectKind, RepoError, TreeSource};
 
 use super::dirtrees::{self, ParentTrees};
-use super::hash::{Hasher, Hints, Recording, Sink, lock};
+use super::hash::{Hasher, lock};
 use super::{CommitError, ScanOptions, SourceTree};
 
 /// Dirtrees held in memory.
@@ -49,15 +49,7 @@ pub fn hash_directory(
     crate::parallel::pool(None).install(|| {
         let tree = SourceTree::scan(root, options, cancel)?;
         let phase = PhaseGuard::begin(progress, Phase::Verify, Some(tree.totals().1), Unit::Bytes);
-        let hasher = Hasher {
-            tree: &tree,
-            sink: Sink::Memory(&trees),
-            recording: Recording::default(),
-            hints: Hints::default(),
-            adopt: false,
-            verity: Verity::No,
-            cancel,
-        };
+        let hasher = Hasher::in_memory(&tree, &trees, cancel);
         let id = dirtrees::store(&hasher, &ParentTrees::new(), &phase)?.root;
         Ok((id, hasher.root_metadata(id, None), trees))
     })

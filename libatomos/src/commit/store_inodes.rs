@@ -5,7 +5,7 @@
 
 use crate::digest::{BlobId, Digest};
 use crate::fs::{Stat, read_xattrs_at};
-use crate::repo::{ObjectKind, Repo, RepoMode, object_path, variant_path};
+use crate::repo::{ObjectKind, Repo, RepoMode, object_path, variant_name, variant_path};
 
 use super::CommitError;
 use super::source::SourceTree;
@@ -53,8 +53,7 @@ impl<'r> StoreInodes<'r> {
             .binary_search_by_key(&number, |(number, ..)| *number)
             .ok()?;
         let (_, digest, bits) = &self.variants[index];
-        let variant = format!("{:032x}", u128::from_le_bytes(*bits));
-        Some((variant_path(digest, &variant), digest))
+        Some((variant_path(digest, &variant_name(*bits)), digest))
     }
 
     /// Returns what the file holds, if it is one of the store's.
