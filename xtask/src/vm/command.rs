@@ -1,6 +1,9 @@
 //! `cargo xtask vm-test`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +33,9 @@ pub struct TestArgs {
     /// List the tests, and run none
     #[arg(long)]
     list: bool,
+    /// How many tests run at the same time; each machine has one processor [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
     /// Directory that keeps the Debian trees
     #[arg(long, value_name = "DIR", default_value = "target/xtask/trees")]
     trees: PathBuf,
@@ -45,6 +51,11 @@ pub struct TestArgs {
 }
 
 impl TestArgs {
+    fn jobs(&self) -> usize {
+        let processors = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.jobs.unwrap_or_else(processors).get()
+    }
+
     const fn level(&self) -> Level {
         match (self.smoke, self.quick) {
             (true, _) => Level::Smoke,
@@ -82,12 +93,10 @@ pub fn test(args: &TestArgs) -> Result<()> {
         boot_limit: Duration::from_secs(args.boot_limit),
     };
     let store = Store::open(&work, &programs, &trees)?;
-    let mut lab = Lab::new(work.clone(), store, &programs, &options);
+    let lab = Lab::new(work.clone(), store, &programs, &options);
     let started = Instant::now();
-    let outcomes: Vec<Outcome> = scenarios
-        .iter()
-        .map(|scenario| run_one(&mut lab, scenario))
-        .collect();
+    let jobs = args.jobs().min(scenarios.len());
+    let outcomes = run_all(&lab, &scenarios, jobs);
     for outcome in &outcomes {
         println!(
             "  {:<18} {:>7.1} s {:>3} boots  {}",
@@ -99,7 +108,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     }
     if args.level() == Level::Whole && args.only.is_empty() {
         let document = workspace::root().join("docs/boot-tests.md");
-        results::write(&document, &mut lab, &outcomes, started.elapsed())?;
+        results::write(&document, &lab, &outcomes, jobs, started.elapsed())?;
     }
     let failed = outcomes.iter().filter(|outcome| outcome.error.is_some()).count();
     if failed > 0 {
@@ -127,24 +136,52 @@ fn has_two_of_a_kind(scenarios: &[&Scenario]) -> bool {
         .any(|(index, scenario)| scenarios[..index].iter().any(|other| other.kind == scenario.kind))
 }
 
-fn run_one(lab: &mut Lab, scenario: &'static Scenario) -> Outcome {
-    lab.steps
-        .say(&format!("== {}: {}", scenario.name, scenario.shows));
+/// Runs tests, so many at a time, begun in their order; what came of them is in that order too.
+fn run_all(lab: &Lab, scenarios: &[&'static Scenario], jobs: usize) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            match scenarios.get(index) {
+                Some(scenario) => done.push((index, run_one(lab, scenario))),
+                None => return done,
+            }
+        }
+    };
+    let mut outcomes: Vec<(usize, Outcome)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    });
+    outcomes.sort_by_key(|(index, _)| *index);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn run_one(lab: &Lab, scenario: &'static Scenario) -> Outcome {
+    let say = |what: &str| lab.steps.say(&format!("{}: {what}", scenario.name));
+    say(&format!("begins: {}", scenario.shows));
     let started = Instant::now();
-    let boots = lab.boots();
+    let boots = Arc::new(AtomicU32::new(0));
     let error = lab
-        .stage(scenario.name, scenario.kind)
+        .stage(scenario.name, scenario.kind, &boots)
         .and_then(scenario.story)
         .with_context(|| format!("the test {} failed", scenario.name))
         .err();
     match &error {
-        None => lab.steps.say("passed"),
-        Some(error) => lab.steps.say(&format!("{error:#}")),
+        None => say("passed"),
+        Some(error) => say(&format!("{error:#}")),
     }
     Outcome {
         scenario,
         time: started.elapsed(),
-        boots: lab.boots() - boots,
+        boots: boots.load(Ordering::Relaxed),
         error,
     }
 }

@@ -1,10 +1,11 @@
 //! What all tests of one run share, and what each has for itself.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use atomos_httpd::testing::{Nginx, NginxLogLine};
@@ -43,27 +44,27 @@ const KERNEL_ARGUMENTS: [&str; 13] = [
     "modprobe.blacklist=evdev,i2c_i801,iTCO_wdt,joydev,lpc_ich,pcspkr,psmouse",
 ];
 
-/// What all tests of a run share.
+/// What all tests of a run share, also those that run at the same time. Locks are taken in the order in which they stand here.
 #[derive(Debug)]
 pub struct Lab {
+    /// Held by whoever boots v1 for all others of its kind to go on from.
+    first_boot: Mutex<()>,
+    /// A disk of each kind, as it was installed.
+    disks: Mutex<BTreeMap<String, Disk>>,
     /// Versions, and the site.
-    pub store: Store,
+    store: Mutex<Store>,
     /// The clock.
     pub steps: Steps,
     programs: Programs,
     options: Options,
     work: PathBuf,
-    /// A disk of each kind, as it was installed.
-    disks: BTreeMap<String, Disk>,
-    /// How many times a machine came up.
-    boots: Rc<Cell<u32>>,
 }
 
 /// What one test has for itself: a disk on which version 1 was installed, and a directory.
 #[derive(Debug)]
 pub struct Stage<'a> {
     /// What it shares.
-    pub lab: &'a mut Lab,
+    lab: &'a Lab,
     /// Its disk.
     pub disk: Disk,
     /// Whether its clock was near 1970 for a while.
@@ -72,39 +73,37 @@ pub struct Stage<'a> {
     name: String,
     firmware: Firmware,
     machines: usize,
+    /// How many times a machine came up.
+    boots: Arc<AtomicU32>,
     nginx: Option<Nginx>,
 }
 
 impl Lab {
-    /// Prepares `work`.
-    ///
-    /// # Errors
-    /// If the store cannot be had.
+    /// What tests in `work` share.
     pub fn new(work: PathBuf, store: Store, programs: &Programs, options: &Options) -> Self {
         Self {
-            store,
+            first_boot: Mutex::default(),
+            disks: Mutex::default(),
+            store: Mutex::new(store),
             steps: Steps::start(),
             programs: programs.clone(),
             options: options.clone(),
             work,
-            disks: BTreeMap::new(),
-            boots: Rc::default(),
         }
     }
 
-    /// How many times a machine came up, in all tests so far.
-    pub fn boots(&self) -> u32 {
-        self.boots.get()
+    /// Versions, and the site, for one test at a time.
+    pub fn store(&self) -> MutexGuard<'_, Store> {
+        lock(&self.store)
     }
 
-    /// Prepares a test: an empty directory of its name, and a disk of its own.
+    /// Prepares a test: an empty directory of its name, and a disk of its own. `boots` counts the times that its machines come up.
     ///
     /// # Errors
     /// If the disk cannot be made.
-    pub fn stage(&mut self, name: &str, kind: Kind) -> Result<Stage<'_>> {
+    pub fn stage(&self, name: &str, kind: Kind, boots: &Arc<AtomicU32>) -> Result<Stage<'_>> {
         let work = super::make_work_directory(&self.work.join(name))?;
-        self.ensure_disk(kind)?;
-        let disk = self.disks[&kind.name()].copy_to(&work)?;
+        let disk = self.installed_disk(kind, &work)?;
         let firmware = match kind.loader {
             Loader::Grub => Firmware::Bios,
             Loader::SystemdBoot => Firmware::new_uefi(&work)?,
@@ -117,6 +116,7 @@ impl Lab {
             name: name.to_owned(),
             firmware,
             machines: 0,
+            boots: Arc::clone(boots),
             nginx: None,
         })
     }
@@ -126,7 +126,7 @@ impl Lab {
     /// # Errors
     /// If an image cannot be read.
     pub fn disk_digests(&self) -> Result<Vec<(String, String)>> {
-        self.disks
+        lock(&self.disks)
             .iter()
             .map(|(name, disk)| {
                 let mut hasher = blake3::Hasher::new();
@@ -138,30 +138,37 @@ impl Lab {
             .collect()
     }
 
-    /// Installs v1 on a disk of this kind, unless there is one, perhaps of an earlier run.
-    fn ensure_disk(&mut self, kind: Kind) -> Result<()> {
-        if self.disks.contains_key(&kind.name()) {
-            return Ok(());
-        }
-        let commit = self.store.commit(&V1)?;
+    /// A copy, in `to`, of a disk of this kind on which v1 is installed.
+    fn installed_disk(&self, kind: Kind, to: &Path) -> Result<Disk> {
+        let mut disks = lock(&self.disks);
+        let disk = match disks.entry(kind.name()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.install(kind)?),
+        };
+        disk.copy_to(to)
+    }
+
+    /// Installs v1 on a disk of this kind, unless an earlier run has.
+    fn install(&self, kind: Kind) -> Result<Disk> {
+        let mut store = self.store();
+        let commit = store.commit(&V1)?;
         let work = self.work.join("disks").join(kind.name());
         let record = work.join("installed");
         if std::fs::read_to_string(&record).is_ok_and(|installed| installed == commit) {
-            self.disks
-                .insert(kind.name(), Disk::open(work.join("disk.img"), kind));
-            return Ok(());
+            return Ok(Disk::open(work.join("disk.img"), kind));
         }
         self.steps
             .say(&format!("installing v1 on a disk: {}", kind.name()));
         let work = super::make_work_directory(&work)?;
-        self.store.set_ref(REF, &V1)?;
+        store.set_ref(REF, &V1)?;
         let disk = Disk::create(&work, kind)?;
         let mounted = disk.mount(&work.join("disk"))?;
         disk.configure_loader(&mounted)?;
         let host = Host::sysroot(&self.programs.atomos, &mounted.root);
         host.run(&["sysroot", "init"])?;
         host.run(&["stateroot", "init", STATEROOT])?;
-        pull(&host, self.store.repo_path())?;
+        pull(&host, store.repo_path())?;
+        drop(store);
         let mut words = vec!["deploy", REF, "--stateroot", STATEROOT];
         for argument in KERNEL_ARGUMENTS {
             words.extend(["--karg", argument]);
@@ -174,15 +181,14 @@ impl Lab {
         std::fs::write(&fstab, kind.fstab()).with_context(|| format!("cannot write {}", fstab.display()))?;
         mounted.install(&disk)?;
         std::fs::write(&record, &commit).with_context(|| format!("cannot write {}", record.display()))?;
-        self.disks.insert(kind.name(), disk);
-        Ok(())
+        Ok(disk)
     }
 }
 
 impl Stage<'_> {
     /// Says what happens now.
     pub fn say(&self, what: &str) {
-        self.lab.steps.say(what);
+        self.lab.steps.say(&format!("{}: {what}", self.name));
     }
 
     /// A machine that runs v1, which has been looked at, and has the edits of its owner; it has a network, and a watchdog. The
@@ -191,13 +197,16 @@ impl Stage<'_> {
     /// # Errors
     /// If it does not come up, or something is not as it should be.
     pub fn installed(&mut self) -> Result<Machine> {
-        let saved = Saved::of(self.disk.kind(), &self.lab.work);
+        let lab = self.lab;
+        let first = lock(&lab.first_boot);
+        let saved = Saved::of(self.disk.kind(), &lab.work);
         let mut hardware = Hardware {
             network: true,
             watchdog: true,
             ..self.hardware()
         };
         if saved.state.exists() {
+            drop(first);
             self.say("v1 goes on from where it was once it had booted");
             self.disk = saved.disk.copy_to(&self.work)?;
             if let Firmware::Uefi { variables } = &self.firmware {
@@ -208,7 +217,7 @@ impl Stage<'_> {
             machine.ask("true")?;
             return Ok(machine);
         }
-        let commit = self.lab.store.commit(&V1)?;
+        let commit = lab.store().commit(&V1)?;
         self.say("booting v1");
         let mut machine = self.start(&hardware)?;
         machine.wait_for_boot()?;
@@ -242,7 +251,7 @@ impl Stage<'_> {
     pub fn start(&mut self, hardware: &Hardware) -> Result<Machine> {
         self.machines += 1;
         let places = Places::new(&self.work, self.machines);
-        let boots = Rc::clone(&self.lab.boots);
+        let boots = Arc::clone(&self.boots);
         Machine::start(
             hardware,
             self.disk.image(),
@@ -252,17 +261,36 @@ impl Stage<'_> {
         )
     }
 
+    /// The digest of a version's commit, which is made if nobody has asked for it before.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn commit(&self, version: &Version) -> Result<String> {
+        self.lab.store().commit(version)
+    }
+
+    /// The public key of who signs the site.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn public_key(&self) -> Result<String> {
+        self.lab.store().public_key()
+    }
+
     /// Puts a version into the machine's own repository, as the newest of the ref that it follows. Only while it is off.
     ///
     /// # Errors
     /// If it cannot be done.
     pub fn put_in_repository(&mut self, version: &Version) -> Result<()> {
-        self.lab.store.set_ref(REF, version)?;
         let mounted = self.disk.mount(&self.work.join("disk"))?;
+        // Held until it is pulled, for the ref is one that all tests share.
+        let mut store = self.lab.store();
+        store.set_ref(REF, version)?;
         pull(
             &Host::sysroot(&self.lab.programs.atomos, &mounted.root),
-            self.lab.store.repo_path(),
+            store.repo_path(),
         )?;
+        drop(store);
         mounted.unmount()
     }
 
@@ -277,7 +305,7 @@ impl Stage<'_> {
     /// If it cannot be published.
     pub fn publish(&mut self, version: &Version) -> Result<()> {
         let name = self.site_ref();
-        self.lab.store.publish(&name, version)
+        self.lab.store().publish(&name, version)
     }
 
     /// Serves the site, and returns its address as the machine sees it.
@@ -285,7 +313,7 @@ impl Stage<'_> {
     /// # Errors
     /// If there is no nginx.
     pub fn serve(&mut self) -> Result<String> {
-        let Some(nginx) = Nginx::start(self.lab.store.site_path()) else {
+        let Some(nginx) = Nginx::start(self.lab.store().site_path()) else {
             bail!("nginx is not installed");
         };
         // QEMU's network shows this machine's own loopback under this address.
@@ -368,6 +396,11 @@ impl Saved {
             variables: directory.join("v1-efi-variables.fd"),
         }
     }
+}
+
+/// Nothing of the lab is left half changed by a test that panics.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -1,12 +1,12 @@
 //! A machine: QEMU, its console in a file, and a port on which the guest takes scripts.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,7 +50,7 @@ pub struct Machine {
     /// Whether the guest is up, and waits for a script.
     is_idle: bool,
     /// Counts the times that a guest came up.
-    boots: Rc<Cell<u32>>,
+    boots: Arc<AtomicU32>,
 }
 
 /// One time that the guest came up.
@@ -81,7 +81,7 @@ impl Machine {
         image: &Path,
         places: Places,
         boot_limit: Duration,
-        boots: Rc<Cell<u32>>,
+        boots: Arc<AtomicU32>,
     ) -> Result<Self> {
         for socket in [&places.agent, &places.monitor] {
             if socket.exists() {
@@ -204,7 +204,7 @@ impl Machine {
             };
             let mut words = line[start..].split_whitespace().skip(1).map(str::to_owned);
             if let (Some(id), Some(version)) = (words.next(), words.next()) {
-                self.boots.set(self.boots.get() + 1);
+                self.boots.fetch_add(1, Ordering::Relaxed);
                 self.is_idle = true;
                 return Ok(Boot { id, version });
             }

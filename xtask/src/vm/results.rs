@@ -39,10 +39,10 @@ impl Outcome {
 ///
 /// # Errors
 /// If something that belongs there cannot be had, or the document cannot be written.
-pub fn write(document: &Path, lab: &mut Lab, outcomes: &[Outcome], time: Duration) -> Result<()> {
+pub fn write(document: &Path, lab: &Lab, outcomes: &[Outcome], jobs: usize, time: Duration) -> Result<()> {
     let text =
         std::fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
-    let text = replace(&text, &render(lab, outcomes, time)?)
+    let text = replace(&text, &render(lab, outcomes, jobs, time)?)
         .with_context(|| format!("{} has no place for results", document.display()))?;
     std::fs::write(document, text).with_context(|| format!("cannot write {}", document.display()))
 }
@@ -54,7 +54,7 @@ fn replace(document: &str, results: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n{results}\n{END}{after}"))
 }
 
-fn render(lab: &mut Lab, outcomes: &[Outcome], time: Duration) -> Result<String> {
+fn render(lab: &Lab, outcomes: &[Outcome], jobs: usize, time: Duration) -> Result<String> {
     let mut text = String::new();
     let passed = outcomes.iter().filter(|outcome| outcome.error.is_none()).count();
     let boots: u32 = outcomes.iter().map(|outcome| outcome.boots).sum();
@@ -62,7 +62,7 @@ fn render(lab: &mut Lab, outcomes: &[Outcome], time: Duration) -> Result<String>
     let qemu = capture(Command::new("qemu-system-x86_64").arg("--version"))?;
     writeln!(
         text,
-        "On {}, {passed} of {} tests passed: {boots} boots, {:.0} minutes, {}.\n",
+        "On {}, {passed} of {} tests passed: {boots} boots, {:.0} minutes, {jobs} at the same time, {}.\n",
         date.trim(),
         outcomes.len(),
         time.as_secs_f64() / 60.0,
@@ -85,7 +85,7 @@ fn render(lab: &mut Lab, outcomes: &[Outcome], time: Duration) -> Result<String>
     text.push_str("\nThe versions, which `b3sum` cannot make again: a commit has a time. The digest of a tree says what is in it.\n\n");
     text.push_str("| version | commit | tree |\n|---|---|---|\n");
     for version in ALL {
-        if let Some((commit, tree)) = lab.store.digests(version)? {
+        if let Some((commit, tree)) = lab.store().digests(version)? {
             writeln!(text, "| {} | `{commit}` | `{tree}` |", version.name)?;
         }
     }

@@ -58,10 +58,7 @@ pub const FAILING_UNITS: [&str; 1] = ["atomos-boot-check"];
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn upgrade_and_come_back(stage: &mut Stage<'_>, machine: &mut Machine, broken: &Broken) -> Result<()> {
     let name = broken.version.name;
-    let (v2, bad) = (
-        stage.lab.store.commit(&V2)?,
-        stage.lab.store.commit(broken.version)?,
-    );
+    let (v2, bad) = (stage.commit(&V2)?, stage.commit(broken.version)?);
     let before = status(machine)?;
     ensure!(
         booted_deployment(&before)?["assessment"] == "good",

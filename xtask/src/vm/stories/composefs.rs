@@ -45,11 +45,8 @@ atomos umount /run/another
 /// # Errors
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn composefs(mut stage: Stage<'_>) -> Result<()> {
-    let v1 = stage.lab.store.commit(&V1)?;
-    let (one, two) = (
-        stage.lab.store.commit(&COMPOSEFS)?,
-        stage.lab.store.commit(&COMPOSEFS_NEXT)?,
-    );
+    let v1 = stage.commit(&V1)?;
+    let (one, two) = (stage.commit(&COMPOSEFS)?, stage.commit(&COMPOSEFS_NEXT)?);
     stage.publish(&COMPOSEFS)?;
     let mut machine = stage.installed()?;
     machine.ask("atomos pin booted")?;

@@ -13,7 +13,7 @@ use crate::vm::versions::DRACUT;
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn dracut(mut stage: Stage<'_>) -> Result<()> {
     let kind = stage.disk.kind();
-    let commit = stage.lab.store.commit(&DRACUT)?;
+    let commit = stage.commit(&DRACUT)?;
     stage.publish(&DRACUT)?;
     let mut machine = stage.installed()?;
     stage.say("upgrading to the version with dracut's initramfs");

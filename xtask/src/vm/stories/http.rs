@@ -46,7 +46,7 @@ pub fn http_and_all_that_fails(stage: Stage<'_>) -> Result<()> {
 
 fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
     let kind = stage.disk.kind();
-    let (v1, v2) = (stage.lab.store.commit(&V1)?, stage.lab.store.commit(&V2)?);
+    let (v1, v2) = (stage.commit(&V1)?, stage.commit(&V2)?);
     stage.say("publishing v2");
     stage.publish(&V2)?;
     let mut machine = stage.installed()?;
@@ -129,7 +129,7 @@ fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
 /// Tells the machine of the site and who signs it.
 pub fn follow_site(stage: &mut Stage<'_>, machine: &mut Machine) -> Result<()> {
     let url = stage.serve()?;
-    let key = stage.lab.store.public_key()?;
+    let key = stage.public_key()?;
     machine.ask(&format!(
         "set -e
 cat >/run/release-key.pub <<'end of key'

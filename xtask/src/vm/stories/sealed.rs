@@ -86,11 +86,8 @@ writable 'cp "$image" "$image.new"; mv "$image.new" "$image"; sync'
 /// # Errors
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn sealed(mut stage: Stage<'_>) -> Result<()> {
-    let v1 = stage.lab.store.commit(&V1)?;
-    let (one, two) = (
-        stage.lab.store.commit(&SEALED)?,
-        stage.lab.store.commit(&SEALED_NEXT)?,
-    );
+    let v1 = stage.commit(&V1)?;
+    let (one, two) = (stage.commit(&SEALED)?, stage.commit(&SEALED_NEXT)?);
     stage.publish(&SEALED)?;
     let mut machine = stage.installed()?;
     machine.ask("atomos pin booted")?;

@@ -12,7 +12,7 @@ use crate::vm::versions::{V1, V2};
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn smoke(mut stage: Stage<'_>) -> Result<()> {
     let kind = stage.disk.kind();
-    let (v1, v2) = (stage.lab.store.commit(&V1)?, stage.lab.store.commit(&V2)?);
+    let (v1, v2) = (stage.commit(&V1)?, stage.commit(&V2)?);
     stage.put_in_repository(&V2)?;
 
     stage.say("first boot: v1");

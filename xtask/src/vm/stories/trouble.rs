@@ -47,7 +47,7 @@ const BEGIN_PULL: &str =
 /// If a step fails; for a machine that does not come up, with the end of its console.
 pub fn trouble(mut stage: Stage<'_>) -> Result<()> {
     let kind = stage.disk.kind();
-    let (v1, v2) = (stage.lab.store.commit(&V1)?, stage.lab.store.commit(&V2)?);
+    let (v1, v2) = (stage.commit(&V1)?, stage.commit(&V2)?);
     stage.publish(&V2)?;
 
     stage.say("first boot: v1, with a clock at 1970");
