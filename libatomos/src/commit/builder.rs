@@ -17,6 +17,7 @@ use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats, Verity};
 use crate::verity::VerityDigest;
 
 use super::adopt;
+use super::believed;
 use super::dirtrees::{self, ParentTrees, Stored};
 use super::hash::{Hasher, Hints, Recording, Sink};
 use super::os_tree;
@@ -237,6 +238,7 @@ fn commit_tree(
         true => None,
         false => pool.install(|| StoreInodes::load(repo, tree))?,
     };
+    let whole = believed::whole_tree_of(repo, parent_commit.as_ref())?;
     let hasher = Hasher {
         tree,
         sink: Sink::Store(&transaction),
@@ -244,6 +246,7 @@ fn commit_tree(
         hints: Hints {
             cache: cache.as_ref(),
             inodes: inodes.as_ref(),
+            looked_for_later: whole.is_some(),
         },
         adopt: options.adopt,
         verity: match options.records_verity() {
@@ -259,7 +262,13 @@ fn commit_tree(
         _ => ParentTrees::new(),
     };
     let phase = PhaseGuard::begin(progress, Phase::Store, Some(listed), Unit::Bytes);
-    let Stored { root, bytes } = pool.install(|| dirtrees::store(&hasher, &parents, &phase))?;
+    let Stored { root, bytes } = pool.install(|| {
+        let stored = dirtrees::store(&hasher, &parents, &phase)?;
+        if let Some(whole) = whole {
+            believed::store_what_lacks(&hasher, &transaction, stored.root, whole)?;
+        }
+        Ok::<_, CommitError>(stored)
+    })?;
     drop(phase);
     let before = parent_commit.as_ref().map(|(_, commit)| Entry {
         name: Vec::new(),

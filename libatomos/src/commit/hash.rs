@@ -18,7 +18,7 @@ use crate::verity::VerityDigest;
 use super::memory::MemoryTrees;
 use super::mtime::only_time_differs;
 use super::source::{Content, ModeChange, SourceKind, SourceTree};
-use super::stat_cache::StatCache;
+use super::stat_cache::{Known, StatCache};
 use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy};
 
@@ -58,6 +58,8 @@ pub(super) struct Hints<'a> {
     pub(super) cache: Option<&'a StatCache>,
     /// The store's own inodes: a checkout has them, too.
     pub(super) inodes: Option<&'a StoreInodes<'a>>,
+    /// Whether somebody sees to it that what was believed is in the store, once the tree is known.
+    pub(super) looked_for_later: bool,
 }
 
 impl<'a> Hasher<'a> {
@@ -76,8 +78,22 @@ impl<'a> Hasher<'a> {
 }
 
 impl Hasher<'_> {
-    /// Stores a file, or finds that the store has it. `open` is the directory that was opened last.
+    /// Stores a file, or believes what is known of it. `open` is the directory that was opened last.
     pub(super) fn one(
+        &self,
+        node: u32,
+        parent: Option<&Entry>,
+        open: &mut Option<(u32, Dir)>,
+        scratch: &mut Scratch,
+    ) -> Result<(Metadata, Node), CommitError> {
+        match self.known(node, parent)? {
+            Some(known) => Ok(known),
+            None => self.read(node, parent, open, scratch),
+        }
+    }
+
+    /// Stores a file, whatever is known of it.
+    pub(super) fn read(
         &self,
         node: u32,
         parent: Option<&Entry>,
@@ -101,9 +117,6 @@ impl Hasher<'_> {
                 codec,
             } => (*directory, name, Some(*codec)),
         };
-        if let Some(known) = self.known(node, parent)? {
-            return Ok(known);
-        }
         let dir = match open {
             Some((opened, dir)) if *opened == directory => &*dir,
             _ => &open.insert((directory, self.tree.open_directory(directory)?)).1,
@@ -112,8 +125,9 @@ impl Hasher<'_> {
         self.on_disk(dir, name, codec, self.tree.mode_change(node), parent, scratch)
     }
 
-    /// Returns what a file holds that has not changed since it was last read, if it is in the store.
-    fn known(&self, node: u32, parent: Option<&Entry>) -> Result<Option<(Metadata, Node)>, CommitError> {
+    /// Returns what a file holds that has not changed since it was last read, as far as its inode tells, and all that is wanted of it is
+    /// known.
+    fn believed(&self, node: u32) -> Result<Option<Known>, CommitError> {
         let Some((stamp, is_linked)) = self.tree.listed(node) else {
             return Ok(None);
         };
@@ -122,20 +136,35 @@ impl Hasher<'_> {
             (None, Some(inodes)) if is_linked => inodes.get(stamp)?,
             (cached, _) => cached,
         };
-        let Some(known) = known else {
+        let lacks_verity = |known: &Known| known.verity.is_none() && known.size > 0;
+        Ok(known.filter(|known| !(self.verity == Verity::Wanted && lacks_verity(known))))
+    }
+
+    /// Returns the entry of a file that is believed to be what it was; unless the store lacks it, or that is looked for later.
+    fn known(&self, node: u32, parent: Option<&Entry>) -> Result<Option<(Metadata, Node)>, CommitError> {
+        let Some(known) = self.believed(node)? else {
             return Ok(None);
         };
-        let lacks_verity = known.verity.is_none() && known.size > 0;
-        if self.verity == Verity::Wanted && lacks_verity {
-            return Ok(None);
-        }
         let kind = self.file(known.blob, known.size, known.verity);
         let metadata = self.record(&self.tree.node(node).metadata, known.xattrs, &kind, parent);
         let is_kept = match self.sink {
-            Sink::Store(transaction) => transaction.repo().has_blob(&known.blob, known.size, &metadata)?,
-            Sink::Memory(_) => true,
+            Sink::Store(transaction) if !self.hints.looked_for_later => {
+                transaction.repo().has_blob(&known.blob, known.size, &metadata)?
+            }
+            Sink::Store(_) | Sink::Memory(_) => true,
         };
         Ok(is_kept.then_some((metadata, kind)))
+    }
+
+    /// Returns whether a file was believed to be what `entry` says, and the store lacks it.
+    pub(super) fn lacks(&self, node: u32, entry: &Entry) -> Result<bool, CommitError> {
+        let (Sink::Store(transaction), Node::File { size, blob, .. }) = (self.sink, &entry.node) else {
+            return Ok(false);
+        };
+        if self.believed(node)?.is_none() {
+            return Ok(false);
+        }
+        Ok(!transaction.repo().has_blob(blob, *size, &entry.metadata)?)
     }
 
     fn made_up(

@@ -6,6 +6,7 @@
 //! user or order of a directory takes part.
 
 mod adopt;
+mod believed;
 mod builder;
 mod dirtrees;
 mod hash;

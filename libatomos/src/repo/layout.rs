@@ -18,6 +18,10 @@ pub(super) const REFS_LOCK: &str = "refs.lock";
 pub(super) const LOCK: &str = "lock";
 /// What keeps objects besides refs: deployments, mounts.
 pub(super) const ROOTS: &str = "roots";
+/// What saves work, and may be deleted at any time.
+pub(crate) const CACHE: &str = "cache";
+/// In it, what files held when they were last committed.
+pub(crate) const STAT_CACHE: &str = "stat";
 /// Damaged files that no source had a good copy of.
 pub(super) const DAMAGED: &str = "damaged";
 /// Staging directories of running and interrupted transactions.

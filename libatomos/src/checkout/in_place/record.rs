@@ -18,10 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::checkout::{CheckoutOptions, Ownership};
 use crate::digest::DirTreeId;
 use crate::fs::{Dir, FsError, write_all};
-use crate::repo::Repo;
+use crate::repo::{CACHE as DIR, Repo};
 
 /// Where the records lie, beneath what is safe to delete.
-const DIR: &str = "cache";
 const RECORDS: &str = "checkouts";
 
 /// More records than this, and those go whose directories are no longer where they were.

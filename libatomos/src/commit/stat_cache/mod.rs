@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::digest::{BlobId, DIGEST_LEN};
 use crate::format::Xattrs;
 use crate::fs::{Dir, FsError, Stat, nobody_writes};
-use crate::repo::Repo;
+use crate::repo::{CACHE as DIR, Repo, STAT_CACHE as FILE};
 use crate::verity::VerityDigest;
 
 use super::hash::lock;
@@ -44,10 +44,6 @@ pub(super) const MAX_RECORDS: usize = 2 * 1024 * 1024;
 
 /// Commits after which a file that none of them came across is forgotten.
 const MAX_IDLE: u32 = 16;
-
-/// Where the cache lies in the repository.
-const DIR: &str = "cache";
-const FILE: &str = "stat";
 
 /// What tells a state of a file from every other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -51,6 +51,23 @@ impl Scratch {
         assert_eq!(trusting.root, self.commit_with(&options).root);
     }
 
+    /// Follows what was committed so before.
+    fn follow(&self, change: impl FnOnce(&mut CommitOptions)) -> CommitReport {
+        let mut options = CommitOptions {
+            reference: Some("main".parse().unwrap()),
+            ..CommitOptions::default()
+        };
+        change(&mut options);
+        self.commit_with(&options)
+    }
+
+    /// Where the blob with these bytes is.
+    fn object(&self, bytes: &[u8]) -> PathBuf {
+        let blob = crate::digest::Digest::of(bytes).to_hex();
+        let objects = self.dir.path().join("repo/objects");
+        objects.join(&blob[..2]).join(&blob[2..])
+    }
+
     fn load(&self) -> StatCache {
         StatCache::load(
             &self.repo,
@@ -269,16 +286,73 @@ fn what_the_store_lost_is_read_again() {
     if !remembered(&scratch, "file", "one") {
         return;
     }
-    let blob = crate::digest::Digest::of(b"one").to_hex();
-    let object = scratch
-        .dir
-        .path()
-        .join("repo/objects")
-        .join(&blob[..2])
-        .join(&blob[2..]);
+    let object = scratch.object(b"one");
     fs::remove_file(&object).unwrap();
     scratch.commit();
     assert!(object.exists());
+}
+
+#[test]
+fn what_differs_from_the_parent_is_looked_for_and_read_again_if_it_is_lost() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("below")).unwrap();
+    if !remembered(&scratch, "below/file", "one") {
+        return;
+    }
+    scratch.follow(|_| {});
+    let object = scratch.object(b"one");
+    // Another owner is another entry, and so every directory above differs too.
+    fs::remove_file(&object).unwrap();
+    let changed = scratch.follow(|options| options.owner = Some((1, 2)));
+    assert!(object.exists());
+    // A parent without the directory has nothing in its place.
+    let empty = scratch.dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let source = Dir::open_ambient(&empty).unwrap();
+    let options = CommitOptions {
+        reference: Some("main".parse().unwrap()),
+        ..CommitOptions::default()
+    };
+    commit(&scratch.repo, source, &options, &NoProgress, &Cancel::new()).unwrap();
+    fs::remove_file(&object).unwrap();
+    let again = scratch.follow(|options| options.owner = Some((1, 2)));
+    assert!(object.exists());
+    assert_eq!(again.root, changed.root);
+}
+
+#[test]
+fn a_parent_of_which_only_a_part_is_here_is_not_relied_on() {
+    let scratch = Scratch::new();
+    if !remembered(&scratch, "file", "one") {
+        return;
+    }
+    let parent = scratch.follow(|_| {}).commit;
+    scratch.repo.note_partial(&parent, "elsewhere").unwrap();
+    let object = scratch.object(b"one");
+    fs::remove_file(&object).unwrap();
+    scratch.follow(|_| {});
+    assert!(object.exists());
+}
+
+#[test]
+fn what_fsck_found_lost_is_read_again_though_the_parent_has_it() {
+    let scratch = Scratch::new();
+    if !remembered(&scratch, "file", "one") {
+        return;
+    }
+    let first = scratch.follow(|_| {});
+    let object = scratch.object(b"one");
+    fs::remove_file(&object).unwrap();
+    // Nothing says so until somebody looks.
+    let fsck = || {
+        let options = crate::repo::FsckOptions::default();
+        scratch.repo.fsck(&options, &NoProgress, &Cancel::new()).unwrap()
+    };
+    assert!(scratch.knows("file"));
+    assert!(!fsck().is_clean());
+    assert!(!scratch.knows("file"));
+    assert_eq!(scratch.follow(|_| {}).root, first.root);
+    assert!(object.exists() && fsck().is_clean());
 }
 
 #[test]
