@@ -5,9 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use crate::digest::{CommitId, Digest};
-use crate::fs::{Dir, FileKind, FsError};
+use crate::fs::{Dir, DirEntry, FileKind, FsError};
 use crate::repo::RepoError;
 
 use super::{CommitError, SourceTree};
@@ -35,7 +39,7 @@ pub(super) fn check_is_whole(tree: &SourceTree) -> Result<(), CommitError> {
 }
 
 /// Removes what is in the tree, which `commit` has, durably.
-pub(super) fn remove(tree: &SourceTree, commit: CommitId) -> Result<(), CommitError> {
+pub(super) fn remove(pool: &ThreadPool, tree: &SourceTree, commit: CommitId) -> Result<(), CommitError> {
     let sign = sign_of(commit);
     let left = |root: &Dir, error| CommitError::SourceLeft {
         commit,
@@ -46,21 +50,36 @@ pub(super) fn remove(tree: &SourceTree, commit: CommitId) -> Result<(), CommitEr
         root.create_file(&sign, 0o600)
             .map_err(|error| left(root, error))?;
         crate::failpoint::hit("commit.adopted.signed").map_err(RepoError::from)?;
-        remove_all_but(root, &sign).map_err(|error| left(root, error))?;
+        pool.install(|| remove_all_but(root, &sign))
+            .and_then(|()| root.remove_file(&sign))
+            .map_err(|error| left(root, error))?;
     }
     Ok(())
 }
 
+/// Removes everything beneath the root but the sign. A tree has few directories at its top and most of its files under some of them, so what
+/// the threads share are the directories below those.
 fn remove_all_but(root: &Dir, sign: &OsStr) -> Result<(), FsError> {
-    for entry in root.entries()?.into_iter().filter(|entry| entry.name != sign) {
-        match entry.kind {
-            FileKind::Dir | FileKind::Unknown => root.remove_tree(&entry.name)?,
-            _ => {
-                root.remove_file_optional(&entry.name)?;
-            }
+    let mut entries = root.entries()?;
+    entries.retain(|entry| entry.name != sign);
+    entries.par_iter().try_for_each(|entry| {
+        // What is mounted there is not of the tree; it is found again below, and left alone.
+        if entry.kind == FileKind::Dir
+            && let Some(dir) = root.open_dir_unless_mount(Path::new(&entry.name))?
+        {
+            dir.entries()?
+                .par_iter()
+                .try_for_each(|below| remove_entry(&dir, below))?;
         }
+        remove_entry(root, entry)
+    })
+}
+
+fn remove_entry(dir: &Dir, entry: &DirEntry) -> Result<(), FsError> {
+    match entry.kind {
+        FileKind::Dir | FileKind::Unknown => dir.remove_tree(&entry.name),
+        _ => dir.remove_file_optional(&entry.name).map(drop),
     }
-    root.remove_file(sign)
 }
 
 fn sign_of(commit: CommitId) -> OsString {

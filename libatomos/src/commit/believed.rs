@@ -101,11 +101,11 @@ fn compare(
                     _ => None,
                 },
             }),
-            (SourceKind::File { .. }, Node::File { .. }) if old != Some(entry) => {
-                if hasher.lacks(child, entry)? {
-                    let scratch = scratch.get_or_insert_with(|| Scratch::with(hasher.verity));
-                    read(hasher, child, entry, &mut open, scratch)?;
-                }
+            (SourceKind::File { .. }, Node::File { .. })
+                if old != Some(entry) && hasher.lacks(child, entry)? =>
+            {
+                let scratch = scratch.get_or_insert_with(|| Scratch::with(hasher.verity));
+                read(hasher, child, entry, &mut open, scratch)?;
             }
             _ => {}
         }

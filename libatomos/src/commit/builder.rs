@@ -192,7 +192,7 @@ pub(crate) fn arrange_and_commit<'r>(
         // the store's own inodes, so they go whatever became of the commit's tree.
         crate::failpoint::hit("commit.adopted").map_err(crate::repo::RepoError::from)?;
         let _phase = PhaseGuard::begin(progress, Phase::Sweep, None, Unit::Items);
-        adopt::remove(&tree, report.commit)?;
+        adopt::remove(pool, &tree, report.commit)?;
     }
     Ok(report)
 }

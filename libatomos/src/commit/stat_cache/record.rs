@@ -121,10 +121,15 @@ fn encode(xattrs: &Xattrs) -> Option<Vec<u8>> {
     (bytes.len() <= limits::MAX_XATTRS).then_some(bytes)
 }
 
+/// Bytes that are hashed at once: BLAKE3 is fast from some chunks on, and slow a record at a time.
+const PIECE: usize = 64 * 1024;
+
 /// Reads and hashes.
 struct Hashing<T> {
     inner: T,
     hasher: blake3::Hasher,
+    /// What is not hashed yet.
+    pending: Vec<u8>,
 }
 
 impl<T> Hashing<T> {
@@ -132,7 +137,22 @@ impl<T> Hashing<T> {
         Self {
             inner,
             hasher: blake3::Hasher::new(),
+            pending: Vec::with_capacity(PIECE),
         }
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        if self.pending.len() + bytes.len() > PIECE {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+
+    fn digest(&mut self) -> [u8; 32] {
+        self.hasher.update(&self.pending);
+        self.pending.clear();
+        *self.hasher.finalize().as_bytes()
     }
 }
 
@@ -140,7 +160,7 @@ impl<T: Read> Hashing<T> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         self.inner.read_exact(&mut bytes).ok()?;
-        self.hasher.update(&bytes);
+        self.note(&bytes);
         Some(bytes)
     }
 
@@ -151,7 +171,7 @@ impl<T: Read> Hashing<T> {
 
 impl<T: Write> Hashing<T> {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
+        self.note(bytes);
         self.inner.write_all(bytes)
     }
 }
@@ -192,7 +212,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn is_whole(&mut self) -> bool {
-        let expected = *self.input.hasher.finalize().as_bytes();
+        let expected = self.input.digest();
         // The comparison is of a checksum, not of a secret.
         self.input.take() == Some(expected) && self.input.inner.read(&mut [0]).is_ok_and(|len| len == 0)
     }
@@ -215,7 +235,7 @@ fn head(input: &mut Hashing<impl Read>) -> Option<(XattrTable, usize)> {
         }
         let mut bytes = vec![0; len];
         input.inner.read_exact(&mut bytes).ok()?;
-        input.hasher.update(&bytes);
+        input.note(&bytes);
         let xattrs = Xattrs::decode(&bytes).ok()?;
         if table.intern(&xattrs)? as usize != number {
             return None;
@@ -249,8 +269,8 @@ impl<W: Write> Writer<W> {
 
     /// Writes what comes after them.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let digest = self.0.hasher.finalize();
-        self.0.inner.write_all(digest.as_bytes())?;
+        let digest = self.0.digest();
+        self.0.inner.write_all(&digest)?;
         self.0.inner.flush()
     }
 }
