@@ -17,8 +17,17 @@ use super::{FileKind, FsError, SELINUX, Stat, mtime_only, read_xattrs, write_xat
 /// Sets owner, mode, extended attributes and time of an open file. Owner first: changing it clears setuid and
 /// capabilities. Time last: everything else could change it.
 pub(crate) fn apply_to_file(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
-    let stat = stat_file(file, path)?;
-    set_owner_and_mode(file, &stat, metadata, path)?;
+    apply_to_known(file, &stat_file(file, path)?, metadata, path)
+}
+
+/// As [`apply_to_file`], of a file that was looked at just now.
+pub(crate) fn apply_to_known(
+    file: &File,
+    stat: &Stat,
+    metadata: &Metadata,
+    path: &Path,
+) -> Result<(), FsError> {
+    set_owner_and_mode(file, stat, metadata, path)?;
     write_xattrs(file, &metadata.xattrs, path)?;
     set_time(file, metadata, path)
 }

@@ -80,6 +80,9 @@ pub fn read_xattrs_at(dir: &Dir, name: &OsStr) -> Result<Xattrs, FsError> {
 
 /// Sets `xattrs` on an open file or directory; `path` is for messages. Those of an ordinary user are `user.*` alone.
 pub fn write_xattrs(file: impl AsFd, xattrs: &Xattrs, path: &Path) -> Result<(), FsError> {
+    if xattrs.is_empty() {
+        return Ok(());
+    }
     for (name, value) in writable(xattrs) {
         call("setxattr", || {
             rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty())

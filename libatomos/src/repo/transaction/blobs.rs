@@ -196,18 +196,19 @@ impl Transaction<'_> {
                 self.repo.mode() == RepoMode::Bare || before.uid == rustix::process::geteuid().as_raw();
             let safe = hashed.size > 0
                 && is_ours
-                && unchanged(&stat_file(file, path)?, 1)
+                && before.nlink == 1
                 && crate::fs::nobody_writes(file)
                 && crate::fs::has_no_other_xattrs(file, &metadata.xattrs);
             if !safe || !self.staging.link(dir, from, name)? {
                 return Ok(false);
             }
-            // What was hashed, and not what took its name meanwhile; nor has anybody written to it since.
-            if !unchanged(&self.staging.dir.stat(name)?, 2) {
+            // What was hashed, and not what took its name meanwhile; nor has anybody written to it since, or given it a name.
+            let linked = self.staging.dir.stat(name)?;
+            if !unchanged(&linked, 2) {
                 self.staging.dir.remove_file(name)?;
                 return Ok(false);
             }
-            self.set_inode(file, metadata, path)?;
+            self.set_inode_of(file, &linked, metadata, path)?;
             adopted.set(true);
             Ok(true)
         };
@@ -365,11 +366,31 @@ impl Transaction<'_> {
     }
 
     pub(super) fn set_inode(&self, file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
-        if self.repo.mode() == RepoMode::BareUser {
-            return call("fchmod", || rustix::fs::fchmod(file, Mode::from_raw_mode(0o644)))
-                .map_err(|errno| FsError::new("set the mode of", path, errno));
+        match self.repo.mode() {
+            RepoMode::BareUser => make_readable(file, path),
+            RepoMode::Bare => self.set_inode_of(file, &stat_file(file, path)?, metadata, path),
         }
-        crate::fs::apply_to_file(file, metadata, path)?;
-        crate::fs::check_kept(file, metadata, path)
     }
+
+    /// As [`set_inode`](Self::set_inode), of a file that was looked at just now.
+    fn set_inode_of(
+        &self,
+        file: &File,
+        stat: &Stat,
+        metadata: &Metadata,
+        path: &Path,
+    ) -> Result<(), FsError> {
+        match self.repo.mode() {
+            RepoMode::BareUser => make_readable(file, path),
+            RepoMode::Bare => {
+                crate::fs::apply_to_known(file, stat, metadata, path)?;
+                crate::fs::check_kept(file, metadata, path)
+            }
+        }
+    }
+}
+
+fn make_readable(file: &File, path: &Path) -> Result<(), FsError> {
+    call("fchmod", || rustix::fs::fchmod(file, Mode::from_raw_mode(0o644)))
+        .map_err(|errno| FsError::new("set the mode of", path, errno))
 }
