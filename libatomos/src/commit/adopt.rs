@@ -63,9 +63,14 @@ fn remove_all_but(root: &Dir, sign: &OsStr) -> Result<(), FsError> {
     let mut entries = root.entries()?;
     entries.retain(|entry| entry.name != sign);
     entries.par_iter().try_for_each(|entry| {
-        // What is mounted there is not of the tree; it is found again below, and left alone.
+        // What is mounted there is not of the tree, nor is a subvolume, which is no mount; both are found again below, and left alone.
+        let open = || match root.open_dir_unless_mount(Path::new(&entry.name)) {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => other,
+        };
         if entry.kind == FileKind::Dir
-            && let Some(dir) = root.open_dir_unless_mount(Path::new(&entry.name))?
+            && let Some(dir) = open()?
+            && dir.stat_self()?.dev == root.stat_self()?.dev
         {
             dir.entries()?
                 .par_iter()

@@ -1,10 +1,9 @@
 //! Whether the store has what was believed of files that nobody has read.
 //!
-//! To look for each object of a tree costs as much as all the rest of a commit that finds nothing changed. But the parent commit is
-//! whole, and what its tree has, the store has. So the two trees are compared from the root down, which ends where they are one,
-//! and only what differs is looked for. What the store lacks all the same is read after all.
-//!
-//! That a store has lost an object is for `fsck` to find, which forgets the cache then: so the next commit reads everything.
+//! To look at each object of a tree costs as much as all the rest of a commit that finds nothing changed. But a ref leads to the parent, so
+//! that all of its tree is in the store: with the right size and as the right inode. So the store is listed once, which shows what has
+//! been lost, the two trees are compared from the root down, which ends where they are one, and only what differs is looked at. What
+//! the store lacks is read after all.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,16 +12,62 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::digest::{CommitId, DirTreeId};
+use crate::digest::{BlobId, CommitId, DirTreeId, parse_hex};
+use crate::error::ErrorKind;
 use crate::format::{Commit, DirTree, Entry, Node};
 use crate::fs::Dir;
-use crate::repo::{Repo, RepoError, Scratch, Transaction, TreeSource as _};
+use crate::repo::{ObjectKind, Repo, RepoError, Scratch, Transaction, TreeSource as _};
 
 use super::CommitError;
 use super::hash::Hasher;
 use super::source::SourceKind;
 
-/// Returns the root of the parent's tree, if the store has all of it.
+/// The names of the store's blobs.
+///
+/// Eight bytes of each, which no two have in common by chance. Who makes two that have gains that a blob which was lost is not missed.
+pub(super) struct StoreNames {
+    /// By the first byte, sorted.
+    shards: Vec<Vec<u64>>,
+}
+
+/// Bytes of a digest that are kept, after the one that names the shard.
+const KEPT: usize = 8;
+
+impl StoreNames {
+    /// Lists the store, on all threads.
+    pub(super) fn load(repo: &Repo) -> Result<Self, RepoError> {
+        let blobs = repo.kind_dir(ObjectKind::Blob);
+        let shards = (0..=u8::MAX).into_par_iter().map(|shard| {
+            let mut names = Vec::new();
+            if let Some(dir) = blobs.open_dir_optional(format!("{shard:02x}"))? {
+                dir.visit_entries(|name, _, _| names.extend(key_of_name(name)))?;
+            }
+            names.sort_unstable();
+            Ok(names)
+        });
+        Ok(Self {
+            shards: shards.collect::<Result<_, RepoError>>()?,
+        })
+    }
+
+    /// Returns whether there is a blob of this name.
+    pub(super) fn has(&self, blob: &BlobId) -> bool {
+        let (shard, rest) = blob.digest().as_bytes().split_at(1);
+        let key = rest.first_chunk().map(|kept| u64::from_le_bytes(*kept));
+        key.is_some_and(|key| self.shards[usize::from(shard[0])].binary_search(&key).is_ok())
+    }
+}
+
+/// The name of an object in its shard: neither of a variant, nor of anything else.
+fn key_of_name(name: &OsStr) -> Option<u64> {
+    let name = name.as_bytes();
+    if name.len() != 2 * (crate::digest::DIGEST_LEN - 1) {
+        return None;
+    }
+    parse_hex::<KEPT, 1>([&name[..2 * KEPT]]).map(u64::from_le_bytes)
+}
+
+/// Returns the root of the parent's tree, if the store has all of it: a ref leads to it, and it is not here in part.
 pub(super) fn whole_tree_of(
     repo: &Repo,
     parent: Option<&(CommitId, Commit)>,
@@ -30,8 +75,10 @@ pub(super) fn whole_tree_of(
     let Some((id, commit)) = parent else {
         return Ok(None);
     };
-    let is_partial = repo.partial_commits()?.contains_key(id);
-    Ok((!is_partial).then_some(commit.root))
+    let is_named = repo.refs()?.values().any(|named| named == id);
+    // A list that cannot be read is told of by whatever needs it.
+    let is_whole = repo.partial_commits().is_ok_and(|list| !list.contains_key(id));
+    Ok((is_named && is_whole).then_some(commit.root))
 }
 
 /// A directory of the source, its dirtree, and the parent's in its place.
@@ -75,8 +122,11 @@ fn compare(
 ) -> Result<Vec<Pair>, CommitError> {
     let tree = hasher.tree;
     let new = transaction.dirtree(&pair.new)?;
-    let old = match &pair.old {
-        Some(old) => Some(transaction.repo().load_dirtree(old)?),
+    let old = match pair.old.map(|old| transaction.repo().load_dirtree(&old)) {
+        Some(Ok(old)) => Some(old),
+        // Then it says nothing of what is in the store.
+        Some(Err(error)) if error.kind() == ErrorKind::Corrupt => None,
+        Some(Err(error)) => return Err(error.into()),
         None => None,
     };
     let before = |name: &[u8]| old.as_ref().and_then(|old: &DirTree| old.get(name));

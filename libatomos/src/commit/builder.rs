@@ -17,7 +17,7 @@ use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats, Verity};
 use crate::verity::VerityDigest;
 
 use super::adopt;
-use super::believed;
+use super::believed::{self, StoreNames};
 use super::dirtrees::{self, ParentTrees, Stored};
 use super::hash::{Hasher, Hints, Recording, Sink};
 use super::os_tree;
@@ -227,18 +227,24 @@ fn commit_tree(
         epoch: options.epoch,
         owner: options.owner,
     };
-    let cache = match options.no_cache {
+    // What is taken from the source is looked at one by one: it is the last copy if the store's is lost.
+    let whole = match options.no_cache || options.adopt {
         true => None,
-        false => tree
-            .only_root()
-            .map(|root| StatCache::load(repo, root))
-            .transpose()?,
+        false => believed::whole_tree_of(repo, parent_commit.as_ref())?,
     };
+    let root = tree.only_root().filter(|_| !options.no_cache);
+    let (cache, names) = pool.join(
+        || root.map(|root| StatCache::load(repo, root)).transpose(),
+        || {
+            let is_wanted = root.is_some() && whole.is_some();
+            is_wanted.then(|| StoreNames::load(repo)).transpose()
+        },
+    );
+    let (cache, names) = (cache?, names?);
     let inodes = match options.no_cache {
         true => None,
         false => pool.install(|| StoreInodes::load(repo, tree))?,
     };
-    let whole = believed::whole_tree_of(repo, parent_commit.as_ref())?;
     let hasher = Hasher {
         tree,
         sink: Sink::Store(&transaction),
@@ -246,7 +252,7 @@ fn commit_tree(
         hints: Hints {
             cache: cache.as_ref(),
             inodes: inodes.as_ref(),
-            looked_for_later: whole.is_some(),
+            store: names.as_ref(),
         },
         adopt: options.adopt,
         verity: match options.records_verity() {
@@ -264,7 +270,7 @@ fn commit_tree(
     let phase = PhaseGuard::begin(progress, Phase::Store, Some(listed), Unit::Bytes);
     let Stored { root, bytes } = pool.install(|| {
         let stored = dirtrees::store(&hasher, &parents, &phase)?;
-        if let Some(whole) = whole {
+        if let (Some(whole), Some(_)) = (whole, &names) {
             believed::store_what_lacks(&hasher, &transaction, stored.root, whole)?;
         }
         Ok::<_, CommitError>(stored)
@@ -305,8 +311,13 @@ fn commit_tree(
         && commit.root_metadata == root_metadata
         && options.sealers.have_all_sealed(commit)
     {
+        // Something was lost, and is stored anew.
+        let stats = match transaction.is_empty() {
+            true => TransactionStats::default(),
+            false => transaction.commit()?,
+        };
         save(cache, progress);
-        return Ok(report(*id, CommitOutcome::Unchanged, TransactionStats::default()));
+        return Ok(report(*id, CommitOutcome::Unchanged, stats));
     }
     let mut metadata = options.metadata.clone();
     if let Some(image) = image {

@@ -15,6 +15,7 @@ use crate::repo::{ObjectKind, RepoError, Scratch, Transaction, Verity, hash_into
 use crate::unpack::{Codec, Unpacker};
 use crate::verity::VerityDigest;
 
+use super::believed::StoreNames;
 use super::memory::MemoryTrees;
 use super::mtime::only_time_differs;
 use super::source::{Content, ModeChange, SourceKind, SourceTree};
@@ -58,8 +59,8 @@ pub(super) struct Hints<'a> {
     pub(super) cache: Option<&'a StatCache>,
     /// The store's own inodes: a checkout has them, too.
     pub(super) inodes: Option<&'a StoreInodes<'a>>,
-    /// Whether somebody sees to it that what was believed is in the store, once the tree is known.
-    pub(super) looked_for_later: bool,
+    /// What the store has, where what was read of the cache is looked for once the tree is known.
+    pub(super) store: Option<&'a StoreNames>,
 }
 
 impl<'a> Hasher<'a> {
@@ -125,46 +126,45 @@ impl Hasher<'_> {
         self.on_disk(dir, name, codec, self.tree.mode_change(node), parent, scratch)
     }
 
-    /// Returns what a file holds that has not changed since it was last read, as far as its inode tells, and all that is wanted of it is
-    /// known.
-    fn believed(&self, node: u32) -> Result<Option<Known>, CommitError> {
-        let Some((stamp, is_linked)) = self.tree.listed(node) else {
-            return Ok(None);
-        };
-        let cached = self.hints.cache.and_then(|cache| cache.get(stamp));
-        let known = match (cached, self.hints.inodes) {
-            (None, Some(inodes)) if is_linked => inodes.get(stamp)?,
-            (cached, _) => cached,
-        };
-        let lacks_verity = |known: &Known| known.verity.is_none() && known.size > 0;
-        Ok(known.filter(|known| !(self.verity == Verity::Wanted && lacks_verity(known))))
+    /// Returns what the cache has of a file that is as it was, if that is all that is wanted.
+    fn cached(&self, node: u32) -> Option<Known> {
+        let (stamp, _) = self.tree.listed(node)?;
+        let known = self.hints.cache?.get(stamp)?;
+        self.is_enough(&known).then_some(known)
     }
 
-    /// Returns the entry of a file that is believed to be what it was; unless the store lacks it, or that is looked for later.
+    fn is_enough(&self, known: &Known) -> bool {
+        self.verity == Verity::No || known.verity.is_some() || known.size == 0
+    }
+
+    /// Returns the entry of a file that is known without reading it and that the store has.
     fn known(&self, node: u32, parent: Option<&Entry>) -> Result<Option<(Metadata, Node)>, CommitError> {
-        let Some(known) = self.believed(node)? else {
+        let cached = self.cached(node);
+        let is_put_off = cached.is_some() && self.hints.store.is_some();
+        let known = match (cached, self.hints.inodes, self.tree.listed(node)) {
+            (None, Some(inodes), Some((stamp, true))) => inodes.get(stamp)?,
+            (cached, ..) => cached,
+        };
+        let Some(known) = known.filter(|known| self.is_enough(known)) else {
             return Ok(None);
         };
         let kind = self.file(known.blob, known.size, known.verity);
         let metadata = self.record(&self.tree.node(node).metadata, known.xattrs, &kind, parent);
         let is_kept = match self.sink {
-            Sink::Store(transaction) if !self.hints.looked_for_later => {
-                transaction.repo().has_blob(&known.blob, known.size, &metadata)?
-            }
-            Sink::Store(_) | Sink::Memory(_) => true,
+            Sink::Store(_) if is_put_off => self.hints.store.is_none_or(|store| store.has(&known.blob)),
+            Sink::Store(transaction) => transaction.repo().has_blob(&known.blob, known.size, &metadata)?,
+            Sink::Memory(_) => true,
         };
         Ok(is_kept.then_some((metadata, kind)))
     }
 
-    /// Returns whether a file was believed to be what `entry` says, and the store lacks it.
+    /// Returns whether the cache's word was taken for a file that is to be what `entry` says, and the store has no such inode.
     pub(super) fn lacks(&self, node: u32, entry: &Entry) -> Result<bool, CommitError> {
         let (Sink::Store(transaction), Node::File { size, blob, .. }) = (self.sink, &entry.node) else {
             return Ok(false);
         };
-        if self.believed(node)?.is_none() {
-            return Ok(false);
-        }
-        Ok(!transaction.repo().has_blob(blob, *size, &entry.metadata)?)
+        // The cache says what it said: it does not change while it is in use.
+        Ok(self.cached(node).is_some() && !transaction.repo().has_blob(blob, *size, &entry.metadata)?)
     }
 
     fn made_up(

@@ -38,6 +38,11 @@ pub(super) struct Run<'r, 'a> {
 impl Run<'_, '_> {
     pub(super) fn all(&mut self, releases: &[Release]) -> Result<(), PullError> {
         let repo = self.session.repo;
+        // From before anybody looks at what is here until a ref leads to it: a pruner in between would take some of it.
+        let kept = match self.options.dry_run {
+            true => None,
+            false => Some(repo.lock_shared()?),
+        };
         let mut targets = Vec::new();
         for release in releases {
             targets.push(self.target(release)?);
@@ -51,6 +56,7 @@ impl Run<'_, '_> {
             return Ok(());
         }
         let transaction = repo.begin()?;
+        drop(kept);
         for target in &mut targets {
             self.take_staged(&transaction, target)?;
         }

@@ -20,8 +20,6 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const ROOTS: &str = "roots";
 /// What saves work, and may be deleted at any time.
 pub(crate) const CACHE: &str = "cache";
-/// In it, what files held when they were last committed.
-pub(crate) const STAT_CACHE: &str = "stat";
 /// Damaged files that no source had a good copy of.
 pub(super) const DAMAGED: &str = "damaged";
 /// Staging directories of running and interrupted transactions.

@@ -44,7 +44,7 @@ pub use fsck::{FileFinding, Finding, FsckOptions, FsckReport, ObjectUse, Problem
 pub use holders::{HolderStats, Share};
 pub(crate) use init::random_hex;
 pub use layout::ObjectKind;
-pub(crate) use layout::{CACHE, STAT_CACHE, object_path, parse_object_name, variant_path};
+pub(crate) use layout::{CACHE, object_path, parse_object_name, variant_path};
 pub use mounts::MountId;
 pub(crate) use object::Likely;
 pub use partial::PartialCommits;

@@ -197,6 +197,19 @@ impl<'r> Transaction<'r> {
         self.repo
     }
 
+    /// Returns whether nothing was stored that was not here before.
+    pub(crate) fn is_empty(&self) -> bool {
+        let counters = &self.counters;
+        [
+            &counters.blobs,
+            &counters.variants,
+            &counters.dirtrees,
+            &counters.commits,
+        ]
+        .iter()
+        .all(|counter| counter.load(Ordering::Relaxed) == 0)
+    }
+
     /// Announces that `bytes` are about to be staged. Fails where they would leave less free than is to stay free.
     pub(crate) fn will_write(&self, bytes: u64) -> Result<(), RepoError> {
         self.room.take(bytes)?;

@@ -24,6 +24,7 @@ use crate::fs::{Dir, verity_of};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::verity::VerityDigest;
 
+use super::cleanup::leads_to;
 use super::error::with_causes;
 use super::root_kind::{RootKind, root_kind};
 use super::{DeploymentId, Sysroot, SysrootError, layout};
@@ -188,15 +189,19 @@ impl Sysroot {
             return Ok(candidates);
         }
         for stateroot in self.stateroots()? {
-            for entry in self.deployments_dir(&stateroot)?.entries()? {
+            let deployments = self.deployments_dir(&stateroot)?;
+            for entry in deployments.entries()? {
                 let name = entry.name.to_str();
                 let stem = name.and_then(|name| name.strip_suffix(layout::MARKER));
-                let id = stem.and_then(|stem| DeploymentId::from_dir_name(&stateroot, stem));
-                if let Some(id) = id {
-                    let known = state.as_ref().and_then(|state| state.get(&id));
-                    let kargs = known.and_then(|known| known.kargs.parse().ok());
-                    candidates.push(Candidate { id, kargs });
+                let Some(id) = stem.and_then(|stem| DeploymentId::from_dir_name(&stateroot, stem)) else {
+                    continue;
+                };
+                let known = state.as_ref().and_then(|state| state.get(&id));
+                if state.is_some() && known.is_none() && self.is_given_up(&id, &deployments)? {
+                    continue;
                 }
+                let kargs = known.and_then(|known| known.kargs.parse().ok());
+                candidates.push(Candidate { id, kargs });
             }
         }
         if let Some(state) = &state
@@ -211,6 +216,17 @@ impl Sysroot {
         candidates.sort_by(|a, b| a.id.cmp(&b.id));
         candidates.dedup_by(|a, b| a.id == b.id);
         Ok(candidates)
+    }
+
+    /// Whether a deployment that the truth has let go of is marked as bad and no entry leads to it: nothing boots it, not even in
+    /// another's place, and the next upgrade removes it.
+    fn is_given_up(&self, id: &DeploymentId, deployments: &Dir) -> Result<bool, SysrootError> {
+        if !deployments.exists(layout::bad(id))? || self.booted()?.as_ref() == Some(id) {
+            return Ok(false);
+        }
+        // Where nobody can say what entries there are, there may be one.
+        let offered = self.offered_by_boot();
+        Ok(offered.is_ok_and(|entries| !entries.iter().any(|entry| leads_to(entry, id))))
     }
 
     /// Whether the next boot may still take it.

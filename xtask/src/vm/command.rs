@@ -1,6 +1,7 @@
 //! `cargo xtask vm-test`.
 
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -169,9 +170,13 @@ fn run_one(lab: &Lab, scenario: &'static Scenario) -> Outcome {
     say(&format!("begins: {}", scenario.shows));
     let started = Instant::now();
     let boots = Arc::new(AtomicU32::new(0));
-    let error = lab
-        .stage(scenario.name, scenario.kind, &boots)
-        .and_then(scenario.story)
+    let play = || {
+        lab.stage(scenario.name, scenario.kind, &boots)
+            .and_then(scenario.story)
+    };
+    // One that panics has said why on standard error, and the others are of use all the same.
+    let error = catch_unwind(AssertUnwindSafe(play))
+        .unwrap_or_else(|_| bail!("it panicked"))
         .with_context(|| format!("the test {} failed", scenario.name))
         .err();
     match &error {

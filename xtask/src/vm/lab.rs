@@ -47,8 +47,8 @@ const KERNEL_ARGUMENTS: [&str; 13] = [
 /// What all tests of a run share, also those that run at the same time. Locks are taken in the order in which they stand here.
 #[derive(Debug)]
 pub struct Lab {
-    /// Held by whoever boots v1 for all others of its kind to go on from.
-    first_boot: Mutex<()>,
+    /// For each kind of disk, held by whoever boots v1 for all others to go on from.
+    first_boots: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     /// A disk of each kind, as it was installed.
     disks: Mutex<BTreeMap<String, Disk>>,
     /// Versions, and the site.
@@ -82,7 +82,7 @@ impl Lab {
     /// What tests in `work` share.
     pub fn new(work: PathBuf, store: Store, programs: &Programs, options: &Options) -> Self {
         Self {
-            first_boot: Mutex::default(),
+            first_boots: Mutex::default(),
             disks: Mutex::default(),
             store: Mutex::new(store),
             steps: Steps::start(),
@@ -198,7 +198,8 @@ impl Stage<'_> {
     /// If it does not come up, or something is not as it should be.
     pub fn installed(&mut self) -> Result<Machine> {
         let lab = self.lab;
-        let first = lock(&lab.first_boot);
+        let first_boot = Arc::clone(lock(&lab.first_boots).entry(self.disk.kind().name()).or_default());
+        let first = lock(&first_boot);
         let saved = Saved::of(self.disk.kind(), &lab.work);
         let mut hardware = Hardware {
             network: true,

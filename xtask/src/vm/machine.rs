@@ -151,19 +151,24 @@ impl Machine {
     /// # Errors
     /// If QEMU cannot write it, or the copy fails.
     pub fn save(&mut self, state: &Path, copy: impl FnOnce() -> Result<()>) -> Result<()> {
-        let new = state.with_extension("new");
-        let [from, to] = [&new, state].map(|path| quote(&path.to_string_lossy()));
+        let [part, whole] = ["part", "whole"].map(|extension| state.with_extension(extension));
+        let [from, to] = [&part, &whole].map(|path| quote(&path.to_string_lossy()));
+        for left in [&part, &whole].into_iter().filter(|file| file.exists()) {
+            std::fs::remove_file(left).with_context(|| format!("cannot remove {}", left.display()))?;
+        }
         self.monitor("stop")?;
         // The file has its name once it is whole. The monitor takes the next command when this one is done.
         self.monitor(&format!("migrate \"exec:cat >{from} && mv {from} {to}\""))?;
         let patience = Patience::new(self.qemu.id(), self.boot_limit);
-        while !state.exists() {
+        while !whole.exists() {
             if patience.is_over() || self.qemu.try_wait().context("cannot wait for QEMU")?.is_some() {
                 bail!("QEMU did not write its state to {}", state.display());
             }
             std::thread::sleep(POLL);
         }
         copy()?;
+        // Last: others go on from it once it is there.
+        std::fs::rename(&whole, state).with_context(|| format!("cannot name {}", state.display()))?;
         self.monitor("cont")
     }
 

@@ -62,7 +62,7 @@ fn render(lab: &Lab, outcomes: &[Outcome], jobs: usize, time: Duration) -> Resul
     let qemu = capture(Command::new("qemu-system-x86_64").arg("--version"))?;
     writeln!(
         text,
-        "On {}, {passed} of {} tests passed: {boots} boots, {:.0} minutes, {jobs} at the same time, {}.\n",
+        "On {}, {passed} of {} tests passed: {boots} boots, {:.0} minutes, {jobs} tests at a time, {}.\n",
         date.trim(),
         outcomes.len(),
         time.as_secs_f64() / 60.0,

@@ -14,7 +14,8 @@
 //! An inode number that is used again comes with a later `ctime`. What another file system with the same device number has is
 //! told apart by that file system's own identity, which is mixed into the device.
 //!
-//! The cache belongs to the repository, is a hint alone, and can be deleted at any time. One that is damaged is no cache.
+//! The cache belongs to the repository, and can be deleted at any time. One that is damaged is no cache. It says what a file holds, and not
+//! that the store has that: see [`super::believed`].
 //! It is bounded: [`MAX_RECORDS`] files, those that no commit of late has come across dropped first.
 
 mod fresh;
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::digest::{BlobId, DIGEST_LEN};
 use crate::format::Xattrs;
 use crate::fs::{Dir, FsError, Stat, nobody_writes};
-use crate::repo::{CACHE as DIR, Repo, STAT_CACHE as FILE};
+use crate::repo::{CACHE as DIR, Repo};
 use crate::verity::VerityDigest;
 
 use super::hash::lock;
@@ -44,6 +45,9 @@ pub(super) const MAX_RECORDS: usize = 2 * 1024 * 1024;
 
 /// Commits after which a file that none of them came across is forgotten.
 const MAX_IDLE: u32 = 16;
+
+/// How the cache is called among what saves work.
+const FILE: &str = "stat";
 
 /// What tells a state of a file from every other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -335,24 +335,58 @@ fn a_parent_of_which_only_a_part_is_here_is_not_relied_on() {
 }
 
 #[test]
-fn what_fsck_found_lost_is_read_again_though_the_parent_has_it() {
+fn a_parent_that_no_ref_leads_to_is_not_relied_on() {
     let scratch = Scratch::new();
     if !remembered(&scratch, "file", "one") {
         return;
     }
-    let first = scratch.follow(|_| {});
+    // Its file has another owner than the source, so that a name in the store alone says nothing.
+    let parent = scratch.commit_with(&CommitOptions {
+        owner: Some((1, 2)),
+        ..CommitOptions::default()
+    });
     let object = scratch.object(b"one");
     fs::remove_file(&object).unwrap();
-    // Nothing says so until somebody looks.
-    let fsck = || {
+    scratch.follow(|options| options.parent = crate::commit::Parent::Commit(parent.commit));
+    assert!(object.exists());
+}
+
+#[test]
+fn what_the_store_lost_is_read_again_though_the_parent_has_it() {
+    let scratch = Scratch::new();
+    if !remembered(&scratch, "file", "one") {
+        return;
+    }
+    fs::write(scratch.path("other"), "two").unwrap();
+    wait_for_a_tick(&scratch.dir.path().join("tree"));
+    let first = scratch.follow(|_| {});
+    let object = scratch.object(b"one");
+    let is_clean = || {
         let options = crate::repo::FsckOptions::default();
-        scratch.repo.fsck(&options, &NoProgress, &Cancel::new()).unwrap()
+        let report = scratch.repo.fsck(&options, &NoProgress, &Cancel::new());
+        report.unwrap().is_clean()
     };
-    assert!(scratch.knows("file"));
-    assert!(!fsck().is_clean());
-    assert!(!scratch.knows("file"));
-    assert_eq!(scratch.follow(|_| {}).root, first.root);
-    assert!(object.exists() && fsck().is_clean());
+    type Change = fn(&mut CommitOptions);
+    let changes: [Change; 3] = [
+        |_| {},
+        |options| options.skip_if_unchanged = true,
+        // All the same, and the parent's directory is lost, too.
+        |_| {},
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        fs::remove_file(&object).unwrap();
+        if number == 2 {
+            let root = first.root.to_string();
+            let dirtrees = scratch.dir.path().join("repo/dirtrees");
+            fs::remove_file(dirtrees.join(&root[..2]).join(&root[2..])).unwrap();
+            fs::write(scratch.path("third"), "three").unwrap();
+        }
+        assert!(!is_clean());
+        let again = scratch.follow(change);
+        assert_eq!(again.root == first.root, number < 2);
+        assert!(object.exists(), "{number}");
+        assert_eq!(is_clean(), number < 2, "{number}");
+    }
 }
 
 #[test]

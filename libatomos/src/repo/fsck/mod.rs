@@ -17,7 +17,7 @@ use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::progress::Progress;
 use crate::verity::VerityDigest;
 
-use super::layout::{ALIASES, CACHE, STAT_CACHE};
+use super::layout::ALIASES;
 use super::{ObjectKind, PartialCommits, Repo, RepoError};
 
 pub(super) use seen::Seen;
@@ -218,7 +218,6 @@ impl Repo {
         report.findings.extend(referred);
         if !report.findings.is_empty() {
             self.note_uses(&seen, &mut report.findings)?;
-            self.forget_what_was_read();
         }
         sort(&mut report.findings);
         report.files = self.check_files();
@@ -241,14 +240,6 @@ impl Repo {
             file: ALIASES.to_owned(),
             problem,
         }]
-    }
-
-    /// Has the next commit read every file, and so store what the store has lost: as long as it believes what it remembers, it does not
-    /// look for what its parent has. Where that cannot be forgotten, nothing can be committed either.
-    pub(super) fn forget_what_was_read(&self) {
-        if let Ok(Some(cache)) = self.dir().open_dir_optional(CACHE) {
-            let _ = cache.remove_file_optional(STAT_CACHE);
-        }
     }
 
     /// Says of each finding where its object is used: the first few places.

@@ -232,9 +232,6 @@ impl Repo {
         fsck::sort(&mut report.found.findings);
         report.found.files = self.check_files();
         fsck::sort(&mut report.lost);
-        if !report.found.findings.is_empty() {
-            self.forget_what_was_read();
-        }
         repair.finish(lock, options, &partial, &mut report)?;
         Ok(report)
     }

@@ -148,6 +148,32 @@ impl Machine {
 }
 
 #[test]
+fn the_image_of_a_version_that_was_given_up_is_nobodys() {
+    let (machine, image, _) = Machine::of_each_kind();
+    flip(&machine.image_of(&image), 2000);
+    let sysroot = machine.sysroot();
+    let mut state = sysroot.state().unwrap();
+    state
+        .deployments
+        .retain(|deployment| deployment.id != image.deployment);
+    state.save(&sysroot.atomos).unwrap();
+    fs::write(machine.root_of(&image).with_extension("0.bad"), "").unwrap();
+    // An entry leads to it still.
+    assert_eq!(machine.problems(), ["wrong-digest"]);
+    sysroot.recover_boot(&NoProgress).unwrap();
+    assert_eq!(machine.problems(), [""; 0]);
+    assert!(machine.repair_images().repaired.is_empty());
+    // One that is not bad might take the place of another.
+    fs::remove_file(machine.root_of(&image).with_extension("0.bad")).unwrap();
+    assert_eq!(machine.problems(), ["wrong-digest"]);
+    sysroot
+        .cleanup(&Default::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert_eq!(machine.problems(), [""; 0]);
+    machine.assert_bootable();
+}
+
+#[test]
 fn an_image_that_another_version_laid_out_otherwise_is_no_damage() {
     let (machine, image, _) = Machine::of_each_kind();
     // Bytes at the end that this version does not write, and the record of them.
