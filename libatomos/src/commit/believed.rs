@@ -33,21 +33,30 @@ pub(super) struct StoreNames {
 /// Bytes of a digest that are kept, after the one that names the shard.
 const KEPT: usize = 8;
 
+/// Names that are listed in the time that it takes to look at one object.
+const NAMES_PER_LOOK: u64 = 8;
+
 impl StoreNames {
-    /// Lists the store, on all threads.
-    pub(super) fn load(repo: &Repo) -> Result<Self, RepoError> {
+    /// Lists the store, on all threads; `None` where it is so large that to look at `files` objects is done sooner.
+    pub(super) fn load(repo: &Repo, files: u64) -> Result<Option<Self>, RepoError> {
         let blobs = repo.kind_dir(ObjectKind::Blob);
-        let shards = (0..=u8::MAX).into_par_iter().map(|shard| {
+        let list = |shard: u8| -> Result<Vec<u64>, RepoError> {
             let mut names = Vec::new();
             if let Some(dir) = blobs.open_dir_optional(format!("{shard:02x}"))? {
                 dir.visit_entries(|name, _, _| names.extend(key_of_name(name)))?;
             }
             names.sort_unstable();
             Ok(names)
-        });
-        Ok(Self {
-            shards: shards.collect::<Result<_, RepoError>>()?,
-        })
+        };
+        // One shard is as large as another.
+        let estimate = list(u8::MAX)?.len() as u64 * (u64::from(u8::MAX) + 1);
+        if estimate > files.saturating_mul(NAMES_PER_LOOK) {
+            return Ok(None);
+        }
+        let shards = (0..=u8::MAX).into_par_iter().map(list);
+        Ok(Some(Self {
+            shards: shards.collect::<Result<_, _>>()?,
+        }))
     }
 
     /// Returns whether there is a blob of this name.

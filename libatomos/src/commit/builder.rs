@@ -237,10 +237,10 @@ fn commit_tree(
         || root.map(|root| StatCache::load(repo, root)).transpose(),
         || {
             let is_wanted = root.is_some() && whole.is_some();
-            is_wanted.then(|| StoreNames::load(repo)).transpose()
+            is_wanted.then(|| StoreNames::load(repo, file_count)).transpose()
         },
     );
-    let (cache, names) = (cache?, names?);
+    let (cache, names) = (cache?, names?.flatten());
     let inodes = match options.no_cache {
         true => None,
         false => pool.install(|| StoreInodes::load(repo, tree))?,
