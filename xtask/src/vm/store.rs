@@ -246,7 +246,9 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // What is removed after a run is removed on one file system. Lazily: trees that are laid over it go with their own drop.
+        // Trees are laid over it.
+        self.base_trees.clear();
+        // What is removed after a run is removed on one file system. Lazily: a web server may be about to end.
         let _ = run(Command::new("umount")
             .args(["--recursive", "--lazy", "--"])
             .arg(&self.directory));
