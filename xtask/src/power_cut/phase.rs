@@ -125,7 +125,8 @@ impl Phase {
 
     fn of_step(step: &str) -> Self {
         match step {
-            "upgrade" | "stage" => Self::Tree,
+            "upgrade" | "upgrade again" | "stage" => Self::Tree,
+            "alias" => Self::Refs,
             "rollback" | "kargs" => Self::Truth,
             "undeploy" | "cleanup" | "prune" => Self::Removal,
             _ => Self::Objects,

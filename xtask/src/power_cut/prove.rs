@@ -23,7 +23,7 @@ use crate::random::Random;
 use crate::vm::steps::Steps;
 
 /// How often a fault is looked for in one recording, at most, where its place is passed more often.
-const WINDOWS: usize = 3;
+const WINDOWS: usize = 8;
 
 /// Stretches between two flushes that are tried far from the place.
 const LATER: usize = 2;

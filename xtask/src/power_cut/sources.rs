@@ -27,7 +27,7 @@ const CALLS: [&str; 4] = [
 const CALLED: [&str; 2] = ["boot/flush.rs", "fs/dir.rs"];
 
 /// Files whose syncs no scenario makes, and why.
-pub const UNTRIED: [(&str, &str); 16] = [
+pub const UNTRIED: [(&str, &str); 17] = [
     (
         "boot/grub_env.rs",
         "counts of boots, which GRUB alone makes; its failpoints are stopped at one by one",
@@ -43,6 +43,10 @@ pub const UNTRIED: [(&str, &str); 16] = [
     (
         "boot/install.rs",
         "a kernel that a disk has damaged is written again",
+    ),
+    (
+        "oci/layout.rs",
+        "an export, which is no part of the store: it is made again; its failpoints are stopped at one by one",
     ),
     (
         "publish/",

@@ -42,6 +42,8 @@ pub struct Snapshot {
     remote: Option<String>,
     /// The commits that are there.
     commits: BTreeSet<String>,
+    /// The configuration, and the aliases once there are any: files that are replaced whole.
+    texts: BTreeMap<&'static str, String>,
 }
 
 fn look(root: &Path) -> Result<Snapshot> {
@@ -61,7 +63,21 @@ fn look(root: &Path) -> Result<Snapshot> {
             .then(|| std::fs::read_to_string(&remote))
             .transpose()?,
         commits,
+        texts: read_texts(&repo)?,
     })
+}
+
+fn read_texts(repo: &Path) -> Result<BTreeMap<&'static str, String>> {
+    let mut texts = BTreeMap::new();
+    for name in ["aliases", "config"] {
+        let path = repo.join(name);
+        if path.exists() {
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            texts.insert(name, text);
+        }
+    }
+    Ok(texts)
 }
 
 fn list(directory: &Path) -> Result<Vec<String>> {
@@ -225,6 +241,8 @@ impl Scenario for Store {
                 "commit --quiet --repo {root}/repo --ref c {place}/tree-2.1",
                 "prune --quiet --repo {root}/repo",
             ),
+            one("alias", "refs --repo {root}/repo --force --alias n=a"),
+            one("config", "config --repo {root}/repo min-free-space 1kB"),
         ]
     }
 
@@ -263,6 +281,12 @@ impl Scenario for Store {
             "what was seen of the remote is {:?} instead of {:?}",
             now.remote,
             after.remote
+        );
+        ensure!(
+            now.texts == after.texts || (now.texts == before.texts && !point.ended),
+            "{:?} is neither what it was nor {:?}",
+            now.texts,
+            after.texts
         );
         if point.ended {
             let lost: Vec<_> = after.commits.difference(&now.commits).collect();

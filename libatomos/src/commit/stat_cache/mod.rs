@@ -330,7 +330,8 @@ impl StatCache {
             })?;
             writer.finish()
         };
-        // Nothing is synced: what a power cut leaves of it is whole, or is seen not to be.
+        // No power cut shows this order: nothing is synced, what is left of the cache is whole or is seen not to be, and it says of no
+        // object that the store has it.
         match write() {
             Ok(()) => dir.rename(&temporary, &dir, FILE),
             Err(error) => {

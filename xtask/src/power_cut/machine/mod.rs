@@ -163,6 +163,8 @@ impl Scenario for Machine {
             Step::one("rollback", "--sysroot {root} rollback --quiet"),
             Step::one("kargs", "--sysroot {root} kargs --append quiet"),
             Step::one("undeploy", "--sysroot {root} undeploy 1"),
+            // The one that adds an entry and removes none, so that the switch is the last thing that happens in `/boot`.
+            Step::one("upgrade again", "--sysroot {root} upgrade --quiet"),
             Step::one("cleanup", "--sysroot {root} cleanup --quiet"),
         ]
     }
