@@ -22,7 +22,8 @@ use super::watcher::{Fault, Others, Site};
 use crate::random::Random;
 use crate::vm::steps::Steps;
 
-/// How often a fault is looked for in one recording, at most, where its place is passed more often.
+/// How often a fault is looked for in one recording, at most, where its place is passed more often. What comes after a place decides
+/// whether it shows there, so that all commands of a machine have their turn.
 const WINDOWS: usize = 8;
 
 /// Stretches between two flushes that are tried far from the place.
@@ -295,7 +296,6 @@ fn near<S>(recording: &Recording<S>, fault: &Fault, points: usize, seed: u64) ->
         windows.push(stretches(log, at, end, is_end));
     }
     let mut random = Random::new(seed);
-    // A site that is passed often is as wrong here as there.
     while windows.len() > WINDOWS {
         windows.remove(random.below(windows.len() as u64) as usize);
     }
