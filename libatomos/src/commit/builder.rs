@@ -17,7 +17,6 @@ use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats, Verity};
 use crate::verity::VerityDigest;
 
 use super::adopt;
-use super::believed::{self, StoreNames};
 use super::dirtrees::{self, ParentTrees, Stored};
 use super::hash::{Hasher, Hints, Recording, Sink};
 use super::os_tree;
@@ -227,20 +226,13 @@ fn commit_tree(
         epoch: options.epoch,
         owner: options.owner,
     };
-    // What is taken from the source is looked at one by one: it is the last copy if the store's is lost.
-    let whole = match options.no_cache || options.adopt {
+    let cache = match options.no_cache {
         true => None,
-        false => believed::whole_tree_of(repo, parent_commit.as_ref())?,
+        false => tree
+            .only_root()
+            .map(|root| StatCache::load(repo, root))
+            .transpose()?,
     };
-    let root = tree.only_root().filter(|_| !options.no_cache);
-    let (cache, names) = pool.join(
-        || root.map(|root| StatCache::load(repo, root)).transpose(),
-        || {
-            let is_wanted = root.is_some() && whole.is_some();
-            is_wanted.then(|| StoreNames::load(repo, file_count)).transpose()
-        },
-    );
-    let (cache, names) = (cache?, names?.flatten());
     let inodes = match options.no_cache {
         true => None,
         false => pool.install(|| StoreInodes::load(repo, tree))?,
@@ -252,7 +244,6 @@ fn commit_tree(
         hints: Hints {
             cache: cache.as_ref(),
             inodes: inodes.as_ref(),
-            store: names.as_ref(),
         },
         adopt: options.adopt,
         verity: match options.records_verity() {
@@ -268,13 +259,7 @@ fn commit_tree(
         _ => ParentTrees::new(),
     };
     let phase = PhaseGuard::begin(progress, Phase::Store, Some(listed), Unit::Bytes);
-    let Stored { root, bytes } = pool.install(|| {
-        let stored = dirtrees::store(&hasher, &parents, &phase)?;
-        if let (Some(whole), Some(_)) = (whole, &names) {
-            believed::store_what_lacks(&hasher, &transaction, stored.root, whole)?;
-        }
-        Ok::<_, CommitError>(stored)
-    })?;
+    let Stored { root, bytes } = pool.install(|| dirtrees::store(&hasher, &parents, &phase))?;
     drop(phase);
     let before = parent_commit.as_ref().map(|(_, commit)| Entry {
         name: Vec::new(),

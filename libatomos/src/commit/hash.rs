@@ -15,11 +15,10 @@ use crate::repo::{ObjectKind, RepoError, Scratch, Transaction, Verity, hash_into
 use crate::unpack::{Codec, Unpacker};
 use crate::verity::VerityDigest;
 
-use super::believed::StoreNames;
 use super::memory::MemoryTrees;
 use super::mtime::only_time_differs;
 use super::source::{Content, ModeChange, SourceKind, SourceTree};
-use super::stat_cache::{Known, StatCache};
+use super::stat_cache::StatCache;
 use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy};
 
@@ -59,8 +58,6 @@ pub(super) struct Hints<'a> {
     pub(super) cache: Option<&'a StatCache>,
     /// The store's own inodes: a checkout has them, too.
     pub(super) inodes: Option<&'a StoreInodes<'a>>,
-    /// What the store has, where what was read of the cache is looked for once the tree is known.
-    pub(super) store: Option<&'a StoreNames>,
 }
 
 impl<'a> Hasher<'a> {
@@ -79,22 +76,8 @@ impl<'a> Hasher<'a> {
 }
 
 impl Hasher<'_> {
-    /// Stores a file, or believes what is known of it. `open` is the directory that was opened last.
+    /// Stores a file, or finds that the store has it. `open` is the directory that was opened last.
     pub(super) fn one(
-        &self,
-        node: u32,
-        parent: Option<&Entry>,
-        open: &mut Option<(u32, Dir)>,
-        scratch: &mut Scratch,
-    ) -> Result<(Metadata, Node), CommitError> {
-        match self.known(node, parent)? {
-            Some(known) => Ok(known),
-            None => self.read(node, parent, open, scratch),
-        }
-    }
-
-    /// Stores a file, whatever is known of it.
-    pub(super) fn read(
         &self,
         node: u32,
         parent: Option<&Entry>,
@@ -118,6 +101,9 @@ impl Hasher<'_> {
                 codec,
             } => (*directory, name, Some(*codec)),
         };
+        if let Some(known) = self.known(node, parent)? {
+            return Ok(known);
+        }
         let dir = match open {
             Some((opened, dir)) if *opened == directory => &*dir,
             _ => &open.insert((directory, self.tree.open_directory(directory)?)).1,
@@ -126,45 +112,30 @@ impl Hasher<'_> {
         self.on_disk(dir, name, codec, self.tree.mode_change(node), parent, scratch)
     }
 
-    /// Returns what the cache has of a file that is as it was, if that is all that is wanted.
-    fn cached(&self, node: u32) -> Option<Known> {
-        let (stamp, _) = self.tree.listed(node)?;
-        let known = self.hints.cache?.get(stamp)?;
-        self.is_enough(&known).then_some(known)
-    }
-
-    fn is_enough(&self, known: &Known) -> bool {
-        self.verity == Verity::No || known.verity.is_some() || known.size == 0
-    }
-
-    /// Returns the entry of a file that is known without reading it and that the store has.
+    /// Returns what a file holds that has not changed since it was last read, if it is in the store.
     fn known(&self, node: u32, parent: Option<&Entry>) -> Result<Option<(Metadata, Node)>, CommitError> {
-        let cached = self.cached(node);
-        let is_put_off = cached.is_some() && self.hints.store.is_some();
-        let known = match (cached, self.hints.inodes, self.tree.listed(node)) {
-            (None, Some(inodes), Some((stamp, true))) => inodes.get(stamp)?,
-            (cached, ..) => cached,
-        };
-        let Some(known) = known.filter(|known| self.is_enough(known)) else {
+        let Some((stamp, is_linked)) = self.tree.listed(node) else {
             return Ok(None);
         };
+        let cached = self.hints.cache.and_then(|cache| cache.get(stamp));
+        let known = match (cached, self.hints.inodes) {
+            (None, Some(inodes)) if is_linked => inodes.get(stamp)?,
+            (cached, _) => cached,
+        };
+        let Some(known) = known else {
+            return Ok(None);
+        };
+        let lacks_verity = known.verity.is_none() && known.size > 0;
+        if self.verity == Verity::Wanted && lacks_verity {
+            return Ok(None);
+        }
         let kind = self.file(known.blob, known.size, known.verity);
         let metadata = self.record(&self.tree.node(node).metadata, known.xattrs, &kind, parent);
         let is_kept = match self.sink {
-            Sink::Store(_) if is_put_off => self.hints.store.is_none_or(|store| store.has(&known.blob)),
             Sink::Store(transaction) => transaction.repo().has_blob(&known.blob, known.size, &metadata)?,
             Sink::Memory(_) => true,
         };
         Ok(is_kept.then_some((metadata, kind)))
-    }
-
-    /// Returns whether the cache's word was taken for a file that is to be what `entry` says, and the store has no such inode.
-    pub(super) fn lacks(&self, node: u32, entry: &Entry) -> Result<bool, CommitError> {
-        let (Sink::Store(transaction), Node::File { size, blob, .. }) = (self.sink, &entry.node) else {
-            return Ok(false);
-        };
-        // The cache says what it said: it does not change while it is in use.
-        Ok(self.cached(node).is_some() && !transaction.repo().has_blob(blob, *size, &entry.metadata)?)
     }
 
     fn made_up(

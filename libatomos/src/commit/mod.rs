@@ -6,7 +6,6 @@
 //! user or order of a directory takes part.
 
 mod adopt;
-mod believed;
 mod builder;
 mod dirtrees;
 mod hash;

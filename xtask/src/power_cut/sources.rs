@@ -181,7 +181,9 @@ impl Sources {
         let all: Vec<_> = text.lines().collect();
         // The tests are a file's last part.
         let is_tests = |at: usize| {
-            all[at] == "#[cfg(test)]" && all[at..].iter().take(4).any(|line| line.starts_with("mod "))
+            // A module in a file of its own may be named at the top.
+            let begins = |line: &&str| line.starts_with("mod ") && line.ends_with('{');
+            all[at] == "#[cfg(test)]" && all[at..].iter().take(4).any(begins)
         };
         let end = (0..all.len()).find(|at| is_tests(*at)).unwrap_or(all.len());
         let lines: Vec<_> = all[..end].iter().map(|line| line.trim_start()).collect();

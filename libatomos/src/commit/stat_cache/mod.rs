@@ -14,8 +14,8 @@
 //! An inode number that is used again comes with a later `ctime`. What another file system with the same device number has is
 //! told apart by that file system's own identity, which is mixed into the device.
 //!
-//! The cache belongs to the repository, and can be deleted at any time. One that is damaged is no cache. It says what a file holds, and not
-//! that the store has that: see [`super::believed`].
+//! The cache belongs to the repository, is a hint alone, and can be deleted at any time. One that is damaged is no cache. It says what a
+//! file holds, and not that the store has that.
 //! It is bounded: [`MAX_RECORDS`] files, those that no commit of late has come across dropped first.
 
 mod fresh;

@@ -51,23 +51,6 @@ impl Scratch {
         assert_eq!(trusting.root, self.commit_with(&options).root);
     }
 
-    /// Follows what was committed so before.
-    fn follow(&self, change: impl FnOnce(&mut CommitOptions)) -> CommitReport {
-        let mut options = CommitOptions {
-            reference: Some("main".parse().unwrap()),
-            ..CommitOptions::default()
-        };
-        change(&mut options);
-        self.commit_with(&options)
-    }
-
-    /// Where the blob with these bytes is.
-    fn object(&self, bytes: &[u8]) -> PathBuf {
-        let blob = crate::digest::Digest::of(bytes).to_hex();
-        let objects = self.dir.path().join("repo/objects");
-        objects.join(&blob[..2]).join(&blob[2..])
-    }
-
     fn load(&self) -> StatCache {
         StatCache::load(
             &self.repo,
@@ -286,107 +269,38 @@ fn what_the_store_lost_is_read_again() {
     if !remembered(&scratch, "file", "one") {
         return;
     }
-    let object = scratch.object(b"one");
+    let blob = crate::digest::Digest::of(b"one").to_hex();
+    let object = scratch
+        .dir
+        .path()
+        .join("repo/objects")
+        .join(&blob[..2])
+        .join(&blob[2..]);
     fs::remove_file(&object).unwrap();
     scratch.commit();
     assert!(object.exists());
 }
 
 #[test]
-fn what_differs_from_the_parent_is_looked_for_and_read_again_if_it_is_lost() {
+fn what_was_lost_is_stored_anew_by_a_commit_that_finds_nothing_changed() {
     let scratch = Scratch::new();
-    fs::create_dir(scratch.path("below")).unwrap();
-    if !remembered(&scratch, "below/file", "one") {
+    if !remembered(&scratch, "file", "one") {
         return;
     }
-    scratch.follow(|_| {});
-    let object = scratch.object(b"one");
-    // Another owner is another entry, and so every directory above differs too.
-    fs::remove_file(&object).unwrap();
-    let changed = scratch.follow(|options| options.owner = Some((1, 2)));
-    assert!(object.exists());
-    // A parent without the directory has nothing in its place.
-    let empty = scratch.dir.path().join("empty");
-    fs::create_dir(&empty).unwrap();
-    let source = Dir::open_ambient(&empty).unwrap();
     let options = CommitOptions {
         reference: Some("main".parse().unwrap()),
+        skip_if_unchanged: true,
         ..CommitOptions::default()
     };
-    commit(&scratch.repo, source, &options, &NoProgress, &Cancel::new()).unwrap();
+    let first = scratch.commit_with(&options);
+    let blob = crate::digest::Digest::of(b"one").to_hex();
+    let objects = scratch.dir.path().join("repo/objects");
+    let object = objects.join(&blob[..2]).join(&blob[2..]);
     fs::remove_file(&object).unwrap();
-    let again = scratch.follow(|options| options.owner = Some((1, 2)));
-    assert!(object.exists());
-    assert_eq!(again.root, changed.root);
-}
-
-#[test]
-fn a_parent_of_which_only_a_part_is_here_is_not_relied_on() {
-    let scratch = Scratch::new();
-    if !remembered(&scratch, "file", "one") {
-        return;
-    }
-    let parent = scratch.follow(|_| {}).commit;
-    scratch.repo.note_partial(&parent, "elsewhere").unwrap();
-    let object = scratch.object(b"one");
-    fs::remove_file(&object).unwrap();
-    scratch.follow(|_| {});
-    assert!(object.exists());
-}
-
-#[test]
-fn a_parent_that_no_ref_leads_to_is_not_relied_on() {
-    let scratch = Scratch::new();
-    if !remembered(&scratch, "file", "one") {
-        return;
-    }
-    // Its file has another owner than the source, so that a name in the store alone says nothing.
-    let parent = scratch.commit_with(&CommitOptions {
-        owner: Some((1, 2)),
-        ..CommitOptions::default()
-    });
-    let object = scratch.object(b"one");
-    fs::remove_file(&object).unwrap();
-    scratch.follow(|options| options.parent = crate::commit::Parent::Commit(parent.commit));
-    assert!(object.exists());
-}
-
-#[test]
-fn what_the_store_lost_is_read_again_though_the_parent_has_it() {
-    let scratch = Scratch::new();
-    if !remembered(&scratch, "file", "one") {
-        return;
-    }
-    fs::write(scratch.path("other"), "two").unwrap();
-    wait_for_a_tick(&scratch.dir.path().join("tree"));
-    let first = scratch.follow(|_| {});
-    let object = scratch.object(b"one");
-    let is_clean = || {
-        let options = crate::repo::FsckOptions::default();
-        let report = scratch.repo.fsck(&options, &NoProgress, &Cancel::new());
-        report.unwrap().is_clean()
-    };
-    type Change = fn(&mut CommitOptions);
-    let changes: [Change; 3] = [
-        |_| {},
-        |options| options.skip_if_unchanged = true,
-        // All the same, and the parent's directory is lost, too.
-        |_| {},
-    ];
-    for (number, change) in changes.into_iter().enumerate() {
-        fs::remove_file(&object).unwrap();
-        if number == 2 {
-            let root = first.root.to_string();
-            let dirtrees = scratch.dir.path().join("repo/dirtrees");
-            fs::remove_file(dirtrees.join(&root[..2]).join(&root[2..])).unwrap();
-            fs::write(scratch.path("third"), "three").unwrap();
-        }
-        assert!(!is_clean());
-        let again = scratch.follow(change);
-        assert_eq!(again.root == first.root, number < 2);
-        assert!(object.exists(), "{number}");
-        assert_eq!(is_clean(), number < 2, "{number}");
-    }
+    let again = scratch.commit_with(&options);
+    assert_eq!(again.commit, first.commit);
+    assert_eq!((object.exists(), again.stats.blobs_added), (true, 1));
+    assert_eq!(scratch.commit_with(&options).stats.blobs_added, 0);
 }
 
 #[test]
