@@ -131,15 +131,16 @@ pub fn untried(calls: &[(String, Option<&str>)]) -> String {
     text
 }
 
-/// The first line, without digests that are another in every run.
+/// The first line, without digests and directories that are another in every run.
 fn shorten(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default().replace('|', "\\|");
     let words = line.split(' ').map(|word| {
         let digits = word.bytes().filter(u8::is_ascii_hexdigit).count();
-        if word.len() > 40 && digits > 30 {
-            "…"
-        } else {
-            word
+        match word {
+            _ if word.len() > 40 && digits > 30 => "…",
+            _ if word.contains("/atomos-power-cut-") && word.starts_with('`') => "`…",
+            _ if word.contains("/atomos-power-cut-") => "…",
+            _ => word,
         }
     });
     let mut text = words.collect::<Vec<_>>().join(" ");
