@@ -11,7 +11,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::digest::{CommitId, Digest};
-use crate::fs::{Dir, DirEntry, FileKind, FsError};
+use crate::fs::{Dir, FileKind, FsError, remove_entry};
 use crate::repo::RepoError;
 
 use super::{CommitError, SourceTree};
@@ -78,13 +78,6 @@ fn remove_all_but(root: &Dir, sign: &OsStr) -> Result<(), FsError> {
         }
         remove_entry(root, entry)
     })
-}
-
-fn remove_entry(dir: &Dir, entry: &DirEntry) -> Result<(), FsError> {
-    match entry.kind {
-        FileKind::Dir | FileKind::Unknown => dir.remove_tree(&entry.name),
-        _ => dir.remove_file_optional(&entry.name).map(drop),
-    }
 }
 
 fn sign_of(commit: CommitId) -> OsString {

@@ -32,6 +32,7 @@ pub(crate) use ioctl::{begin_write_back, nobody_writes};
 pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
+pub(crate) use tree::remove_entry;
 pub use tree::{copy_tree, remove_tree_contents};
 pub(crate) use verity::{is_verity, protect, verity_of, why_no_verity};
 pub(crate) use xattr::{

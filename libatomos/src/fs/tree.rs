@@ -9,7 +9,8 @@ use rustix::fs::{FileType, Mode};
 use crate::format::Xattrs;
 
 use super::{
-    Dir, FileKind, FsError, Stat, copy_file_data, read_xattrs, read_xattrs_at, write_xattrs, write_xattrs_at,
+    Dir, DirEntry, FileKind, FsError, Stat, copy_file_data, read_xattrs, read_xattrs_at, write_xattrs,
+    write_xattrs_at,
 };
 
 /// Removes `name` in `parent` with all beneath it. Does not cross into what is mounted there, be it another file system
@@ -32,15 +33,17 @@ pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
 
 /// Removes everything in `dir`, not `dir` itself.
 pub fn remove_tree_contents(dir: &Dir) -> Result<(), FsError> {
-    for entry in dir.entries()? {
-        match entry.kind {
-            FileKind::Dir | FileKind::Unknown => remove_tree(dir, Path::new(&entry.name))?,
-            _ => {
-                dir.remove_file_optional(&entry.name)?;
-            }
-        }
+    dir.entries()?
+        .iter()
+        .try_for_each(|entry| remove_entry(dir, entry))
+}
+
+/// Removes what an entry of `dir` names, a directory with everything in it.
+pub(crate) fn remove_entry(dir: &Dir, entry: &DirEntry) -> Result<(), FsError> {
+    match entry.kind {
+        FileKind::Dir | FileKind::Unknown => remove_tree(dir, Path::new(&entry.name)),
+        _ => dir.remove_file_optional(&entry.name).map(drop),
     }
-    Ok(())
 }
 
 /// Copies `name` in `source` to `new_name` in `target`, with owner, mode, time and extended attributes; a directory

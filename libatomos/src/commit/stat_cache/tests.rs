@@ -301,6 +301,14 @@ fn what_was_lost_is_stored_anew_by_a_commit_that_finds_nothing_changed() {
     assert_eq!(again.commit, first.commit);
     assert_eq!((object.exists(), again.stats.blobs_added), (true, 1));
     assert_eq!(scratch.commit_with(&options).stats.blobs_added, 0);
+    // And one that consumes its source leaves what it had in the store.
+    fs::remove_file(&object).unwrap();
+    let adopting = CommitOptions {
+        adopt: true,
+        ..options
+    };
+    assert_eq!(scratch.commit_with(&adopting).commit, first.commit);
+    assert!(object.exists() && !scratch.path("file").exists());
 }
 
 #[test]
