@@ -296,10 +296,21 @@ fn render(context: &Context, report: &CommitReport) -> Result<(), CliError> {
         text::size(report.bytes)
     );
     match report.outcome {
-        CommitOutcome::Unchanged => ui.status(format_args!(
-            "Unchanged: the tree ({tree}) is that of {}",
-            report.commit.short()
-        )),
+        CommitOutcome::Unchanged => {
+            let stats = &report.stats;
+            let mut line = format!(
+                "Unchanged: the tree ({tree}) is that of {}",
+                report.commit.short()
+            );
+            let lacked = stats.blobs_added + stats.variants_added + stats.dirtrees_added;
+            if lacked > 0 {
+                line += &format!(
+                    "; stored {} that the repository lacked",
+                    text::count(lacked, "object", "objects")
+                );
+            }
+            ui.status(line);
+        }
         CommitOutcome::Created => {
             let stats = &report.stats;
             let mut line = format!(
