@@ -220,8 +220,6 @@ impl<'a> SiteObjects<'a> {
             .iter()
             .map(|index| (*index, vec![Metadata::with_mode(0o644)]))
             .collect();
-        let total = missing.iter().map(|index| manifest.blobs.size(*index)).sum();
-        let phase = PhaseGuard::begin(self.source.progress(), Phase::Pull, Some(total), Unit::Bytes);
         let (bases, begun, budget) = (HashMap::new(), HashMap::new(), Budget::new(BUDGET));
         let transaction = scratch.begin()?;
         let receiver = Receiver {
@@ -258,6 +256,8 @@ impl<'a> SiteObjects<'a> {
             if plan.requests.is_empty() {
                 break;
             }
+            let total = Some(plan.frame_bytes());
+            let phase = PhaseGuard::begin(self.source.progress(), Phase::Pull, total, Unit::Bytes);
             match fetch(&self.source, plan.requests, &receiver, self.jobs, &phase) {
                 Ok(failed) => {
                     let again: HashSet<u32> = failed

@@ -78,6 +78,17 @@ pub(super) struct Plan {
     pub(super) patched: u64,
 }
 
+impl Plan {
+    /// Returns the bytes of the frames alone, by which progress is counted: what lies between them comes along in a range, and
+    /// does not where it is asked for in another way.
+    pub(super) fn frame_bytes(&self) -> u64 {
+        let pieces = self.requests.iter().flat_map(|request| &request.pieces);
+        pieces
+            .map(|piece| piece.range.end - piece.range.start)
+            .fold(0, u64::saturating_add)
+    }
+}
+
 /// What is missing and what is not to be tried.
 pub(super) struct Needs<'a> {
     pub(super) blobs: &'a BlobList,

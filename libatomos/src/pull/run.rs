@@ -69,10 +69,11 @@ impl Run<'_, '_> {
             plans.push(plan);
         }
         self.check_limits(&targets)?;
+        let total = plans.iter().map(Plan::frame_bytes).fold(0, u64::saturating_add);
         let phase = PhaseGuard::begin(
             self.session.source().progress(),
             Phase::Pull,
-            Some(self.report.planned_bytes),
+            Some(total),
             Unit::Bytes,
         );
         for (target, plan) in targets.iter().zip(plans) {

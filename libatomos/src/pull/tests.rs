@@ -10,11 +10,12 @@ use crate::commit::{CommitOptions, commit};
 use crate::digest::CommitId;
 use crate::fs::Dir;
 use crate::names::RefName;
-use crate::progress::NoProgress;
+use crate::progress::{NoProgress, Phase};
 use crate::publish::{Profile, PublishOptions, publish};
 use crate::remote::{RemoteConfig, RemoteName};
 use crate::repo::{FsckOptions, Repo, RepoMode};
 use crate::sign::{SecretKey, Signer};
+use crate::testing::RecordingProgress;
 
 pub(super) const NOW: i64 = 1_800_000_000;
 
@@ -409,4 +410,47 @@ fn a_flipped_bit_in_a_pack_or_an_image_is_had_elsewhere_or_named() {
         .unwrap_err();
     assert!(matches!(error, PullError::BadObject { .. }), "{error}");
     assert!(world.client.refs().unwrap().is_empty());
+}
+
+#[test]
+fn progress_counts_what_is_wanted_and_not_what_comes_along() {
+    let world = World::new();
+    let here = world.scratch.path().join("here");
+    std::fs::create_dir(&here).unwrap();
+    // More pieces than there may be requests.
+    for number in 0..120u64 {
+        let bytes = noise(3000 + number, 100_000);
+        world.write(&format!("usr/share/{number}"), &bytes);
+        if number % 2 == 0 {
+            std::fs::write(here.join(number.to_string()), &bytes).unwrap();
+        }
+    }
+    world.release("1");
+    let local = CommitOptions {
+        reference: Some("local".parse().unwrap()),
+        ..CommitOptions::default()
+    };
+    let source = Dir::open_ambient(&here).unwrap();
+    commit(&world.client, source, &local, &NoProgress, &Cancel::new()).unwrap();
+
+    let progress = RecordingProgress::default();
+    let wanted = [Wanted {
+        reference: os(),
+        selector: Selector::Newest,
+    }];
+    let (session, options) = (world.session(|_| {}), PullOptions::default());
+    let report = pull(
+        &world.client,
+        &name(),
+        &wanted,
+        &session,
+        &options,
+        &progress,
+        &Cancel::new(),
+    )
+    .unwrap();
+    let done = progress.done(Phase::Pull);
+    assert!(progress.began().contains(&(Phase::Pull, Some(done))), "{progress:?}");
+    assert!(done < report.planned_bytes, "nothing came along: {report:?}");
+    world.assert_same_as_tree();
 }
