@@ -13,6 +13,7 @@ pub mod debian;
 pub mod demo;
 pub mod facts;
 pub mod fuzz;
+mod memory;
 pub mod own_disk;
 pub mod power_cut;
 pub mod process;

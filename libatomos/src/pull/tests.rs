@@ -450,7 +450,10 @@ fn progress_counts_what_is_wanted_and_not_what_comes_along() {
     )
     .unwrap();
     let done = progress.done(Phase::Pull);
-    assert!(progress.began().contains(&(Phase::Pull, Some(done))), "{progress:?}");
+    assert!(
+        progress.began().contains(&(Phase::Pull, Some(done))),
+        "{progress:?}"
+    );
     assert!(done < report.planned_bytes, "nothing came along: {report:?}");
     world.assert_same_as_tree();
 }

@@ -237,17 +237,7 @@ fn machine(directory: &Path) -> Result<String> {
         .find(|line| line.starts_with("model name"))
         .and_then(|line| line.split_once(": "))
         .map_or("unknown processor", |(_, model)| model);
-    let memory = read("/proc/meminfo")?;
-    let kibibytes: u64 = memory
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse()
-                .ok()
-        })
-        .context("/proc/meminfo has no MemTotal")?;
+    let memory = crate::memory::bytes("MemTotal")?;
     let cores = std::thread::available_parallelism().context("cannot count the cores")?;
     let mount = word(
         Command::new("findmnt")
@@ -265,7 +255,7 @@ fn machine(directory: &Path) -> Result<String> {
     let kernel = kernel.split('-').next().unwrap_or_default().to_owned();
     Ok(format!(
         "{model}, {cores} cores, {:.0} GiB, {}{place}, Linux {kernel}",
-        kibibytes as f64 / f64::from(1 << 20),
+        memory as f64 / f64::from(1 << 30),
         filesystem.split_whitespace().collect::<Vec<_>>().join(" ")
     ))
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::hardware::MEMORY;
 use super::lab::Lab;
 use super::programs::{build_programs, check_requirements};
 use super::results::{self, Outcome};
@@ -17,6 +18,7 @@ use super::scenario::{self, Level, Scenario};
 use super::store::Store;
 use super::{Options, enter_namespace};
 use crate::debian::{self, Availability, Trees};
+use crate::memory;
 use crate::workspace;
 
 /// What tests in virtual machines can be told. Without --smoke or --quick, all are run.
@@ -34,7 +36,7 @@ pub struct TestArgs {
     /// List the tests, and run none
     #[arg(long)]
     list: bool,
-    /// How many tests run at the same time; each machine has one processor [default: as many as there are processors]
+    /// How many tests run at the same time [default: as many as there are processors, and memory for their machines]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// Directory that keeps the Debian trees
@@ -51,10 +53,22 @@ pub struct TestArgs {
     boot_limit: u64,
 }
 
+/// Returns how many machines run side by side on so many processors, in so many bytes. A machine takes half as much again as it
+/// has: for the code that the emulator makes, and for the programs that look at its disks.
+fn jobs_on(processors: usize, available: u64) -> usize {
+    let machine = (u64::from(MEMORY) << 20) * 3 / 2;
+    processors
+        .min(usize::try_from(available / machine).unwrap_or(usize::MAX))
+        .max(1)
+}
+
 impl TestArgs {
-    fn jobs(&self) -> usize {
-        let processors = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        self.jobs.unwrap_or_else(processors).get()
+    fn jobs(&self) -> Result<usize> {
+        if let Some(jobs) = self.jobs {
+            return Ok(jobs.get());
+        }
+        let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(jobs_on(processors.get(), memory::bytes("MemAvailable")?))
     }
 
     const fn level(&self) -> Level {
@@ -96,7 +110,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     let store = Store::open(&work, &programs, &trees)?;
     let lab = Lab::new(work.clone(), store, &programs, &options);
     let started = Instant::now();
-    let jobs = args.jobs().min(scenarios.len());
+    let jobs = args.jobs()?.min(scenarios.len());
     let outcomes = run_all(&lab, &scenarios, jobs);
     for outcome in &outcomes {
         println!(
@@ -199,5 +213,18 @@ fn find_trees(args: &TestArgs) -> Result<Trees> {
     match debian::find_archive(&options.release)? {
         Availability::Answers(archive) => debian::ensure_trees(&options, &archive),
         Availability::Unavailable(why) => bail!("{why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_fit_into_processors_and_memory() {
+        let gibibyte = 1 << 30;
+        assert_eq!(jobs_on(4, 64 * gibibyte), 4);
+        assert_eq!(jobs_on(4, 4 * gibibyte), 2);
+        assert_eq!(jobs_on(4, gibibyte), 1, "one is tried all the same");
     }
 }

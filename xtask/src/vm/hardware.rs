@@ -12,6 +12,9 @@ use crate::process::quote;
 /// Without what a server in a test has no use for, and its kernel would take seconds to find.
 const MACHINE: &str = "q35,sata=off,smbus=off,vmport=off,hpet=off,i8042=off";
 
+/// Megabytes that a tested machine has.
+pub const MEMORY: u32 = 1024;
+
 /// Returns QEMU's arguments for a machine that has nothing but a processor, `memory` megabytes, and a console in a file.
 pub fn bare_arguments(memory: u32, console: &Path) -> Vec<String> {
     let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none"]
@@ -87,7 +90,7 @@ impl Hardware {
 
     /// QEMU's arguments for this machine with the disk in `image`.
     pub fn arguments(&self, image: &Path, places: &Places) -> Vec<String> {
-        let mut words = bare_arguments(1024, &places.console);
+        let mut words = bare_arguments(MEMORY, &places.console);
         let mut add =
             |words_of_option: &[&str]| words.extend(words_of_option.iter().map(|word| (*word).to_owned()));
         // What the guest flushed is in the host's cache, where only the host's own crash could lose it.
