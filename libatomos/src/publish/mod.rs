@@ -11,6 +11,7 @@ mod manifests;
 mod pack;
 mod patches;
 mod publisher;
+mod release;
 mod site_dir;
 #[cfg(test)]
 mod tests;
