@@ -134,6 +134,11 @@ pub fn settle(path: &Path) -> Result<()> {
     time(Command::new("sync").arg("-f").arg(path)).map(|_| ())
 }
 
+/// Says of a ratio whether it is at most what is wanted.
+pub fn verdict(ratio: f64, at_most: f64) -> &'static str {
+    if ratio <= at_most { "met" } else { "**missed**" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

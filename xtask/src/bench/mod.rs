@@ -16,6 +16,7 @@ mod report;
 mod shutdown;
 mod small;
 mod store;
+mod written;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
