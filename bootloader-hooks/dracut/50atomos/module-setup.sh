@@ -17,18 +17,24 @@ installkernel() {
 	return 0
 }
 
+# dracut goes on when this returns an error. No initramfs is better than one that boots the physical root, or what no key vouches for.
+atomos_fail() {
+	dfatal "atomos: $1 could not be put into the initramfs"
+	exit 1
+}
+
 # Keys of who may seal images come along: with one, nothing else boots. One in /etc stands before one of the same name in /usr.
 install() {
 	local directory key
-	inst_binary /usr/lib/atomos/atomos-prepare-root
-	inst_simple "$moddir/atomos-prepare-root.service" "$systemdsystemunitdir/atomos-prepare-root.service"
-	mkdir -p "$initdir$systemdsystemunitdir/initrd-root-fs.target.wants"
-	ln_r "$systemdsystemunitdir/atomos-prepare-root.service" \
-		"$systemdsystemunitdir/initrd-root-fs.target.wants/atomos-prepare-root.service"
+	local unit="$systemdsystemunitdir/atomos-prepare-root.service"
+	local wants="$systemdsystemunitdir/initrd-root-fs.target.wants"
+	inst_binary /usr/lib/atomos/atomos-prepare-root || atomos_fail atomos-prepare-root
+	inst_simple "$moddir/atomos-prepare-root.service" "$unit" || atomos_fail atomos-prepare-root.service
+	{ mkdir -p "$initdir$wants" && ln_r "$unit" "$wants/atomos-prepare-root.service"; } || atomos_fail "$wants"
 	for directory in /etc/atomos/seal.d /usr/lib/atomos/seal.d; do
 		for key in "${dracutsysrootdir-}$directory"/*.pub; do
 			[ -f "$key" ] || continue
-			inst_simple "${key#"${dracutsysrootdir-}"}" "/etc/atomos/seal.d/${key##*/}"
+			inst "${key#"${dracutsysrootdir-}"}" "/etc/atomos/seal.d/${key##*/}" || atomos_fail "$key"
 		done
 	done
 }
