@@ -102,7 +102,7 @@ blkid -p -o value -s UUID \"$root\" \"$boot\"; losetup --detach \"$boot\" \"$roo
     let uuids: Vec<&str> = out.lines().rev().take(2).collect();
     assert!(
         out.contains(&format!(
-            "options root=UUID={} panic=10 console=tty0 console=ttyS0 atomos=os/",
+            "options root=UUID={} panic=10 console=tty0 console=ttyS0 atomos.entry=1 atomos=os/",
             uuids[1]
         )),
         "{out}"

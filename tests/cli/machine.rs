@@ -230,7 +230,7 @@ fn kernel_arguments_keep_their_quotes_from_the_command_line_to_the_entry() {
         .max()
         .unwrap();
     let text = fs::read_to_string(newest).unwrap();
-    let expected = format!("options root=LABEL=root {quoted} init=\"/bin/sh -c\" atomos=os/");
+    let expected = format!("options root=LABEL=root {quoted} init=\"/bin/sh -c\" atomos.entry=3 atomos=os/");
     assert!(text.contains(&expected), "{text}");
     machine.atomos(&["kargs", "--delete", quoted]).code(0);
     assert_eq!(

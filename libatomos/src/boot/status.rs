@@ -24,6 +24,9 @@ const MAX_SETTINGS: usize = 64 * 1024;
 /// The vendor of systemd-boot's EFI variables, as the Boot Loader Interface has it.
 const LOADER_VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
+/// What we write for a GRUB that reads entries by itself, and that sources it.
+const GRUB_COUNTS: &str = "grub2/atomos-count.cfg";
+
 /// A way to read entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -141,7 +144,14 @@ pub fn forecast(boot: &BootDir, efivars: Option<&Dir>) -> Result<LoaderForecast,
         .map(|(_, file_name)| file_name.clone());
 
     let mut first = Vec::new();
-    for loader in loaders_in_use(boot)? {
+    let found_loaders = loaders_in_use(boot)?;
+    // Which of several it might be says nothing about whether it counts; and our script beside GRUB's own entries does.
+    let may_count = found_loaders.is_empty() || boot.dir().exists(GRUB_COUNTS)?;
+    let loaders = match found_loaders.is_empty() {
+        true => vec![Loader::SystemdBoot, Loader::GrubBlscfg, Loader::Grub],
+        false => found_loaders,
+    };
+    for loader in loaders {
         let order: &dyn Fn(&&FoundEntry, &&FoundEntry) -> Ordering = match loader {
             Loader::SystemdBoot | Loader::GrubMenu => &|a, b| by_systemd_boot(a, b),
             Loader::GrubBlscfg => &|a, b| grub_blscfg(&a.file_name, &b.file_name),
@@ -149,9 +159,10 @@ pub fn forecast(boot: &BootDir, efivars: Option<&Dir>) -> Result<LoaderForecast,
         };
         // Our menu has our entries alone, and passes over one that GRUB has counted down itself.
         let is_out = |found: &FoundEntry| found.name.as_ref().is_none_or(is_bad);
-        let counts = loader == Loader::GrubMenu && entries.iter().any(|found| !is_out(found));
+        let counts = (loader == Loader::GrubMenu || may_count) && entries.iter().any(|found| !is_out(found));
         let listed = entries.iter().filter(|found| {
-            loader != Loader::GrubMenu || (found.name.is_some() && !(counts && is_out(found)))
+            let is_listed = loader != Loader::GrubMenu || found.name.is_some();
+            is_listed && !(counts && found.name.as_ref().is_some_and(is_bad))
         });
         if let Some(found) = listed.min_by(order) {
             first.push(FirstEntry {
@@ -195,7 +206,7 @@ fn by_systemd_boot(a: &FoundEntry, b: &FoundEntry) -> Ordering {
     }
 }
 
-/// Which loaders left traces in `/boot`. With none, all that read entries by themselves are assumed.
+/// Which loaders left traces in `/boot`; none where it may be any that reads entries by itself.
 fn loaders_in_use(boot: &BootDir) -> Result<Vec<Loader>, BootError> {
     let exists = |names: &[&str]| -> Result<bool, BootError> {
         for name in names {
@@ -214,9 +225,6 @@ fn loaders_in_use(boot: &BootDir) -> Result<Vec<Loader>, BootError> {
     }
     if wants_menu(boot)? {
         loaders.push(Loader::GrubMenu);
-    }
-    if loaders.is_empty() {
-        loaders.extend([Loader::SystemdBoot, Loader::GrubBlscfg, Loader::Grub]);
     }
     Ok(loaders)
 }
@@ -396,6 +404,23 @@ mod tests {
                 file_name: OLD.into()
             }]
         );
+    }
+
+    #[test]
+    fn a_failed_entry_is_told_of_where_the_loader_takes_it_all_the_same() {
+        let (scratch, boot) = boot(&[]);
+        let entries = scratch.path().join("loader/entries");
+        fs::rename(entries.join(NEW), entries.join(NEW.replace("+3", "+0-3"))).unwrap();
+        let contrary = || -> Vec<Loader> {
+            let forecast = forecast(&boot, None).unwrap();
+            assert_eq!(forecast.ours.as_deref(), Some(OLD));
+            forecast.contrary_first().map(|first| first.loader).collect()
+        };
+        assert_eq!(contrary(), [], "nobody knows which loader it is");
+        write(scratch.path(), "grub2/grub.cfg", b"");
+        assert_eq!(contrary(), [Loader::GrubBlscfg, Loader::Grub]);
+        write(scratch.path(), GRUB_COUNTS, b"");
+        assert_eq!(contrary(), []);
     }
 
     #[test]

@@ -49,6 +49,12 @@ impl FsError {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// Returns whether the kernel lets nobody do that, as root would be told as well.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        self.source.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error())
+    }
+
     /// Returns whether something is there already.
     #[must_use]
     pub fn is_already_exists(&self) -> bool {

@@ -1,10 +1,10 @@
 //! Whole trees: removing one, copying one.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, IFlags, Mode, ioctl_getflags, ioctl_setflags};
 
 use crate::format::Xattrs;
 
@@ -20,7 +20,7 @@ pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
         return Ok(());
     };
     if stat.kind != FileKind::Dir {
-        return parent.remove_file_optional(name).map(|_| ());
+        return unless_held(parent, name, || parent.remove_file_optional(name).map(|_| ()));
     }
     // A bind mount has the same device: a `/var` bound into an old deployment must outlive it.
     if let Some(dir) = parent.open_dir_unless_mount(name)?
@@ -28,7 +28,32 @@ pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
     {
         remove_tree_contents(&dir)?;
     }
-    parent.remove_dir(name)
+    unless_held(parent, name, || parent.remove_dir(name))
+}
+
+/// Removes a name by `remove`. Where it, or the directory that it lies in, is immutable or may only be appended to, which keeps root out
+/// as well, it loses that first: one such file in an old tree must not keep all that comes after it from being removed.
+fn unless_held(parent: &Dir, name: &Path, remove: impl Fn() -> Result<(), FsError>) -> Result<(), FsError> {
+    match remove() {
+        Err(error) if error.is_not_permitted() && let_go(parent, name) => remove(),
+        other => other,
+    }
+}
+
+/// Takes the flags away by which a name cannot be removed; returns whether there were any.
+fn let_go(parent: &Dir, name: &Path) -> bool {
+    let clear = |fd: BorrowedFd<'_>| {
+        let held = IFlags::IMMUTABLE | IFlags::APPEND;
+        ioctl_getflags(fd)
+            .is_ok_and(|flags| flags.intersects(held) && ioctl_setflags(fd, flags.difference(held)).is_ok())
+    };
+    // Only these have flags; to open anything else may do something.
+    let own = match parent.stat(name).map(|stat| stat.kind) {
+        Ok(FileKind::File) => parent.open_file(name).is_ok_and(|file| clear(file.as_fd())),
+        Ok(FileKind::Dir) => parent.open_dir(name).is_ok_and(|dir| clear(dir.as_fd())),
+        _ => false,
+    };
+    clear(parent.as_fd()) || own
 }
 
 /// Removes everything in `dir`, not `dir` itself.
@@ -42,7 +67,9 @@ pub fn remove_tree_contents(dir: &Dir) -> Result<(), FsError> {
 pub(crate) fn remove_entry(dir: &Dir, entry: &DirEntry) -> Result<(), FsError> {
     match entry.kind {
         FileKind::Dir | FileKind::Unknown => remove_tree(dir, Path::new(&entry.name)),
-        _ => dir.remove_file_optional(&entry.name).map(drop),
+        _ => unless_held(dir, Path::new(&entry.name), || {
+            dir.remove_file_optional(&entry.name).map(drop)
+        }),
     }
 }
 

@@ -361,8 +361,9 @@ impl Sysroot {
         let lock = self.lock()?;
         let before = self.state_to_reorder()?;
         let booted = self.booted()?;
+        let staged = self.usable_staged(&before)?;
         let id = before
-            .select(selector, None, booted.as_ref())?
+            .select(selector, staged.as_ref(), booted.as_ref())?
             .finished("give up")?
             .id;
         let has_own = before.get(&id).is_some_and(|found| found.fallback.is_some());
@@ -407,9 +408,13 @@ impl Sysroot {
         Ok(forgotten)
     }
 
-    /// Returns whether the newest of the deployment's entries runs, and not the one that is kept beside it.
+    /// Returns whether the newest of the deployment's entries runs: not the one that is kept beside it, nor one that it had when
+    /// this boot began, whose kernel arguments were changed since. What an entry that says nothing of itself was, is not known.
     fn runs_newest_entry(&self, deployment: &DeploymentState) -> bool {
-        deployment.fallback.is_none() || self.running.entry == Some(deployment.entry)
+        match self.running.entry {
+            Some(entry) => entry == deployment.entry,
+            None => deployment.fallback.is_none(),
+        }
     }
 
     fn apply_verdict(

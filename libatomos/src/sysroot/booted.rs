@@ -4,8 +4,8 @@
 //! device and inode of `/` are those of its directory; where `/` is an image over it, `/run/atomos/booted` names the
 //! backing directory's.
 //!
-//! One deployment has two entries while its kernel arguments are on trial. The new one says so itself: it has
-//! `atomos.entry=<N>` among its arguments, which the kernel passes over.
+//! One deployment has two entries while its kernel arguments are on trial, and gets another one when they are changed while it runs.
+//! So each entry has `atomos.entry=<N>` among its arguments, which the kernel passes over.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ pub struct BootedRecord {
     pub verified: Option<Digest>,
 }
 
-/// What an entry on trial beside another of its deployment says of itself.
+/// By what an entry says which one it is.
 pub(super) const ENTRY_KARG: &str = "atomos.entry";
 
 /// Bytes of the kernel's own files that are read.

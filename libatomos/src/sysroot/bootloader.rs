@@ -19,6 +19,7 @@ use crate::repo::Located;
 use super::booted::ENTRY_KARG;
 use super::cleanup::leads_to;
 use super::decide::Decision;
+use super::state::STATE;
 use super::{DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock, layout};
 
 /// Where a tree has its kernel.
@@ -35,12 +36,34 @@ impl Sysroot {
     /// sysroot, or another sysroot's too.
     pub(super) fn state_to_reorder(&self) -> Result<State, SysrootError> {
         let mut state = self.state()?;
+        self.check_state_is_there()?;
         let highest = self.boot_dir()?.highest_number()?;
         // A file name can say anything; half of the numbers are left for us.
         if highest < u64::MAX / 2 {
             state.next_entry = state.next_entry.max(highest + 1);
         }
         Ok(state)
+    }
+
+    /// Fails where the truth is gone, and entries lead to deployments that are there. It is written before the first of them, so
+    /// whoever took this for a new machine would take away all that it boots.
+    pub(super) fn check_state_is_there(&self) -> Result<(), SysrootError> {
+        if self.atomos.exists(STATE)? {
+            return Ok(());
+        }
+        let offered = self.offered_by_boot()?;
+        for stateroot in self.stateroots()? {
+            for entry in self.deployments_dir(&stateroot)?.entries()? {
+                let id = DeploymentId::from_dir_name(&stateroot, &entry.name.to_string_lossy());
+                if id.is_some_and(|id| offered.iter().any(|name| leads_to(name, &id))) {
+                    return Err(SysrootError::DamagedState {
+                        path: self.atomos.path().join(STATE),
+                        reason: "it is missing, and there are deployments that are booted".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the bytes that root can still write to `/boot`, what a staged deployment gives back when another takes its
@@ -63,7 +86,9 @@ impl Sysroot {
                 available = available.saturating_add(kernel_space(&boot, &stateroot, bootcsum)?);
             }
         }
-        Ok(Some(available))
+        // It is measured again when the kernel is copied, with this margin and in whole blocks of a few files.
+        const BLOCKS: u64 = 64 * 1024;
+        Ok(Some(available.saturating_sub(crate::boot::MARGIN + BLOCKS)))
     }
 
     /// Returns whether `/boot` has an entry of the deployment that a loader can boot.
@@ -109,10 +134,9 @@ impl Sysroot {
     fn desired_entry(&self, deployment: &DeploymentState) -> Result<DesiredEntry, SysrootError> {
         let id = &deployment.id;
         let mut kargs: KernelArgs = deployment.kargs.parse()?;
-        if deployment.fallback.is_some() {
-            // Its deployment has two entries, so it says which one it is.
-            kargs.append(&format!("{ENTRY_KARG}={}", deployment.entry))?;
-        }
+        // A deployment may have two entries, or get another one while this runs, so each says which one it is. Whether it has been found
+        // good makes no difference: then it is renamed and not written again.
+        kargs.append(&format!("{ENTRY_KARG}={}", deployment.entry))?;
         Ok(DesiredEntry {
             n: deployment.entry,
             stateroot: id.stateroot.clone(),
@@ -331,10 +355,11 @@ impl Sysroot {
             ));
         }
         for first in forecast.contrary_first() {
-            warnings.push(format!(
-                "{} will take {}, which is not of atomos",
-                first.loader, first.file_name
-            ));
+            let what = match first.file_name.parse::<EntryName>() {
+                Ok(_) => "an entry that has failed: it does not count, see docs/boot.md",
+                Err(_) => "which is not of atomos",
+            };
+            warnings.push(format!("{} will take {}, {what}", first.loader, first.file_name));
         }
         Ok(warnings)
     }

@@ -8,9 +8,10 @@ use crate::boot::KernelCheck;
 use crate::boot::name::EntryName;
 use crate::cancel::Cancel;
 use crate::fs::{Dir, FileKind, FsError};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::repo::{PruneOptions, PruneReport};
 
+use super::error::with_causes;
 use super::{DeploymentId, State, Sysroot, SysrootError, SysrootLock, layout};
 
 /// What to clean up.
@@ -49,6 +50,7 @@ impl Sysroot {
     ) -> Result<CleanupReport, SysrootError> {
         let lock = self.lock()?;
         let state = self.state()?;
+        self.check_state_is_there()?;
         let mut report = CleanupReport {
             dry_run: options.dry_run,
             ..CleanupReport::default()
@@ -122,6 +124,25 @@ impl Sysroot {
         }
         self.atomos.remove_tree(layout::PREVIEW)?;
         Ok(orphans.into_iter().map(|orphan| orphan.path()).collect())
+    }
+
+    /// Removes what the operation that is under way, or was done, has no use for. It fails for nobody because of that: what is left takes
+    /// room, and the next operation tries again.
+    pub(super) fn tidy_up(
+        &self,
+        lock: &SysrootLock,
+        state: &State,
+        progress: &dyn Progress,
+    ) -> Result<(), SysrootError> {
+        if let Err(error) = self.remove_orphans(lock, state) {
+            crate::failpoint::hit("cleanup.not-tidied")?;
+            let text = format!(
+                "what no deployment needs any more was not removed: {}",
+                with_causes(&error)
+            );
+            progress.report(Event::Warning { text: &text });
+        }
+        Ok(())
     }
 
     /// Names nothing that is running: whatever the truth says, a booted root is not removed.

@@ -220,7 +220,7 @@ impl Sysroot {
     ) -> Result<DeployReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
-        self.remove_orphans(&lock, &state)?;
+        self.tidy_up(&lock, &state, progress)?;
         let staged = self.usable_staged(&state)?;
         let decision = self.decide(rev, &state, staged.as_ref(), options)?;
         self.warn_of_rejection(&decision.id.commit, progress);
@@ -264,7 +264,7 @@ impl Sysroot {
             });
         }
         super::LastError::clear(&self.atomos)?;
-        self.remove_orphans(&lock, &state)?;
+        self.tidy_up(&lock, &state, progress)?;
         Ok(DeployReport {
             deployment: decision.id,
             staged: false,

@@ -15,6 +15,7 @@
 
 use crate::boot::KernelCheck;
 use crate::cancel::Cancel;
+use crate::error::ErrorKind;
 use crate::progress::Progress;
 
 use super::image::image_report;
@@ -87,7 +88,13 @@ impl Sysroot {
             }
             // Before anything else: a try that hangs, or takes the machine with it, counts as well.
             staged.tries += 1;
-            staged.save(&self.atomos)?;
+            match staged.save(&self.atomos) {
+                // A try that was cut off may have filled the disk.
+                Err(error) if error.kind() == ErrorKind::NoSpace && self.take_back(&id)? => {
+                    staged.save(&self.atomos)?;
+                }
+                saved => saved?,
+            }
         }
         let finished = self.finish(&lock, state, &staged, !options.at_shutdown, progress, cancel);
         match finished {
@@ -95,10 +102,29 @@ impl Sysroot {
             Err(error) => {
                 if crate::failpoint::hit("finalize.failed").is_ok() {
                     // The failure itself is what the caller is told; a disk that is full may take no record of it.
-                    let _ = LastError::new(&staged, &error).save(&self.atomos);
+                    let _ = self.take_back(&id);
+                    // What came after the switch did not fail to finish.
+                    if !self.state().is_ok_and(|state| state.get(&id).is_some()) {
+                        let _ = LastError::new(&staged, &error).save(&self.atomos);
+                    }
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Removes the `/etc` of a staged deployment that was not finished: it takes room that the machine may need, and the next try
+    /// makes it anew. Returns whether there was one. What was finished, or what a loader offers, keeps it.
+    fn take_back(&self, id: &DeploymentId) -> Result<bool, SysrootError> {
+        let deployments = self.deployments_dir(&id.stateroot)?;
+        let is_needed = deployments.exists(layout::marker(id))? || self.is_offered(id)?;
+        let root = deployments.open_dir_optional(id.dir_name())?;
+        match root.filter(|_| !is_needed) {
+            Some(root) if root.exists("etc")? => {
+                root.remove_tree("etc")?;
+                Ok(true)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -143,7 +169,7 @@ impl Sysroot {
         LastError::clear(&self.atomos)?;
         self.discard_staged(lock)?;
         if tidy_up {
-            self.remove_orphans(lock, &state)?;
+            self.tidy_up(lock, &state, progress)?;
         }
         Ok(DeployReport {
             deployment: id.clone(),

@@ -112,6 +112,7 @@ pub struct ImageFinding {
     /// The deployment.
     pub deployment: DeploymentId,
     /// The file that is bad.
+    #[serde(serialize_with = "crate::fs::path_text::one")]
     pub path: PathBuf,
     /// What is wrong.
     #[serde(flatten)]

@@ -44,6 +44,7 @@ pub struct RepairedImage {
     /// The deployment.
     pub deployment: DeploymentId,
     /// The image.
+    #[serde(serialize_with = "crate::fs::path_text::one")]
     pub path: PathBuf,
     /// Whether it is what runs, which has the damaged one until the next boot.
     pub booted: bool,
@@ -57,6 +58,7 @@ pub struct LostImage {
     /// The deployment.
     pub deployment: DeploymentId,
     /// The image.
+    #[serde(serialize_with = "crate::fs::path_text::one")]
     pub path: PathBuf,
     /// Why not.
     pub reason: String,

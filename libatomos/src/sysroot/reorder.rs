@@ -139,7 +139,7 @@ impl Sysroot {
         state: &State,
         progress: &dyn Progress,
     ) -> Result<(), SysrootError> {
-        self.remove_orphans(lock, state)?;
+        self.tidy_up(lock, state, progress)?;
         self.reconcile_boot(lock, state, KernelCheck::NewOnly, progress)?;
         Ok(())
     }
@@ -219,7 +219,7 @@ impl Sysroot {
         }
         state.deployments.retain(|deployment| deployment.id != target.id);
         self.switch_to(&lock, &state, progress)?;
-        self.remove_orphans(&lock, &state)?;
+        self.tidy_up(&lock, &state, progress)?;
         Ok(UndeployReport {
             deployment: Some(target.id),
         })
@@ -306,7 +306,7 @@ impl Sysroot {
                     self.mark_trial(&state, &id)?;
                     self.switch_to(&lock, &state, progress)?;
                     if report.discarded.is_some() {
-                        self.remove_orphans(&lock, &state)?;
+                        self.tidy_up(&lock, &state, progress)?;
                     }
                 }
             }

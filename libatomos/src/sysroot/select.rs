@@ -60,11 +60,12 @@ impl State {
                 .into_iter()
                 .chain(self.deployments.iter().cloned().map(Selected::Deployment))
         };
-        // A position has few digits; a prefix of a digest has four at least.
+        // A position has few digits; a prefix of a digest has four at least. A version may be a number, too.
         if selector.len() < 4
             && let Ok(position) = selector.parse::<usize>()
+            && let Some(found) = all().nth(position)
         {
-            return all().nth(position).ok_or_else(not_found);
+            return Ok(found);
         }
         let matches = |selected: &Selected| {
             let id = selected.id();

@@ -60,7 +60,7 @@ impl Sysroot {
             Err(error @ SysrootError::Boot(BootError::NoSpace { .. })) if old.is_some() => {
                 let _ = self.abandon(lock, state, error);
                 self.discard_staged(lock)?;
-                self.remove_orphans(lock, state)?;
+                self.tidy_up(lock, state, progress)?;
                 self.reconcile_boot(lock, state, KernelCheck::NewOnly, progress)?;
                 self.try_to_stage(state, decision, options, progress, cancel)
             }
@@ -70,7 +70,7 @@ impl Sysroot {
             Ok(report) => report,
             Err(error) => return Err(self.abandon(lock, state, error)),
         };
-        self.remove_orphans(lock, state)?;
+        self.tidy_up(lock, state, progress)?;
         if let Some(old) = old {
             report.discarded = Some(old.deployment.id);
             // It removes the old one's kernel. What is staged does not depend on that.

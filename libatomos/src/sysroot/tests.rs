@@ -259,11 +259,79 @@ fn var_is_seeded_once_and_never_overwritten() {
 }
 
 #[test]
+fn a_number_is_a_position_and_where_there_is_none_a_version() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    machine.commit("40", |_| ());
+    let forty = machine.deploy("os");
+    let pinned = |selector: &str| machine.sysroot().set_pinned(selector, true).unwrap().0;
+    assert_eq!(pinned("40"), forty.deployment);
+    assert_eq!(pinned("1"), one.deployment, "the second in the list");
+    assert_eq!(pinned("0"), forty.deployment);
+    machine.sysroot().set_pinned("41", true).unwrap_err();
+}
+
+#[test]
+fn what_root_made_immutable_in_an_old_deployment_goes_with_it() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    let held = machine.root_of(&one).join("etc/resolv.conf");
+    fs::write(&held, "mine\n").unwrap();
+    let hold = |flag: &str, path: &Path| {
+        let status = std::process::Command::new("chattr").arg(flag).arg(path).output();
+        status.is_ok_and(|output| output.status.success())
+    };
+    if !hold("+i", &held) || !hold("+a", held.parent().unwrap()) {
+        println!("skipped: no file can be made immutable here");
+        return;
+    }
+    for version in ["2", "3", "4"] {
+        machine.commit(version, |_| ());
+        machine.deploy("os");
+    }
+    assert!(!machine.root_of(&one).exists());
+    machine.assert_clean();
+}
+
+#[test]
+fn a_machine_whose_truth_is_gone_is_no_new_one() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    machine.commit("2", |_| ());
+    machine.deploy("os");
+    let (entries, truth) = (machine.entries(), machine.path("sysroot/atomos/deployments.json"));
+    let kept = fs::read(&truth).unwrap();
+    fs::remove_file(&truth).unwrap();
+    let (booted, options) = (machine.booted_into(&one), DeployOptions::default());
+    for error in [
+        booted
+            .deploy("os", &options, &NoProgress, &Cancel::new())
+            .unwrap_err(),
+        booted
+            .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
+            .unwrap_err(),
+        booted.rollback(None, &NoProgress).unwrap_err(),
+    ] {
+        assert!(
+            error.to_string().contains("deployments.json")
+                && matches!(error, SysrootError::DamagedState { .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(machine.entries(), entries);
+    fs::write(&truth, kept).unwrap();
+    machine.assert_clean();
+}
+
+#[test]
 fn retention_keeps_the_running_one_and_pinned_ones() {
     let machine = Machine::new();
     machine.commit("1", |_| ());
     let one = machine.deploy("os");
-    machine.sysroot().set_pinned("1", true).unwrap_err();
+    machine.sysroot().set_pinned("7", true).unwrap_err();
     machine
         .sysroot()
         .set_pinned(&one.deployment.to_string(), true)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::CommitId;
 use crate::names::{RefName, StaterootName};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::pull::{PullOptions, Selector, Session, SessionOptions, Wanted};
 use crate::remote::RemoteName;
 use crate::repo::{LocalPullOptions, Repo};
@@ -129,7 +129,12 @@ impl Sysroot {
         let Some(reference) = origin.reference.clone() else {
             return Err(SysrootError::NoOrigin { id: current });
         };
-        let log = self.boot_log()?;
+        // One that is damaged rejects nothing, and what writes to it next renews it.
+        let log = self.boot_log().unwrap_or_else(|error| {
+            let text = format!("which versions failed here is not known: {error}");
+            progress.report(Event::Warning { text: &text });
+            BootLog::default()
+        });
         if !options.allow_rejected && !options.check && !log.failed.is_empty() {
             // A look costs one request. What would not be installed is not downloaded.
             let look = UpgradeOptions {

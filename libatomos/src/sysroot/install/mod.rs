@@ -128,6 +128,7 @@ impl Default for InstallOptions {
 #[non_exhaustive]
 pub struct InstallPlan {
     /// Where the root file system is mounted.
+    #[serde(serialize_with = "crate::fs::path_text::one")]
     pub target: PathBuf,
     /// What is to be deployed, as it is called in the target's repository.
     pub reference: RefName,
@@ -136,7 +137,10 @@ pub struct InstallPlan {
     /// Which loader; never [`Loader::Auto`].
     pub loader: Loader,
     /// Where the EFI system partition is, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::fs::path_text::optional"
+    )]
     pub esp: Option<PathBuf>,
     /// Kernel arguments, without `atomos=`.
     pub kargs: Vec<String>,
@@ -167,6 +171,7 @@ pub struct InstallReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deploy: Option<Box<DeployReport>>,
     /// Files that were written for the loader, as paths below the target.
+    #[serde(serialize_with = "crate::fs::path_text::all")]
     pub loader_files: Vec<PathBuf>,
 }
 

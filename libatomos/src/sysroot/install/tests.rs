@@ -188,7 +188,7 @@ fn a_directory_gets_a_deployment_with_its_arguments() {
     let entry = fs::read_to_string(entry.path()).unwrap();
     assert!(
         entry.contains(&format!(
-            "options panic=10 root=LABEL=root quiet atomos={}\n",
+            "options panic=10 root=LABEL=root quiet atomos.entry=1 atomos={}\n",
             report.deployment
         )),
         "{entry}"

@@ -410,6 +410,23 @@ fn a_failed_finish_leaves_the_old_system_says_why_and_is_not_tried_for_ever() {
 }
 
 #[test]
+fn a_finish_that_fails_gives_back_the_room_that_it_took() {
+    let running = Running::new();
+    let staged = running.stage();
+    let var = running.machine.path("sysroot/atomos/deploy/os/var");
+    let aside = var.with_file_name("aside");
+    fs::rename(&var, &aside).unwrap();
+    running.finalize(true).unwrap_err();
+    let etc = running.machine.root_of(&staged).join("etc");
+    assert!(!etc.exists(), "/etc had been merged when /var was not there");
+    assert!(running.status().last_error.is_some());
+    fs::rename(&aside, &var).unwrap();
+    running.finished(true);
+    assert_eq!(running.etc(&staged, "hostname"), "mine\n");
+    running.machine.assert_clean();
+}
+
+#[test]
 fn a_refused_merge_is_known_when_it_is_staged() {
     let running = Running::new();
     let_it_fail(&running);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::boot::name::{EntryName, Tries};
+use crate::sysroot::FINALIZER;
 use crate::sysroot::{Assessment, FailedCheck, Stage, Status};
 
 /// What a loader took.
@@ -426,12 +427,67 @@ fn new_kernel_arguments_are_on_trial_and_the_old_ones_come_back() {
     );
     assert_eq!(machine.entries().len(), 1);
     let boot = machine.loader(Counts::ByRenaming);
+    assert!(boot.kargs.contains("quiet"), "{}", boot.kargs);
+}
+
+#[test]
+fn what_is_given_up_is_what_the_list_shows_there_and_a_damaged_record_of_failures_stops_no_upgrade() {
+    let (machine, one) = Machine::with_good();
+    let two = machine.upgrade_to("2");
+    let booted = machine.booted_into(&two);
+    fs::create_dir_all(machine.root_of(&two).join("run/atomos")).unwrap();
+    fs::write(machine.root_of(&two).join(FINALIZER), "").unwrap();
+    fs::write(machine.path("sysroot/atomos/boots.json"), "{").unwrap();
+    machine.commit_checked("3");
+    let upgrade = booted.upgrade(&UpgradeOptions::default(), &NoProgress, &Cancel::new());
+    let UpgradeOutcome::Deployed(report) = upgrade.unwrap() else {
+        panic!("there is something newer");
+    };
+    assert!(report.staged);
+    // 0 is what is staged.
+    let error = booted.mark_bad("0", 5, &NoProgress).unwrap_err();
+    assert!(matches!(error, SysrootError::NotFinished { .. }), "{error}");
     assert_eq!(
-        boot.kargs.contains("quiet"),
-        !boot.kargs.contains("atomos.entry="),
-        "{}",
-        boot.kargs
+        booted.mark_bad("1", 5, &NoProgress).unwrap().deployment,
+        two.deployment
     );
+    assert_eq!(machine.loader(Counts::ByRenaming).dir, Machine::dir(&one));
+}
+
+#[test]
+fn arguments_that_never_booted_are_not_found_good_with_the_version_that_runs() {
+    let (machine, one) = Machine::with_good();
+    let two = machine.upgrade_to("2");
+    let running = machine.run(&machine.loader(Counts::ByRenaming), 2);
+    running.record_boot(1000, &NoProgress).unwrap();
+    // The version is on trial itself, so no entry of it is good enough to be kept.
+    let change = [KargsChange::Append("init=/broken".to_owned())];
+    running.edit_kargs(None, &change, &NoProgress).unwrap();
+    assert!(running.state().unwrap().deployments[0].fallback.is_none());
+    let tries = || running.state().unwrap().deployments[0].tries;
+    assert_eq!(tries(), Some(3));
+    let verdict = running.finish_checks(&[], false, 1060, &NoProgress).unwrap();
+    assert!(
+        verdict.passed && !verdict.on_trial && !verdict.good,
+        "{verdict:?}"
+    );
+    running.record_boot(1061, &NoProgress).unwrap();
+    assert_eq!(
+        running.mark_good(&NoProgress).unwrap(),
+        (two.deployment.clone(), false)
+    );
+    assert_eq!(tries(), Some(3), "this boot was none of its entry's");
+    assert!(
+        machine.entries()[1].ends_with("+3.conf"),
+        "{:?}",
+        machine.entries()
+    );
+    // It does not boot, and the machine goes back.
+    for _ in 0..3 {
+        let boot = machine.loader(Counts::ByRenaming);
+        assert!(boot.kargs.contains("init=/broken"), "{}", boot.kargs);
+    }
+    assert_eq!(machine.loader(Counts::ByRenaming).dir, Machine::dir(&one));
 }
 
 #[test]
