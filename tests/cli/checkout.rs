@@ -158,3 +158,38 @@ fn a_tree_is_laid_over_what_is_there() {
     );
     assert_eq!(fs::read(scratch.path("out/mine")).unwrap(), b"mine");
 }
+
+#[test]
+fn files_of_one_s_own_stay_so_when_they_are_updated() {
+    let scratch = Scratch::empty();
+    if !is_root("a bare repository") {
+        return;
+    }
+    scratch.atomos(&["init", "--mode", "bare"]).code(0);
+    scratch.tree();
+    scratch.commit("first");
+    for (how, links) in [("copy", 1), ("auto", 2)] {
+        scratch.atomos(&["checkout", "--link", how, "os", how]).code(0);
+        scratch.write("tree/usr/lib/os-release", format!("ID={how}\n"));
+        scratch.commit("next");
+        scratch.atomos(&["checkout", "--update", "os", how]).code(0);
+        let updated = fs::metadata(scratch.path(how).join("usr/lib/os-release")).unwrap();
+        assert_eq!(updated.nlink(), links, "{how}");
+    }
+}
+
+#[test]
+fn nothing_is_checked_out_into_the_repository() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.write("tree/config", "not the repository's");
+    scratch.commit("first");
+    for words in [
+        &["checkout", "--user", "--union", "replace", "os", "repo"][..],
+        &["checkout", "--user", "os", "repo/objects/x"],
+    ] {
+        let run = scratch.atomos(words).code(5);
+        assert!(run.err.contains("it is in the repository"), "{}", run.err);
+    }
+    scratch.atomos(&["fsck"]).code(0);
+}

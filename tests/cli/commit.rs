@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 
 use crate::common::{EPOCH, Scratch};
@@ -355,4 +356,45 @@ fn a_commit_that_distrusts_the_cache_is_the_same() {
             .ok()
     };
     assert_eq!(tree(&["--no-cache"]), tree(&[]));
+}
+
+#[test]
+fn a_repository_does_not_go_with_the_tree_that_is_adopted() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.write("precious", "precious");
+    scratch.commit("first");
+    for tree in [".", "repo", "repo/objects", "repo/../repo"] {
+        let run = scratch.atomos(&["commit", "--adopt", "-b", "a", tree]).code(5);
+        assert!(run.err.contains("would go with them"), "{tree}: {}", run.err);
+        assert!(
+            run.err.contains("hint: move the repository"),
+            "{tree}: {}",
+            run.err
+        );
+    }
+    assert!(scratch.path("precious").exists() && scratch.path("tree/bin/sh").exists());
+    scratch.atomos(&["fsck"]).code(0);
+    // A copy of it harms nobody, and is rarely meant.
+    let run = scratch.atomos(&["commit", "-b", "a", "."]).code(0);
+    assert!(
+        run.err.contains("lies in ., and is committed with it"),
+        "{}",
+        run.err
+    );
+    let run = scratch.atomos(&["commit", "-b", "a", "tree"]).code(0);
+    assert!(!run.err.contains("warning"), "{}", run.err);
+}
+
+#[test]
+fn a_report_is_whole_whatever_the_names_in_it_are() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let odd = std::ffi::OsStr::from_bytes(b"tree/x\xff");
+    let _socket =
+        std::os::unix::net::UnixListener::bind(scratch.path("tree").parent().unwrap().join(odd)).unwrap();
+    let report = scratch
+        .atomos(&["commit", "--json", "--skip-special", "-b", "os", "tree"])
+        .json();
+    assert_eq!(report["skipped"], serde_json::json!(["x\u{fffd}"]));
 }

@@ -337,3 +337,31 @@ fn files_are_verified_or_nothing_is_mounted() {
         .atomos(&["mount", "--verify", "--image", "x", "on"])
         .code(2);
 }
+
+#[test]
+fn an_image_that_was_made_as_a_file_is_told_by_its_digest_and_another_file_is_refused() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let scratch = &mounted.scratch;
+    let made = scratch
+        .atomos(&["checkout", "--composefs", "--json", "probe", "image"])
+        .json();
+    let report = scratch
+        .atomos(&["mount", "--json", "--image", "image", "on"])
+        .json();
+    let whole = fs::read(scratch.path("image")).unwrap();
+    assert_eq!(
+        report["digest"],
+        libatomos::digest::Digest::of(&whole).to_string()
+    );
+    assert_eq!(report["bytes"], whole.len());
+    assert_eq!(made["digest"], report["digest"]);
+    scratch.atomos(&["umount", "on"]).code(0);
+    scratch.write("half", &whole[..whole.len() / 2]);
+    scratch.write("other", "no image at all");
+    for name in ["half", "other"] {
+        let run = scratch.atomos(&["mount", "--image", name, "on"]).code(5);
+        assert!(run.err.contains("it is no composefs image"), "{}", run.err);
+    }
+}

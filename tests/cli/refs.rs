@@ -51,7 +51,7 @@ fn a_ref_is_moved_only_by_force() {
         run.err,
         format!(
             "error: ref os was to be absent, and is {second}\n\
-             hint: look at it with `atomos log os`, then run the command again, or use --force\n"
+             hint: look at it with `atomos log os`; `atomos refs --force --create os=REV` moves it\n"
         )
     );
     scratch.atomos(&["refs", "--force", "--create", "os=os^"]).code(0);

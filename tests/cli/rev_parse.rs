@@ -43,3 +43,43 @@ fn the_first_commit_has_no_parent() {
         )
     );
 }
+
+#[test]
+fn all_digits_of_a_digest_name_its_object_whatever_refs_are_called() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let first = scratch.commit("first");
+    scratch.write("tree/new", "new");
+    scratch.atomos(&["commit", "-b", &first, "tree"]).code(0);
+    assert_eq!(scratch.atomos(&["rev-parse", &first]).ok().trim(), first);
+    // One that nothing here has is a name like others.
+    let other = "ab".repeat(32);
+    let odd = scratch.atomos(&["commit", "-b", &other, "tree"]).ok();
+    assert_eq!(scratch.atomos(&["rev-parse", &other]).ok(), odd);
+}
+
+#[test]
+fn where_history_ends_is_said_and_is_no_damage() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let first = scratch.commit("first");
+    let second = scratch.commit("second");
+    scratch.atomos(&["prune", "--depth", "0"]).code(0);
+    for words in [&["checkout", "os^", "out"][..], &["diff", "os"]] {
+        let run = scratch.atomos(words).code(3);
+        assert_eq!(
+            run.err,
+            format!(
+                "error: the parent {} of commit {} is not here: it was pruned, or never pulled\n\
+                 hint: `atomos log {}` shows the history that is here\n",
+                &first[..12],
+                &second[..12],
+                &second[..12]
+            )
+        );
+    }
+    scratch.atomos(&["fsck"]).code(0);
+    std::fs::write(scratch.path("repo/refs"), "garbage\n").unwrap();
+    let run = scratch.atomos(&["fsck"]).code(6);
+    assert!(run.err.contains("repo/refs: line 1"), "{}", run.err);
+}

@@ -146,3 +146,41 @@ fn history_of_ostree_is_imported() {
     let run = scratch.atomos(&["import", "--ostree", "old", "none"]).code(3);
     assert!(run.err.contains("hint: `ostree refs --repo=old`"), "{}", run.err);
 }
+
+#[test]
+fn an_image_s_name_may_have_colons_and_may_not_be_empty() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    let name = "layout:docker.io/library/debian:12";
+    scratch.atomos(&["export", "os", "--oci", name]).code(0);
+    assert!(scratch.path("layout/oci-layout").exists());
+    scratch
+        .atomos(&["export", "os", "--oci", "layout:debian:13"])
+        .code(0);
+    scratch.atomos(&["commit", "-b", "image", "--oci", name]).code(0);
+    assert_eq!(root_of(&scratch, "image"), root_of(&scratch, "os"));
+    for words in [
+        &["export", "os", "--oci", "layout2:"][..],
+        &["commit", "-b", "image", "--oci", ":x"],
+    ] {
+        let run = scratch.atomos(words).code(2);
+        assert!(run.err.contains("is no LAYOUT:NAME"), "{}", run.err);
+    }
+}
+
+#[test]
+fn an_archive_that_nobody_takes_to_the_end_is_an_error() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.write("tree/large", vec![7u8; 4 << 20]);
+    scratch.commit("first");
+    for compress in ["none", "gzip", "zstd"] {
+        let mut command = scratch.command(&["export", "os", "--compress", compress]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(writer);
+        let run = scratch.run(&mut command).code(1);
+        assert!(run.err.contains("cannot write the archive"), "{}", run.err);
+    }
+}

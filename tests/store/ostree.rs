@@ -275,3 +275,60 @@ fn one_changed_byte_of_any_object_is_found() {
         import(&repo, &at.join(mode), &["os"], None).unwrap();
     }
 }
+
+#[test]
+fn a_ref_does_not_forget_what_was_committed_to_it_here_nor_what_was_taken_back_there() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (at, tree) = (scratch.path(), scratch.path().join("tree"));
+    std::fs::create_dir(&tree).unwrap();
+    if ostree(at, &["init", "--repo=source", "--mode=archive"]).is_none() {
+        return skip("importing from OSTree", "there is no ostree");
+    }
+    let make = |text: &str| {
+        std::fs::write(tree.join("file"), text).unwrap();
+        let words = [
+            "commit",
+            "--repo=source",
+            "-b",
+            "os",
+            "--canonical-permissions",
+            "tree",
+        ];
+        ostree(at, &words).unwrap()
+    };
+    let source = at.join("source");
+    let repo = TestRepo::with_mode(RepoMode::BareUser);
+    let tip = || repo.repo().ref_optional(&"os".parse().unwrap()).unwrap().unwrap();
+    let diverges = || {
+        let before = tip();
+        let error = import(&repo, &source, &["os"], None).unwrap_err();
+        assert!(matches!(error, ImportError::Diverged { .. }), "{error}");
+        assert_eq!(tip(), before);
+    };
+    make("one");
+    make("two");
+    let two = import(&repo, &source, &["os"], None).unwrap().refs[0].commit;
+    make("three");
+    import(&repo, &source, &["os"], None).unwrap();
+    ostree(at, &["reset", "--repo=source", "os", "os^"]).unwrap();
+    diverges();
+    make("another three");
+    diverges();
+
+    // A commit of our own on top of what was imported.
+    let name: libatomos::names::RefName = "os".parse().unwrap();
+    let update = libatomos::repo::RefUpdate {
+        name: name.clone(),
+        expected: None,
+        new: Some(two),
+    };
+    repo.repo().update_refs(&[update]).unwrap();
+    import(&repo, &source, &["os"], None).unwrap();
+    let mut options = CommitOptions::default();
+    options.reference = Some(name);
+    let dir = Dir::open_ambient(&tree).unwrap();
+    commit(repo.repo(), dir, &options, &NoProgress, &Cancel::new()).unwrap();
+    diverges();
+    make("four");
+    diverges();
+}

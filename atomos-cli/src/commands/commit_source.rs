@@ -68,7 +68,7 @@ impl SourceArg {
             },
             Self::Rev(rev) => Source::Commit(repo.resolve_commit(rev)?),
             Self::Oci(place) => {
-                let (path, name) = split_layout(place);
+                let (path, name) = split_layout(place)?;
                 Source::Oci {
                     layout: Layout::open(Dir::open_ambient(path)?)?,
                     name,
@@ -79,21 +79,29 @@ impl SourceArg {
     }
 }
 
-/// Takes `LAYOUT:NAME` apart. A directory that has a colon in its own name is taken for what it is.
-pub fn split_layout(place: &Path) -> (PathBuf, Option<String>) {
+/// Takes `LAYOUT:NAME` apart, at the first colon: names of images have more of them, as `docker.io/library/debian:12` has. A directory
+/// that has a colon in its own name is taken for what it is.
+pub fn split_layout(place: &Path) -> Result<(PathBuf, Option<String>), CliError> {
     let bytes = place.as_os_str().as_bytes();
-    let colon = bytes.iter().rposition(|byte| *byte == b':');
-    if !place.is_dir()
-        && let Some(colon) = colon
-        && let Ok(name) = std::str::from_utf8(&bytes[colon + 1..])
-        && !name.is_empty()
-    {
-        return (
-            PathBuf::from(OsStr::from_bytes(&bytes[..colon])),
-            Some(name.to_owned()),
-        );
+    let colons = || (0..bytes.len()).filter(|at| bytes[*at] == b':');
+    let before = |colon: usize| Path::new(OsStr::from_bytes(&bytes[..colon]));
+    let colon = match place.is_dir() {
+        true => None,
+        false => colons()
+            .find(|colon| before(*colon).is_dir())
+            .or_else(|| colons().next()),
+    };
+    let Some(colon) = colon else {
+        return Ok((place.to_owned(), None));
+    };
+    match std::str::from_utf8(&bytes[colon + 1..]) {
+        Ok(name) if !name.is_empty() && colon > 0 => Ok((before(colon).to_owned(), Some(name.to_owned()))),
+        _ => Err(CliError::usage(format!(
+            "{} is no LAYOUT:NAME: before the colon stands a directory, after it the name of an image",
+            place.display()
+        ))
+        .with_hint("without a name, leave the colon out")),
     }
-    (place.to_owned(), None)
 }
 
 /// Opens a file that is named on the command line, as the shell would: the caller says where it is.

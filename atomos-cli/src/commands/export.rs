@@ -77,7 +77,7 @@ pub fn run(context: &Context, args: &ExportArgs) -> RunResult {
     let commit = repo.resolve_commit(&args.rev)?;
     let (progress, cancel) = (context.progress(), context.cancel());
     if let Some(place) = &args.oci {
-        let (path, name) = split_layout(place);
+        let (path, name) = split_layout(place)?;
         let layout = Layout::ensure(Dir::ensure_ambient(&path)?)?;
         let mut options = ImageOptions::default();
         options.name = name;

@@ -56,8 +56,8 @@ pub struct MountArgs {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Report<'a> {
-    dir: &'a Path,
+struct Report {
+    dir: String,
     bytes: u64,
     digest: libatomos::Digest,
     verified: bool,
@@ -80,7 +80,7 @@ pub fn run(context: &Context, args: &MountArgs) -> RunResult {
     let ui = context.ui();
     if context.json() {
         let report = Report {
-            dir: &args.dir,
+            dir: args.dir.display().to_string(),
             bytes: image.bytes,
             digest: image.digest,
             verified: args.verify,

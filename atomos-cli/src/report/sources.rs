@@ -1,7 +1,5 @@
 //! What stands in the way of a commit, an import or an export, and the next command to try.
 
-use std::io;
-
 use libatomos::commit::{CommitError, OsTreeError};
 use libatomos::export::ExportError;
 use libatomos::import::ImportError;
@@ -31,7 +29,6 @@ impl From<ExportError> for CliError {
             ExportError::Repo(error) => error.into(),
             ExportError::Fs(error) => error.into(),
             ExportError::Oci(error) => error.into(),
-            ExportError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => Self::stdout(error),
             ExportError::Whiteout { .. } => {
                 let hint = "a tar archive can have such names: `atomos export REV -o FILE`".to_owned();
                 Self::new(error.kind(), error, Some(hint))
@@ -68,7 +65,10 @@ impl From<ImportError> for CliError {
             ImportError::Repo(error) => error.into(),
             error => {
                 let hint = match &error {
-                    ImportError::Diverged { .. } => Some("import under another name: --as REF".to_owned()),
+                    ImportError::Diverged { .. } => Some(
+                        "import under another name: --as REF; or give the ref here another name first: `atomos refs --create NEW=REF`, `atomos refs --delete REF`"
+                            .to_owned(),
+                    ),
                     _ => None,
                 };
                 Self::new(error.kind(), error, hint)
@@ -121,6 +121,12 @@ fn hint_for_commit(error: &CommitError) -> Option<String> {
         CommitError::NothingToAdopt { .. } => {
             "if an interrupted command has made the commit, it is all done: see atomos log REF; an empty tree needs no --adopt"
                 .to_owned()
+        }
+        CommitError::RepositoryInside { .. } => {
+            "move the repository out of the tree, or commit without --adopt, which copies".to_owned()
+        }
+        CommitError::MountedInside { mounted, .. } => {
+            format!("unmount {} first", shown(mounted))
         }
         CommitError::SourceLeft { root, .. } => {
             format!("do not commit it again; remove it: rm -r {}", shown(root))

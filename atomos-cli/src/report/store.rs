@@ -99,10 +99,17 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
             format!("`atomos refs --repo {}` lists the refs", shown(repo))
         }
         RepoError::AmbiguousPrefix { .. } => "give more digits of the digest".to_owned(),
+        RepoError::State { path, .. } => {
+            format!("nothing reads it as it is: put a good copy of {} in its place, or move it away and `atomos reset` the refs that it had", shown(path))
+        }
+        RepoError::ParentNotHere { commit, .. } => format!("`atomos log {}` shows the history that is here", commit.short()),
         RepoError::NoParent { commit } => format!("`atomos log {}` shows the history", commit.short()),
         RepoError::PathInTree { rev, .. } => format!("`atomos ls -R {rev}` lists the tree"),
+        RepoError::RefMoved {
+            name, expected: None, ..
+        } => format!("look at it with `atomos log {name}`; `atomos refs --force --create {name}=REV` moves it"),
         RepoError::RefMoved { name, .. } => {
-            format!("look at it with `atomos log {name}`, then run the command again, or use --force")
+            format!("look at it with `atomos log {name}`, then run the command again")
         }
         RepoError::IsAlias { name, target } => format!(
             "name {target} itself; or `atomos refs --delete {name}` removes the alias, and `atomos refs --force --alias {name}=REF` points it elsewhere"

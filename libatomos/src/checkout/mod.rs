@@ -12,12 +12,12 @@ mod tree;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
-use crate::fs::{Dir, FileLock, FsError};
+use crate::fs::{Dir, FileLock, FsError, is_within};
 use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError, TreeSource};
 
@@ -25,7 +25,7 @@ pub use in_place::{InPlaceReport, Union, UpdateOptions, union, update};
 pub use tree::CheckoutReport;
 
 /// How files come to their place.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkMode {
     /// The cheapest that works: hardlink from a bare repository, else reflink, else copy.
@@ -79,6 +79,14 @@ pub enum CheckoutError {
     DestinationExists {
         /// The destination.
         path: PathBuf,
+    },
+    /// The destination is the repository, or lies in it.
+    #[error("cannot check out to {}: it is in the repository {}", path.display(), repo.display())]
+    InRepository {
+        /// The destination.
+        path: PathBuf,
+        /// The repository.
+        repo: PathBuf,
     },
     /// The destination has no name of its own.
     #[error("cannot check out to {}: the path does not end in a name", path.display())]
@@ -178,7 +186,7 @@ impl CheckoutError {
         use crate::error::ErrorKind;
         match self {
             Self::DestinationExists { .. } => ErrorKind::AlreadyExists,
-            Self::NoName { .. } | Self::NotRecorded { .. } => ErrorKind::Invalid,
+            Self::NoName { .. } | Self::InRepository { .. } | Self::NotRecorded { .. } => ErrorKind::Invalid,
             Self::NotOurs { .. } | Self::Interrupted { .. } => ErrorKind::Conflict,
             Self::Busy { .. } => ErrorKind::Locked,
             Self::LinkMode { .. } => ErrorKind::Unsupported,
@@ -186,6 +194,17 @@ impl CheckoutError {
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }
+    }
+}
+
+/// Fails where a tree would be among what the repository keeps: its names are the store's, and a tree may have the same ones.
+fn check_is_outside(repo: &Repo, dir: &Dir, destination: &Path) -> Result<(), CheckoutError> {
+    match is_within(dir, repo.dir())? {
+        true => Err(CheckoutError::InRepository {
+            path: destination.to_owned(),
+            repo: repo.dir().path().to_owned(),
+        }),
+        false => Ok(()),
     }
 }
 
@@ -217,6 +236,7 @@ pub fn checkout(
     if parent.exists(name)? {
         return Err(occupied());
     }
+    check_is_outside(repo, &parent, destination)?;
     let (temporary, holding, _owner) = temporary_beside(&parent, name)?;
     let result = build(repo, &located, &holding, options, progress, cancel).and_then(|report| match holding
         .rename_new(BUILT, &parent, name)

@@ -11,13 +11,33 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::digest::{CommitId, Digest};
-use crate::fs::{Dir, FileKind, FsError, remove_entry};
-use crate::repo::RepoError;
+use crate::fs::{Dir, FileKind, FsError, is_within, remove_entry};
+use crate::repo::{Repo, RepoError};
 
 use super::{CommitError, SourceTree};
 
 /// How the name begins that says which commit has the tree.
 const SIGN: &[u8] = b".atomos-adopted-";
+
+/// Fails where what would go is not the tree's alone: for one that something is mounted in, and for one that has the repository
+/// among its files, or is a part of it.
+pub(super) fn check_is_free(tree: &SourceTree, repo: &Repo) -> Result<(), CommitError> {
+    if let Some(mounted) = tree.mounted().first() {
+        return Err(CommitError::MountedInside {
+            root: tree.root_path(),
+            mounted: mounted.clone(),
+        });
+    }
+    for root in tree.roots() {
+        if is_within(repo.dir(), root)? || is_within(root, repo.dir())? {
+            return Err(CommitError::RepositoryInside {
+                root: root.path().to_owned(),
+                repo: repo.dir().path().to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
 
 /// Fails for what is left of a tree: even where that is nothing.
 pub(super) fn check_is_whole(tree: &SourceTree) -> Result<(), CommitError> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::{CommitId, DirTreeId};
 use crate::format::{Commit, Entry, MetadataValue, Node};
-use crate::fs::Dir;
+use crate::fs::{Dir, is_within};
 use crate::names::RefName;
 use crate::progress::{Event, Phase, PhaseGuard, Progress, Unit};
 use crate::repo::{RefUpdate, Repo, Transaction, TransactionStats, Verity};
@@ -116,6 +116,7 @@ pub struct CommitReport {
     /// What was written.
     pub stats: TransactionStats,
     /// Sockets and mounted directories that were left out.
+    #[serde(serialize_with = "crate::fs::path_text::all")]
     pub skipped: Vec<PathBuf>,
     /// The fs-verity digest of the image that the tree makes, where it was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,16 +170,11 @@ pub(crate) fn arrange_and_commit<'r>(
     if let Some(name) = &options.reference {
         repo.check_is_no_alias(name)?;
     }
-    if options.adopt
-        && let Some(mounted) = tree.skipped().first()
-    {
-        return Err(CommitError::MountedInside {
-            root: tree.root_path(),
-            mounted: mounted.clone(),
-        });
-    }
     if options.adopt {
+        adopt::check_is_free(&tree, repo)?;
         adopt::check_is_whole(&tree)?;
+    } else {
+        warn_of_repository(&tree, repo, progress);
     }
     let transaction = match transaction {
         Some(transaction) => transaction,
@@ -194,6 +190,24 @@ pub(crate) fn arrange_and_commit<'r>(
         adopt::remove(pool, &tree, report.commit)?;
     }
     Ok(report)
+}
+
+/// Says that the repository is about to be kept in itself: whoever commits the directory it lies in rarely wants that.
+fn warn_of_repository(tree: &SourceTree, repo: &Repo, progress: &dyn Progress) {
+    // What cannot be looked at is no reason not to commit.
+    let is_listed = repo
+        .dir()
+        .stat_self()
+        .is_ok_and(|stat| tree.lists_inode(stat.ino));
+    let mut roots = tree.roots().filter(|_| is_listed);
+    if let Some(root) = roots.find(|root| is_within(repo.dir(), root).unwrap_or(false)) {
+        let text = format!(
+            "the repository {} lies in {}, and is committed with it",
+            repo.dir().path().display(),
+            root.path().display()
+        );
+        progress.report(Event::Warning { text: &text });
+    }
 }
 
 /// Commits a listed tree. The work is done on `pool`; what makes it durable is done on the calling thread, where a

@@ -88,6 +88,16 @@ pub enum CommitError {
         /// The tree.
         root: PathBuf,
     },
+    /// The files to adopt are the repository's own, or have it among them.
+    #[error(
+        "cannot adopt the files of {}: the repository {} would go with them", root.display(), repo.display()
+    )]
+    RepositoryInside {
+        /// The tree.
+        root: PathBuf,
+        /// The repository.
+        repo: PathBuf,
+    },
     /// The tree is nested deeper than any path that the kernel accepts.
     #[error("{} is nested more than 2048 directories deep", path.display())]
     TooDeep {
@@ -135,6 +145,7 @@ impl CommitError {
         match self {
             Self::SpecialFile { .. }
             | Self::NothingToAdopt { .. }
+            | Self::RepositoryInside { .. }
             | Self::TooDeep { .. }
             | Self::Unpack { .. }
             | Self::NotSealable { .. }

@@ -34,6 +34,12 @@ pub enum ComposefsError {
         /// The place.
         path: PathBuf,
     },
+    /// What was to be mounted is no image, or only the beginning of one.
+    #[error("cannot mount {}: it is no composefs image", path.display())]
+    NotAnImage {
+        /// The file.
+        path: PathBuf,
+    },
     /// The kernel cannot do it.
     #[error("cannot mount an image on {}: {missing}", path.display())]
     Kernel {
@@ -92,7 +98,7 @@ impl ComposefsError {
                 ErrorKind::Unsupported
             }
             Self::Exists { .. } | Self::Mounted { .. } => ErrorKind::AlreadyExists,
-            Self::NoName { .. } => ErrorKind::Invalid,
+            Self::NoName { .. } | Self::NotAnImage { .. } => ErrorKind::Invalid,
             Self::NotMounted { .. } => ErrorKind::NotFound,
             Self::Seal { .. } => ErrorKind::Untrusted,
             Self::Sign(error) => error.kind(),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Seek;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use crate::repo::{Located, Repo, Room, random_hex};
 use crate::verity::VerityDigest;
 
 use super::ComposefsError;
+use super::erofs::is_image;
 use super::verify::{Unknown, files_to_verify, unverified_files};
 use super::write::write_image;
 
@@ -118,6 +120,12 @@ impl Image {
         repo.check_room(from.metadata().map_err(fail)?.len())?;
         let file = repo.dir().create_unnamed(0o600)?;
         std::io::copy(&mut from, &mut &file).map_err(fail)?;
+        (&file).rewind().map_err(fail)?;
+        if !is_image(&file) {
+            return Err(ComposefsError::NotAnImage {
+                path: path.to_owned(),
+            });
+        }
         let (digest, bytes) = hash_file(&file).map_err(fail)?;
         Ok(Self {
             file,

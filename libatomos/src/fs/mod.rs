@@ -13,9 +13,11 @@ mod lock;
 #[cfg(test)]
 pub(crate) mod loop_mount;
 mod mounts;
+pub(crate) mod path_text;
 mod stat;
 mod tree;
 mod verity;
+mod within;
 mod xattr;
 
 pub(crate) use copy::{CHUNK, FileHasher, hash_file_and_verity, write_all};
@@ -35,6 +37,7 @@ pub use stat::{FileKind, Stat};
 pub(crate) use tree::remove_entry;
 pub use tree::{copy_tree, remove_tree_contents};
 pub(crate) use verity::{is_verity, protect, verity_of, why_no_verity};
+pub(crate) use within::is_within;
 pub(crate) use xattr::{
     SELINUX, disinherit, drop_transient, has_no_other_xattrs, read_xattrs_of, remove_other_xattrs,
 };

@@ -99,6 +99,7 @@ pub struct CheckResult {
     /// Its name; `wanted.d/…` for one that decides nothing.
     pub check: String,
     /// Where it is.
+    #[serde(serialize_with = "crate::fs::path_text::one")]
     pub path: PathBuf,
     /// Whether the machine must not go on without it.
     pub required: bool,
@@ -128,6 +129,7 @@ pub struct HealthReport {
     /// Files where checks are which were not run, because nobody may execute them or their names are those of editors'
     /// and package managers' copies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(serialize_with = "crate::fs::path_text::all")]
     pub not_run: Vec<PathBuf>,
 }
 

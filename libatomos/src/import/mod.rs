@@ -92,7 +92,7 @@ pub enum ImportError {
         commit: String,
     },
     /// The ref here has a history of its own.
-    #[error("{reference} names a commit that does not come from the OSTree commit {origin} or one before it")]
+    #[error("{reference} names a commit that the history of the OSTree commit {origin} does not lead to")]
     Diverged {
         /// The ref.
         reference: RefName,
@@ -142,6 +142,7 @@ pub fn import_ostree(
         files: transaction.blob_files()?,
         scratch: Scratch::new(),
         commits: HashMap::new(),
+        parents: HashMap::new(),
         trees: HashMap::new(),
         blobs: HashMap::new(),
         phase: PhaseGuard::begin(progress, Phase::Pull, None, Unit::Bytes),
@@ -167,6 +168,8 @@ struct Import<'a> {
     scratch: Scratch,
     /// What was imported, now or earlier.
     commits: HashMap<Checksum, CommitId>,
+    /// The parents of those that were imported now.
+    parents: HashMap<CommitId, Option<CommitId>>,
     trees: HashMap<Checksum, DirTreeId>,
     blobs: HashMap<Checksum, (Metadata, Node)>,
     phase: PhaseGuard<'a>,
@@ -208,19 +211,26 @@ impl Import<'_> {
             next = commit.parent;
             chain.push((id, commit));
         }
-        // History that was not cut must reach what the ref names here, or the ref would forget it.
-        let reaches = next.is_some_and(|id| self.commits.contains_key(&id));
-        if current.is_some() && !reaches && !(truncated && known) {
+        // History that was not cut must lead to what the ref names here, or the ref would forget commits. That one or an earlier import of
+        // it is not enough: the ref may have gone on since, by itself or by what has been taken back there.
+        let reached = next.and_then(|id| self.commits.get(&id).copied());
+        let keeps = match (current, reached) {
+            (None, _) => true,
+            (Some(current), Some(reached)) => self.descends(reached, current)?,
+            (Some(_), None) => truncated && known,
+        };
+        if !keeps {
             return Err(ImportError::Diverged {
                 reference: wanted.target.clone(),
                 origin: tip.to_string(),
             });
         }
         let imported = chain.len();
-        let mut parent = next.and_then(|id| self.commits.get(&id).copied());
+        let mut parent = reached;
         for (id, commit) in chain.into_iter().rev() {
             let ours = self.commit(&id, &commit, parent)?;
             self.commits.insert(id, ours);
+            self.parents.insert(ours, parent);
             parent = Some(ours);
         }
         let commit = self.commits[&tip];
@@ -236,6 +246,26 @@ impl Import<'_> {
             imported,
             truncated,
         })
+    }
+
+    /// Returns whether the history of `commit` has `ancestor`, or is that. It may be of this very run, whose commits cannot be loaded yet.
+    fn descends(&self, commit: CommitId, ancestor: CommitId) -> Result<bool, ImportError> {
+        let mut next = Some(commit);
+        while let Some(id) = next {
+            if id == ancestor {
+                return Ok(true);
+            }
+            next = match self.parents.get(&id) {
+                Some(parent) => *parent,
+                None => match self.transaction.repo().load_commit(&id) {
+                    Ok(commit) => commit.parent,
+                    // Pruned history.
+                    Err(RepoError::ObjectMissing { .. }) => None,
+                    Err(error) => return Err(error.into()),
+                },
+            };
+        }
+        Ok(false)
     }
 
     /// Learns which commits were imported before; returns whether the one that a ref names is among them.

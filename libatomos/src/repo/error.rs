@@ -46,6 +46,14 @@ pub enum RepoError {
         /// Which key or line is wrong, and how.
         reason: String,
     },
+    /// A file in which the repository keeps what it has to remember cannot be used.
+    #[error("cannot use {}: {reason}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Which line is wrong, and how.
+        reason: String,
+    },
     /// The file of aliases cannot be used.
     #[error("cannot use the aliases {}: {reason}", path.display())]
     Aliases {
@@ -91,6 +99,16 @@ pub enum RepoError {
     NoParent {
         /// The commit.
         commit: CommitId,
+    },
+    /// A revision asks for the parent of a commit where the repository has no more of the history.
+    #[error(
+        "the parent {} of commit {} is not here: it was pruned, or never pulled", parent.short(), commit.short()
+    )]
+    ParentNotHere {
+        /// The commit.
+        commit: CommitId,
+        /// Its parent.
+        parent: CommitId,
     },
     /// A path does not exist in a tree, or is of another kind than needed.
     #[error("{path} in {rev}: {reason}")]
@@ -233,6 +251,7 @@ impl RepoError {
             | Self::RefNotFound { .. }
             | Self::RevNotFound { .. }
             | Self::NoParent { .. }
+            | Self::ParentNotHere { .. }
             | Self::PartialCommit { .. }
             | Self::PathInTree { .. } => ErrorKind::NotFound,
             Self::Occupied { .. } => ErrorKind::AlreadyExists,
@@ -245,9 +264,10 @@ impl RepoError {
             | Self::Digest(_) => ErrorKind::Invalid,
             Self::UnsupportedRepository { .. } | Self::WrongMode { .. } => ErrorKind::Unsupported,
             Self::RefMoved { .. } | Self::RefCollision { .. } | Self::IsAlias { .. } => ErrorKind::Conflict,
-            Self::Aliases { .. } | Self::ObjectMissing { .. } | Self::ObjectDamaged { .. } => {
-                ErrorKind::Corrupt
-            }
+            Self::State { .. }
+            | Self::Aliases { .. }
+            | Self::ObjectMissing { .. }
+            | Self::ObjectDamaged { .. } => ErrorKind::Corrupt,
             Self::Fs(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::NoRoom { .. } => ErrorKind::NoSpace,

@@ -28,7 +28,7 @@ impl Repo {
         let Some(bytes) = self.dir().read_optional(PARTIAL, MAX_LIST)? else {
             return Ok(PartialCommits::new());
         };
-        serde_json::from_slice(&bytes).map_err(|error| RepoError::Config {
+        serde_json::from_slice(&bytes).map_err(|error| RepoError::State {
             path: self.dir().path().join(PARTIAL),
             reason: error.to_string(),
         })

@@ -34,7 +34,7 @@ impl Repo {
             .dir()
             .read_optional(REFS, limits::MAX_REFS)?
             .unwrap_or_default();
-        parse(&bytes).map_err(|reason| RepoError::Config {
+        parse(&bytes).map_err(|reason| RepoError::State {
             path: self.dir().path().join(REFS),
             reason,
         })

@@ -84,7 +84,15 @@ impl Repo {
                 (Suffix::Parent, at) => {
                     let child = expect_commit(rev, at)?;
                     match self.load_commit(&child)?.parent {
-                        Some(parent) => Resolved::Commit(parent),
+                        Some(parent) if self.has_object(ObjectKind::Commit, parent.digest())? => {
+                            Resolved::Commit(parent)
+                        }
+                        Some(parent) => {
+                            return Err(RepoError::ParentNotHere {
+                                commit: child,
+                                parent,
+                            });
+                        }
                         None => return Err(RepoError::NoParent { commit: child }),
                     }
                 }
@@ -95,6 +103,13 @@ impl Repo {
 
     /// Returns what a revision without suffixes names.
     fn resolve_name(&self, rev: &str) -> Result<Resolved, RepoError> {
+        // All digits of a digest name one object for ever, whoever has called what by them: a ref that is called so stands back.
+        if rev.parse::<Digest>().is_ok() {
+            match self.resolve_digest(rev) {
+                Err(RepoError::RevNotFound { .. }) => {}
+                other => return other,
+            }
+        }
         let found = match rev.parse::<RefName>() {
             Ok(name) => self.ref_optional(&name),
             Err(_) => Ok(None),
@@ -102,8 +117,7 @@ impl Repo {
         match found {
             Ok(Some(commit)) => Ok(Resolved::Commit(commit)),
             Ok(None) => self.resolve_digest(rev),
-            // All digits of a digest name one object for ever, whoever has called what by them. A part of them, or any other name, may
-            // have been an alias.
+            // A part of a digest, or any other name, may have been an alias. All of one that is not here is no name of anything.
             Err(RepoError::Aliases { .. }) if rev.parse::<Digest>().is_ok() => self.resolve_digest(rev),
             Err(error) => Err(error),
         }

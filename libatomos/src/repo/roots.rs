@@ -91,7 +91,7 @@ impl Repo {
                 continue;
             };
             let bytes = dir.read(&entry.name, limits::MAX_REFS)?;
-            let record = serde_json::from_slice(&bytes).map_err(|error| RepoError::Config {
+            let record = serde_json::from_slice(&bytes).map_err(|error| RepoError::State {
                 path: dir.path().join(&entry.name),
                 reason: error.to_string(),
             })?;

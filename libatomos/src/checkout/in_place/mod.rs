@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError};
 
 use super::link::Ladder;
-use super::{CheckoutError, CheckoutOptions, CheckoutReport};
+use super::{CheckoutError, CheckoutOptions, CheckoutReport, LinkMode, check_is_outside};
 use apply::Apply;
 use plan::Others;
 use record::Record;
@@ -97,6 +97,10 @@ pub fn update(
     let mut options = options.clone();
     if let Some(record) = &record {
         options.ownership = record.ownership();
+        // Copies were asked for so that they could be written to.
+        if options.link == LinkMode::Auto {
+            options.link = record.link;
+        }
         if options.subpath.is_empty() {
             options.subpath.clone_from(&record.subpath);
         }
@@ -173,6 +177,7 @@ pub fn union(
 ) -> Result<InPlaceReport, CheckoutError> {
     let _lock = repo.lock_shared()?;
     let dir = Dir::open_ambient(destination)?;
+    check_is_outside(repo, &dir, destination)?;
     let _alone = lock(&dir)?;
     let (tree, metadata) = located_dir(repo, rev, options)?;
     let ladder = ladder(repo, &dir, options)?;

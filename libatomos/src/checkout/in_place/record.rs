@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::checkout::{CheckoutOptions, Ownership};
+use crate::checkout::{CheckoutOptions, LinkMode, Ownership};
 use crate::digest::DirTreeId;
 use crate::fs::{Dir, FsError, write_all};
 use crate::repo::{CACHE as DIR, Repo};
@@ -34,6 +34,7 @@ const MAX_RECORD: usize = 64 * 1024;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Record {
     /// Where it was.
+    #[serde(serialize_with = "crate::fs::path_text::one")]
     path: PathBuf,
     /// What it has.
     pub(super) tree: DirTreeId,
@@ -42,6 +43,9 @@ pub(super) struct Record {
     pub(super) updating_to: Option<DirTreeId>,
     /// Whose the files are.
     pub(super) user: bool,
+    /// How its files came there; whatever the options say where nothing was recorded.
+    #[serde(default)]
+    pub(super) link: LinkMode,
     /// Which part of a commit's tree it is, empty for all of it.
     #[serde(default, with = "escaped")]
     pub(super) subpath: Vec<u8>,
@@ -92,6 +96,7 @@ impl Record {
             tree,
             updating_to: None,
             user: options.ownership == Ownership::User,
+            link: options.link,
             subpath: options.subpath.clone(),
         }
     }
@@ -220,6 +225,7 @@ fn name_of(dir: &Dir) -> Result<String, FsError> {
 mod tests {
     use super::escaped::unescape;
     use super::{Record, name_of};
+    use crate::checkout::LinkMode;
     use crate::digest::{Digest, DirTreeId};
     use crate::fs::Dir;
     use crate::fs::loop_mount::LoopMount;
@@ -249,6 +255,7 @@ mod tests {
             tree: id(tree),
             updating_to: updating_to.map(id),
             user: false,
+            link: LinkMode::Copy,
             subpath: Vec::new(),
         }
     }

@@ -103,6 +103,8 @@ pub struct SourceTree {
     linked: Vec<bool>,
     directories: Vec<PathBuf>,
     skipped: Vec<PathBuf>,
+    /// Those of them that something is mounted on.
+    mounted: Vec<PathBuf>,
     /// Where blobs are that are named by their digest.
     blobs: Option<BlobFiles>,
     /// What becomes of the modes of files on disk, which are read again with their bytes.
@@ -139,6 +141,7 @@ impl SourceTree {
             linked: Vec::new(),
             directories: Vec::new(),
             skipped: Vec::new(),
+            mounted: Vec::new(),
             blobs: None,
             modes: HashMap::new(),
         }
@@ -154,6 +157,7 @@ impl SourceTree {
         let first = self.directories.len() as u32;
         self.directories.append(&mut other.directories);
         self.skipped.append(&mut other.skipped);
+        self.mounted.append(&mut other.mounted);
         let roots = other.roots.drain(..).map(|(at, root)| (first + at, root));
         self.roots.extend(roots);
         first
@@ -195,6 +199,16 @@ impl SourceTree {
     #[must_use]
     pub fn skipped(&self) -> &[PathBuf] {
         &self.skipped
+    }
+
+    /// Returns whether a node was listed that has this inode, on whatever device.
+    pub(crate) fn lists_inode(&self, inode: u64) -> bool {
+        self.stamps.iter().any(|stamp| stamp.inode() == inode)
+    }
+
+    /// Returns the directories that something is mounted on, whose contents are not the tree's.
+    pub(crate) fn mounted(&self) -> &[PathBuf] {
+        &self.mounted
     }
 
     /// Returns how many nodes there are, removed ones included.

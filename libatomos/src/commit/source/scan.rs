@@ -32,6 +32,8 @@ struct Listing {
     nodes: Vec<(SourceNode, Stamp, bool)>,
     /// Sockets and mounted directories, by path.
     skipped: Vec<PathBuf>,
+    /// Those that are mounted.
+    mounted: Vec<PathBuf>,
 }
 
 impl SourceTree {
@@ -99,6 +101,7 @@ impl SourceTree {
         }
         self.nodes[parent as usize].kind = SourceKind::Dir { children };
         self.skipped.extend(listing.skipped);
+        self.mounted.extend(listing.mounted);
         self.directories.push(path.to_owned());
     }
 }
@@ -126,6 +129,7 @@ fn list(
     let mut listing = Listing {
         nodes: Vec::new(),
         skipped: Vec::new(),
+        mounted: Vec::new(),
     };
     for entry in dir.entries()? {
         let name = &entry.name;
@@ -156,6 +160,7 @@ fn list(
                 if is_foreign {
                     // Something is mounted here: /proc in a chroot, or another directory. Its contents are not the tree's.
                     listing.skipped.push(full());
+                    listing.mounted.push(full());
                     let node = SourceNode {
                         name: name.as_bytes().into(),
                         metadata,

@@ -1,5 +1,8 @@
 //! The shapes that the kernel reads (`fs/erofs/erofs_fs.h`): all numbers are little-endian.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 /// Bytes of a block.
 pub(in crate::composefs) const BLOCK: usize = 4096;
 
@@ -8,6 +11,9 @@ pub(in crate::composefs) const SLOT: usize = 32;
 
 /// Where the super block begins.
 const SUPER_OFFSET: usize = 1024;
+
+/// Where in it the number of blocks is.
+const BLOCKS: usize = 36;
 
 /// Where the first inode is: after the super block of 128 bytes.
 pub(in crate::composefs) const FIRST_INODE: u64 = (SUPER_OFFSET + 128) as u64;
@@ -81,6 +87,18 @@ pub(in crate::composefs) struct Super {
     pub(in crate::composefs) uuid: [u8; 16],
 }
 
+/// Returns whether a file has the super block of such an image, and the blocks that this speaks of.
+pub(in crate::composefs) fn is_image(file: &File) -> bool {
+    let word = |offset: usize| -> Option<u32> {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, (SUPER_OFFSET + offset) as u64)
+            .ok()?;
+        Some(u32::from_le_bytes(bytes))
+    };
+    let blocks = word(BLOCKS).map_or(0, |blocks| u64::from(blocks) * BLOCK as u64);
+    word(0) == Some(MAGIC) && file.metadata().is_ok_and(|metadata| metadata.len() >= blocks)
+}
+
 impl Super {
     /// Returns what the image begins with, up to the first inode.
     pub(in crate::composefs) fn encode(&self) -> Vec<u8> {
@@ -93,7 +111,7 @@ impl Super {
         put(12, &[BLOCK.trailing_zeros() as u8]);
         put(14, &((FIRST_INODE / SLOT as u64) as u16).to_le_bytes());
         put(16, &self.inodes.to_le_bytes());
-        put(36, &self.blocks.to_le_bytes());
+        put(BLOCKS, &self.blocks.to_le_bytes());
         put(48, &self.uuid);
         put(80, &INCOMPAT_CHUNKED.to_le_bytes());
         out

@@ -12,5 +12,6 @@ mod space;
 pub(super) use directory::{Dirent, blocks, encode as encode_block};
 pub(super) use disk::{
     BLOCK, CHUNK, FIRST_INODE, HOLE, INODE, Inode, Kind, Layout, ONE_CHUNK, SLOT, Super, Xattrs, device,
+    is_image,
 };
 pub(super) use space::{Space, Spot};
