@@ -1,9 +1,10 @@
 //! File contents: copying, hashing.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::os::fd::AsFd;
 
+use rustix::fs::{SeekFrom as Seek, seek};
 use rustix::io::Errno;
 
 use crate::digest::{BlobId, Digest};
@@ -26,15 +27,66 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 const SMALL: usize = 16 * 1024;
 
 /// Fills the empty file `to` with the bytes of `from`: sharing blocks where the file system can, else in the kernel,
-/// else through memory. Both positions must be at the start.
+/// else through memory. Holes stay holes. Both positions must be at the start.
 pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
     if rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()).is_ok() {
         return Ok(CopyMethod::Reflinked);
     }
-    let mut copied = 0u64;
-    loop {
+    copy_all_but_holes(from, to)?;
+    copy_in_kernel(from, to, u64::MAX)?;
+    // Some file systems of the kernel's own (proc, sysfs) say 0 where there are bytes: ask for the rest by reading.
+    in_chunks(from, |bytes| write_all(to, bytes))?;
+    Ok(CopyMethod::Copied)
+}
+
+/// Copies what is stored of a file that has holes, and leaves both positions at its end; of another, and where the file system cannot
+/// say what is stored, nothing.
+fn copy_all_but_holes(mut from: &File, mut to: &File) -> io::Result<()> {
+    let stat = rustix::fs::fstat(from)?;
+    let size = stat.st_size as u64;
+    if stat.st_blocks as u64 * 512 >= size {
+        return Ok(());
+    }
+    let mut at = 0;
+    while at < size {
+        let start = match seek(from, Seek::Data(at)) {
+            Ok(start) => start.min(size),
+            // There is nothing but a hole from here on.
+            Err(Errno::NXIO) => size,
+            Err(_) if at == 0 => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        if start < size {
+            let end = seek(from, Seek::Hole(start))?.min(size);
+            from.seek(io::SeekFrom::Start(start))?;
+            to.seek(io::SeekFrom::Start(start))?;
+            let copied = copy_in_kernel(from, to, end - start)?;
+            let rest = io::copy(&mut from.take(end - start - copied), &mut to)?;
+            at = start + copied + rest;
+            // It is shorter by now; and what the kernel's own file systems say of sizes is not so.
+            if at < end {
+                return Ok(());
+            }
+        } else {
+            at = size;
+        }
+    }
+    // Also where there was nothing to copy: a hole at the end is there only by the size.
+    if at == size {
+        call("ftruncate", || rustix::fs::ftruncate(to, size))?;
+    }
+    from.seek(io::SeekFrom::Start(at))?;
+    to.seek(io::SeekFrom::Start(at))?;
+    Ok(())
+}
+
+/// Copies up to `most` bytes from one position to the other, as far as the kernel does that; returns how many it has copied.
+fn copy_in_kernel(from: &File, to: &File, most: u64) -> io::Result<u64> {
+    let mut copied = 0;
+    while copied < most {
+        let len = usize::try_from(most - copied).unwrap_or(usize::MAX).min(1 << 30);
         match call("copy_file_range", || {
-            rustix::fs::copy_file_range(from, None, to, None, 1 << 30)
+            rustix::fs::copy_file_range(from, None, to, None, len)
         }) {
             Ok(0) => break,
             Ok(len) => copied += len as u64,
@@ -47,9 +99,7 @@ pub fn copy_file_data(from: &File, to: &File) -> io::Result<CopyMethod> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    // Some file systems of the kernel's own (proc, sysfs) say 0 where there are bytes: ask for the rest by reading.
-    in_chunks(from, |bytes| write_all(to, bytes))?;
-    Ok(CopyMethod::Copied)
+    Ok(copied)
 }
 
 /// Writes all of `bytes` at the file's position.
@@ -194,8 +244,37 @@ pub fn read_up_to(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use std::io::{Seek, Write};
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::*;
+
+    #[test]
+    fn holes_stay_holes_and_bytes_bytes() {
+        let mebi = 1u64 << 20;
+        for stored in [
+            &[][..],
+            &[(0, 5)],
+            &[(8 * mebi, 70_000)],
+            &[(mebi, 4096), (5 * mebi + 4096, 9000)],
+            &[(0, 4096), (32 * mebi - 10, 10)],
+        ] {
+            let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+            for (at, len) in stored {
+                from.write_all_at(&vec![7; *len], *at).unwrap();
+            }
+            from.set_len(32 * mebi).unwrap();
+            copy_file_data(&from, &to).unwrap();
+            let all = |mut file: &File| {
+                file.rewind().unwrap();
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).unwrap();
+                bytes
+            };
+            assert!(all(&from) == all(&to), "{stored:?}");
+            let space = to.metadata().unwrap().blocks() * 512;
+            assert!(space < mebi, "{stored:?}: {space}");
+        }
+    }
 
     #[test]
     fn a_file_is_hashed_whole_whatever_its_size_was_said_to_be() {

@@ -218,14 +218,46 @@ impl Sysroot {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<DeployReport, SysrootError> {
+        let deployed = self.deploy_unless(&|_, _| false, rev, options, progress, cancel)?;
+        Ok(deployed.expect("nothing is done already"))
+    }
+
+    /// Deploys what `rev` names, unless `is_done` says of what is staged, or else of what is newest and is not staged, that it was done
+    /// meanwhile; returns that in the place of the report.
+    pub(super) fn deploy_unless(
+        &self,
+        is_done: &dyn Fn(&DeploymentId, bool) -> bool,
+        rev: &str,
+        options: &DeployOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Result<DeployReport, DeploymentId>, SysrootError> {
         let lock = self.lock()?;
-        let mut state = self.state_to_reorder()?;
-        self.tidy_up(&lock, &state, progress)?;
+        let state = self.state_to_reorder()?;
+        let staged = self.staged_with_tree(&state)?.map(|staged| staged.deployment.id);
+        let is_staged = staged.is_some();
+        let newest = staged.or_else(|| state.default_deployment().map(|newest| newest.id.clone()));
+        if let Some(newest) = newest.filter(|newest| is_done(newest, is_staged)) {
+            return Ok(Err(newest));
+        }
+        self.deploy_locked(&lock, state, rev, options, progress, cancel).map(Ok)
+    }
+
+    fn deploy_locked(
+        &self,
+        lock: &SysrootLock,
+        mut state: State,
+        rev: &str,
+        options: &DeployOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<DeployReport, SysrootError> {
+        self.tidy_up(lock, &state, progress)?;
         let staged = self.usable_staged(&state)?;
         let decision = self.decide(rev, &state, staged.as_ref(), options)?;
         self.warn_of_rejection(&decision.id.commit, progress);
         if self.stages(options.finish)? {
-            return self.stage(&lock, &state, staged, &decision, options, progress, cancel);
+            return self.stage(lock, &state, staged, &decision, options, progress, cancel);
         }
         let is_same = |id: &DeploymentId| -> Result<bool, SysrootError> {
             let same = (&id.stateroot, id.commit) == (&decision.id.stateroot, decision.id.commit);
@@ -240,13 +272,13 @@ impl Sysroot {
                     &self.deployments_dir(&decision.id.stateroot)?,
                     &staged.deployment.id,
                 )?;
-                return self.finish(&lock, state, &staged, true, progress, cancel);
+                return self.finish(lock, state, &staged, true, progress, cancel);
             }
             other => other.map(|staged| staged.deployment.id),
         };
         let built = match self.build(&decision, &state, options, progress, cancel) {
             Ok(built) => built,
-            Err(error) => return Err(self.abandon(&lock, &state, error)),
+            Err(error) => return Err(self.abandon(lock, &state, error)),
         };
         let previous = state.default_deployment().map(|deployment| deployment.id.clone());
         let deployment = DeploymentState {
@@ -256,15 +288,15 @@ impl Sysroot {
         };
         let removed = self.succeed(&mut state, deployment, &Terms::new(options), progress)?;
         // Or shutdown would put it in the place of this one.
-        self.discard_staged(&lock)?;
-        if let Err(error) = self.switch_to(&lock, &state, progress) {
+        self.discard_staged(lock)?;
+        if let Err(error) = self.switch_to(lock, &state, progress) {
             return Err(match self.state() {
-                Ok(state) => self.abandon(&lock, &state, error),
+                Ok(state) => self.abandon(lock, &state, error),
                 Err(_) => error,
             });
         }
         super::LastError::clear(&self.atomos)?;
-        self.tidy_up(&lock, &state, progress)?;
+        self.tidy_up(lock, &state, progress)?;
         Ok(DeployReport {
             deployment: decision.id,
             staged: false,

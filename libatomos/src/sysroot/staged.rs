@@ -187,6 +187,16 @@ impl Sysroot {
         }
     }
 
+    /// The same, where its tree is there. One that has lost it cannot be finished, so it is nothing to be up to date with.
+    pub(super) fn staged_with_tree(&self, state: &State) -> Result<Option<Staged>, SysrootError> {
+        let Some(staged) = self.usable_staged(state)? else {
+            return Ok(None);
+        };
+        let id = &staged.deployment.id;
+        let is_there = self.deployments_dir(&id.stateroot)?.exists(id.dir_name())?;
+        Ok(is_there.then_some(staged))
+    }
+
     /// Ends being staged, whatever the record says. Durable on return. What was staged is an orphan from then on.
     pub(super) fn discard_staged(&self, _lock: &SysrootLock) -> Result<(), SysrootError> {
         if self.atomos.exists(STAGED)? {

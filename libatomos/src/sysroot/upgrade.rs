@@ -102,7 +102,7 @@ impl Sysroot {
             .stateroot
             .as_ref()
             .or(booted.as_ref().map(|id| &id.stateroot));
-        let staged = self.usable_staged(&state)?.map(|staged| staged.deployment);
+        let staged = self.staged_with_tree(&state)?.map(|staged| staged.deployment);
         let staged = staged.filter(|staged| stateroot.is_none_or(|name| staged.id.stateroot == *name));
         let is_staged = staged.is_some();
         let current = match (&staged, stateroot) {
@@ -181,8 +181,19 @@ impl Sysroot {
             origin: Some(origin),
             ..options.deploy.clone()
         };
-        let report = self.deploy(&commit.0.to_string(), &deploy, progress, cancel)?;
-        Ok(UpgradeOutcome::Deployed(Box::new(report)))
+        // Whoever upgrades at the same time may have been faster while this one was pulling.
+        let at_once = options.deploy.finish == Finish::Now;
+        let is_done = |found: &DeploymentId, is_staged: bool| {
+            let is_news = *found != current && (&found.stateroot, found.commit) == (&current.stateroot, commit.0);
+            is_news && options.switch_to.is_none() && !(is_staged && at_once)
+        };
+        match self.deploy_unless(&is_done, &commit.0.to_string(), &deploy, progress, cancel)? {
+            Ok(report) => Ok(UpgradeOutcome::Deployed(Box::new(report))),
+            Err(deployment) => Ok(UpgradeOutcome::Unchanged {
+                deployment,
+                reference,
+            }),
+        }
     }
 
     /// Returns the commit that the ref names and its version, after pulling it where the origin says so.

@@ -427,6 +427,38 @@ fn a_finish_that_fails_gives_back_the_room_that_it_took() {
 }
 
 #[test]
+fn what_another_one_has_done_meanwhile_is_not_done_twice() {
+    let running = Running::new();
+    let staged = running.stage();
+    let sysroot = running.sysroot();
+    let again = |is_done: &dyn Fn(&crate::sysroot::DeploymentId, bool) -> bool| {
+        sysroot
+            .deploy_unless(is_done, "os", &DeployOptions::default(), &NoProgress, &Cancel::new())
+            .unwrap()
+    };
+    let found = again(&|found, is_staged| is_staged && *found == staged.deployment);
+    assert_eq!(found.unwrap_err(), staged.deployment);
+    let report = running.finished(true);
+    let found = again(&|found, is_staged| !is_staged && *found == report.deployment);
+    assert_eq!(found.unwrap_err(), report.deployment);
+    running.machine.assert_clean();
+}
+
+#[test]
+fn what_is_staged_and_lost_its_tree_is_staged_again() {
+    let running = Running::new();
+    let staged = running.stage();
+    fs::remove_dir_all(running.machine.root_of(&staged)).unwrap();
+    let UpgradeOutcome::Deployed(again) = running.upgrade(&UpgradeOptions::default()) else {
+        panic!("what is staged cannot be finished");
+    };
+    assert!(again.staged);
+    running.finished(true);
+    assert_eq!(running.default(), running.second.to_string());
+    running.machine.assert_clean();
+}
+
+#[test]
 fn a_refused_merge_is_known_when_it_is_staged() {
     let running = Running::new();
     let_it_fail(&running);
