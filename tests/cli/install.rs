@@ -261,7 +261,7 @@ fn what_cannot_be_installed_is_refused_with_a_hint() {
     assert_eq!(
         run.err,
         "error: cannot install to [SCRATCH]/target: no file system is mounted there\n\
-         hint: `atomos install --help` says what has to be mounted, and --existing takes what is there already\n"
+         hint: `atomos install --help` says what has to be mounted, and which options take what is there as it is\n"
     );
     let run = scratch.atomos(&[
         "install",

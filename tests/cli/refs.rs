@@ -170,9 +170,10 @@ fn a_reset_moves_a_ref_and_says_how_to_go_back() {
     assert_eq!(
         run.err,
         format!(
-            "Ref os named {}, and names {}\nhint: `atomos reset os {}` takes it back, until a prune\n",
+            "Ref os named {}, and names {}\nhint: `atomos reset --repo {} os {}` takes it back, until a prune\n",
             &second[..12],
             &first[..12],
+            "[SCRATCH]/repo",
             &second[..12]
         )
     );

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use libatomos::error::ErrorKind;
 use libatomos::health::{self, HealthOptions, HealthReport};
 use libatomos::sysroot::{BootVerdict, FailedCheck, Sysroot};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::trial::{write_check, write_failed};
 use crate::output::{json, text};
+use crate::report::CliError;
 
 /// Run the health checks, and mark this boot good when they pass
 ///
@@ -216,8 +218,14 @@ pub fn forget(context: &Context, args: &ForgetArgs) -> RunResult {
         true => json::write(out, &forgotten),
         false => forgotten.iter().try_for_each(|commit| writeln!(out, "{commit}")),
     })?;
+    if let (true, Some(prefix)) = (forgotten.is_empty(), &args.commit) {
+        let what = format!("no version {prefix}, and none whose commit begins with that, failed here");
+        return Err(
+            CliError::of_kind(ErrorKind::NotFound, what).with_hint("`atomos status` lists those that did")
+        );
+    }
     if forgotten.is_empty() {
-        context.ui().status("Nothing of that name failed here");
+        context.ui().status("Nothing failed here");
         return Ok(Outcome::Done);
     }
     context.ui().status(format_args!(

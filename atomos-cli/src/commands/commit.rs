@@ -130,7 +130,7 @@ pub struct CommitArgs {
     statoverride: Option<PathBuf>,
 
     /// Of an image for several kinds of machines, take that for this one [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", requires = "oci")]
     platform: Option<Platform>,
 
     /// Leave sockets out instead of failing

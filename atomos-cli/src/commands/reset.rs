@@ -88,7 +88,8 @@ pub fn run(context: &Context, args: &ResetArgs) -> RunResult {
     ui.labelled(
         Label::Hint,
         format_args!(
-            "`atomos reset {} {}` takes it back, until a prune",
+            "`{} {} {}` takes it back, until a prune",
+            context.command("reset", &[]),
             args.name,
             old.short()
         ),

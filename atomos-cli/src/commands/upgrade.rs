@@ -166,7 +166,7 @@ pub fn run_with(
             ui.labelled(
                 crate::ui::Label::Hint,
                 format_args!(
-                    "--allow-rejected installs it; `atomos boot forget {}` forgets that it failed",
+                    "`atomos boot forget {}` forgets that it failed; `atomos upgrade --allow-rejected` installs it all the same",
                     commit.short()
                 ),
             );

@@ -79,7 +79,7 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "the disk or the memory is failing: nothing was switched; `atomos fsck` says what else is damaged"
                 .to_owned()
         }
-        SysrootError::InUse { reason, id } if *reason == "pinned" => {
+        SysrootError::InUse { reason, id, .. } if *reason == "pinned" => {
             format!("`atomos unpin {}` lets it go", id.short())
         }
         SysrootError::NotDeployable { commit, .. } => {
@@ -89,7 +89,7 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             )
         }
         SysrootError::NotInstallable { .. } => {
-            "`atomos install --help` says what has to be mounted, and --existing takes what is there already"
+            "`atomos install --help` says what has to be mounted, and which options take what is there as it is"
                 .to_owned()
         }
         SysrootError::NoOrigin { .. } => "`atomos switch REF` makes it follow one".to_owned(),

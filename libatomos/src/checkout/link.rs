@@ -177,9 +177,10 @@ impl<'a> Ladder<'a> {
         let source = self.repo.open_blob(blob)?;
         check_size(blob, size, source.metadata().map_err(fail)?.len())?;
         // Shared blocks take no room, but whether they can be shared is known only afterwards.
-        if self.mode != LinkMode::Reflink {
-            self.room.take(size)?;
-        }
+        let _taken = match self.mode {
+            LinkMode::Reflink => None,
+            _ => Some(self.room.take(size)?),
+        };
         let file = dir.create_file(name, 0o600)?;
         if self.mode == LinkMode::Reflink {
             rustix::fs::ioctl_ficlone(&file, &source)

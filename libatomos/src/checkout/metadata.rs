@@ -49,7 +49,7 @@ pub(super) fn apply_to_name(
     dir.set_mtime(name, metadata.mtime)
 }
 
-/// No bit that gives another's rights.
+/// No bit that gives another's rights. That of a directory in which everybody removes but what is their own takes some away, and stays.
 pub(super) const fn user_mode(mode: u32) -> u32 {
-    mode & 0o777
+    mode & 0o1777
 }

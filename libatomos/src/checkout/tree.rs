@@ -80,7 +80,7 @@ pub(super) fn materialise(
         check_room(target, plan.directories)?;
     }
     let room = repo.room_beside(target)?;
-    room.take(0)?;
+    drop(room.take(0)?);
     if options.ownership == Ownership::Exact {
         disinherit(target)?;
     }

@@ -310,8 +310,17 @@ fn commit_tree(
         && commit.root_metadata == root_metadata
         && options.sealers.have_all_sealed(commit)
     {
-        // Something was lost, and is stored anew.
-        let stats = match transaction.is_empty() {
+        // A ref that is new names it all the same.
+        let new_ref = options.reference.as_ref().filter(|_| current.is_none());
+        if let Some(name) = new_ref {
+            transaction.set_ref(RefUpdate {
+                name: name.clone(),
+                expected: Some(None),
+                new: Some(*id),
+            });
+        }
+        // Or something was lost, and is stored anew.
+        let stats = match transaction.is_empty() && new_ref.is_none() {
             true => TransactionStats::default(),
             false => transaction.commit()?,
         };

@@ -75,7 +75,7 @@ pub(super) fn image_of(
     let tree = RootTree::new(transaction, root)?;
     let file = repo.dir().create_unnamed(0o600)?;
     let room = repo.room()?;
-    let take = |bytes| Ok(room.take(bytes)?);
+    let take = |bytes| Ok(room.take(bytes).map(drop)?);
     match write_image(&tree, tree.root(), metadata, &file, &take, cancel) {
         Ok(report) => match report.verity {
             Some(verity) => Ok(Some(verity)),

@@ -168,7 +168,7 @@ fn write_revision(
             });
         }
     };
-    let take = |bytes| Ok(room.take(bytes)?);
+    let take = |bytes| Ok(room.take(bytes).map(drop)?);
     let written = write_image(repo, root, &metadata, file, &take, cancel);
     let report = written.map_err(|error| match error {
         ComposefsError::Repo(error) => repo.explain_missing(repo.resolve_commit(rev).ok(), error).into(),

@@ -177,7 +177,7 @@ impl Receiver<'_> {
         // What an interrupted run left is verified with the whole.
         if partial.len() < end {
             let skip = (partial.len() - start) as usize;
-            self.transaction.will_write(end - partial.len())?;
+            let _taken = self.transaction.will_write(end - partial.len())?;
             partial.append(&bytes[skip..])?;
         }
         if end < self.blobs.size(index) {

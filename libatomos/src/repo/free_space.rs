@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -103,39 +103,74 @@ pub(crate) struct Room {
     dir: Dir,
     path: PathBuf,
     reserved: u64,
+    promised: Mutex<Promised>,
+    /// Something that was promised has been written.
+    written: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Promised {
     /// What may be written before the next look.
-    left: AtomicU64,
+    left: u64,
+    /// What is being written at this moment, by all threads: the file system need not know of it yet.
+    unwritten: u64,
+}
+
+/// Bytes that may be written. Dropped when they are, or will not be.
+#[must_use = "the bytes count as written when this is dropped"]
+#[derive(Debug)]
+pub(crate) struct Taken<'r>(Option<(&'r Room, u64)>);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some((room, bytes)) = self.0 {
+            room.promised().unwritten -= bytes;
+            room.written.notify_all();
+        }
+    }
 }
 
 impl Room {
+    fn promised(&self) -> MutexGuard<'_, Promised> {
+        // The numbers are consistent between any two statements.
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes `bytes`, or fails where the reserve would be touched. Nothing is measured where nothing is reserved.
-    pub(crate) fn take(&self, bytes: u64) -> Result<(), RepoError> {
+    pub(crate) fn take(&self, bytes: u64) -> Result<Taken<'_>, RepoError> {
         if self.reserved == 0 {
-            return Ok(());
+            return Ok(Taken(None));
         }
         // A file takes whole blocks, and nothing is written for nothing.
         let bytes = bytes.max(1).saturating_add(4095) & !4095;
-        let taken = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(bytes)
-            });
-        if taken.is_ok() {
-            return Ok(());
+        let mut promised = self.promised();
+        loop {
+            if let Some(left) = promised.left.checked_sub(bytes) {
+                promised.left = left;
+                break;
+            }
+            let available = self.dir.available_space()?;
+            let needed = bytes.saturating_add(self.reserved);
+            if let Some(left) = available.checked_sub(needed.saturating_add(promised.unwritten)) {
+                promised.left = left.min(STRIDE);
+                break;
+            }
+            if promised.unwritten == 0 {
+                return Err(RepoError::NoRoom {
+                    path: self.path.clone(),
+                    needed: bytes,
+                    available,
+                    reserved: self.reserved,
+                });
+            }
+            // How much of what others are writing the file system knows of already cannot be seen before they are done.
+            promised = self
+                .written
+                .wait(promised)
+                .unwrap_or_else(PoisonError::into_inner);
         }
-        let available = self.dir.available_space()?;
-        let needed = bytes.saturating_add(self.reserved);
-        if available < needed {
-            return Err(RepoError::NoRoom {
-                path: self.path.clone(),
-                needed: bytes,
-                available,
-                reserved: self.reserved,
-            });
-        }
-        self.left
-            .store((available - needed).min(STRIDE), Ordering::Relaxed);
-        Ok(())
+        promised.unwritten += bytes;
+        Ok(Taken(Some((self, bytes))))
     }
 }
 
@@ -152,7 +187,7 @@ impl Repo {
 
     /// Fails where `needed` bytes more would leave less free than is to stay free.
     pub fn check_room(&self, needed: u64) -> Result<(), RepoError> {
-        self.room()?.take(needed)
+        self.room()?.take(needed).map(drop)
     }
 
     /// Returns the room that there is on the repository's file system.
@@ -161,7 +196,8 @@ impl Repo {
             dir: self.dir().try_clone()?,
             path: self.dir().path().to_owned(),
             reserved: self.reserved_space()?,
-            left: AtomicU64::new(0),
+            promised: Mutex::default(),
+            written: Condvar::new(),
         })
     }
 
@@ -191,6 +227,34 @@ impl Repo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_thread_is_about_to_write_is_not_given_twice() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        let available = dir.available_space().unwrap();
+        // Room for two files of this size, and not for three, whatever others write here meanwhile.
+        let file = available / 5;
+        let room = Room {
+            path: dir.path().to_owned(),
+            reserved: available - file / 2 * 5,
+            dir,
+            promised: Mutex::default(),
+            written: Condvar::new(),
+        };
+        let first = room.take(file).unwrap();
+        let second = room.take(file).unwrap();
+        std::thread::scope(|scope| {
+            let third = scope.spawn(|| room.take(file).map(drop));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!third.is_finished(), "it waits for what is being written");
+            // They were given up, so there is room.
+            drop((first, second));
+            third.join().unwrap().unwrap();
+        });
+        let all = room.take(available);
+        assert!(matches!(all, Err(RepoError::NoRoom { .. })), "{all:?}");
+    }
 
     #[test]
     fn spaces_are_sizes_and_percents_and_round_trip() {

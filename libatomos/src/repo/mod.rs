@@ -39,7 +39,7 @@ pub use config::{Config, FORMAT, Features, RepoMode};
 pub use error::RepoError;
 pub use follow::LastLink;
 pub use free_space::MinFreeSpace;
-pub(crate) use free_space::Room;
+pub(crate) use free_space::{Room, Taken};
 pub use fsck::{FileFinding, Finding, FsckOptions, FsckReport, ObjectUse, Problem};
 pub use holders::{HolderStats, Share};
 pub(crate) use init::random_hex;

@@ -25,7 +25,7 @@ use crate::fs::{Dir, FileLock, FsError, hash_file};
 
 use super::object::{damaged, encode_error, inode_matches, inode_metadata};
 use super::{
-    ObjectKind, RefUpdate, Repo, RepoError, RepoMode, Room, TreeSource, object_path, parse_object_name,
+    ObjectKind, RefUpdate, Repo, RepoError, RepoMode, Room, Taken, TreeSource, object_path, parse_object_name,
 };
 
 pub(crate) use blobs::Shared;
@@ -154,7 +154,7 @@ impl Repo {
         self.check_writable()?;
         let shared = self.lock_shared()?;
         let room = self.room()?;
-        room.take(0)?;
+        drop(room.take(0)?);
         let staging = Staging::open(self)?;
         Ok(Transaction {
             repo: self,
@@ -210,11 +210,12 @@ impl<'r> Transaction<'r> {
         .all(|counter| counter.load(Ordering::Relaxed) == 0)
     }
 
-    /// Announces that `bytes` are about to be staged. Fails where they would leave less free than is to stay free.
-    pub(crate) fn will_write(&self, bytes: u64) -> Result<(), RepoError> {
-        self.room.take(bytes)?;
+    /// Announces that `bytes` are about to be staged; what is returned is kept until they are. Fails where they would leave less free
+    /// than is to stay free.
+    pub(crate) fn will_write(&self, bytes: u64) -> Result<Taken<'_>, RepoError> {
+        let taken = self.room.take(bytes)?;
         self.write_back.note(bytes, &self.staging.dir);
-        Ok(())
+        Ok(taken)
     }
 
     /// Returns whether there is what an interrupted run staged.
@@ -295,7 +296,7 @@ impl<'r> Transaction<'r> {
 
     fn stage_encoded(&self, name: &str, digest: &Digest, bytes: &[u8]) -> Result<(), RepoError> {
         if !(self.staging.adopted && self.reuse_staged(name, None, digest)?) {
-            self.will_write(bytes.len() as u64)?;
+            let _taken = self.will_write(bytes.len() as u64)?;
             let file = self.staging.create(name, 0o644)?;
             crate::fs::write_all(&file, bytes).map_err(|error| FsError::new("write", name, error))?;
         }

@@ -375,6 +375,7 @@ impl Sysroot {
         {
             return Err(SysrootError::InUse {
                 id,
+                action: "give up",
                 reason: "the only deployment that is not bad, and nothing else would boot",
             });
         }
@@ -534,8 +535,9 @@ impl Sysroot {
             Some(position) => drop(ran.drain(..=position)),
             None => ran.clear(),
         }
-        // It runs, whatever was recorded.
-        if let Some(booted) = booted.filter(|booted| booted.entry > target.entry)
+        // It runs, whatever was recorded: and it was booted after the other one was made, if the entry that it was booted from is newer.
+        let from = |booted: &DeploymentState| self.running.entry.unwrap_or(booted.entry);
+        if let Some(booted) = booted.filter(|booted| from(booted) > target.entry)
             && !ran.contains(&booted.id)
         {
             ran.push(booted.id.clone());

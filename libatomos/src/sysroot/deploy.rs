@@ -240,7 +240,8 @@ impl Sysroot {
         if let Some(newest) = newest.filter(|newest| is_done(newest, is_staged)) {
             return Ok(Err(newest));
         }
-        self.deploy_locked(&lock, state, rev, options, progress, cancel).map(Ok)
+        self.deploy_locked(&lock, state, rev, options, progress, cancel)
+            .map(Ok)
     }
 
     fn deploy_locked(

@@ -125,11 +125,13 @@ pub enum SysrootError {
     /// There is nothing to go back to.
     #[error("there is no other deployment to roll back to")]
     NothingToRollBackTo,
-    /// The booted deployment cannot be removed.
-    #[error("cannot remove {id}: it is {reason}")]
+    /// A deployment must stay, and stay what it is.
+    #[error("cannot {action} {id}: it is {reason}")]
     InUse {
         /// The deployment.
         id: DeploymentId,
+        /// What was to be done to it, as a verb.
+        action: &'static str,
         /// Why it must stay.
         reason: &'static str,
     },

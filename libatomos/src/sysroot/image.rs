@@ -104,7 +104,7 @@ impl Sysroot {
         let tree = RootTree::new(&whole, commit.root)?;
         let room = self.repo.room_beside(deployments)?;
         let take = |bytes| {
-            room.take(bytes)?;
+            drop(room.take(bytes)?);
             let available = deployments.available_space()?;
             match available >= bytes + SPARE {
                 true => Ok(()),

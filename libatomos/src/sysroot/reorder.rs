@@ -193,6 +193,7 @@ impl Sysroot {
         };
         let in_use = |reason| SysrootError::InUse {
             id: target.id.clone(),
+            action: "remove",
             reason,
         };
         if booted.as_ref() == Some(&target.id) {

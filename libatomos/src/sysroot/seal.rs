@@ -132,7 +132,7 @@ impl Sysroot {
         let files = files_to_verify(&self.repo, decision.commit.root, cancel)?;
         crate::failpoint::hit("deploy.verity")?;
         let room = self.repo.room()?;
-        let before = |size| Ok(room.take(verity_overhead(size))?);
+        let before = |size| Ok(room.take(verity_overhead(size)).map(drop)?);
         self.verify_files(&files, &before, progress, cancel)?;
         crate::failpoint::hit("deploy.verity-files")?;
         let name = layout::image(&decision.id);

@@ -184,7 +184,8 @@ impl Sysroot {
         // Whoever upgrades at the same time may have been faster while this one was pulling.
         let at_once = options.deploy.finish == Finish::Now;
         let is_done = |found: &DeploymentId, is_staged: bool| {
-            let is_news = *found != current && (&found.stateroot, found.commit) == (&current.stateroot, commit.0);
+            let is_news =
+                *found != current && (&found.stateroot, found.commit) == (&current.stateroot, commit.0);
             is_news && options.switch_to.is_none() && !(is_staged && at_once)
         };
         match self.deploy_unless(&is_done, &commit.0.to_string(), &deploy, progress, cancel)? {

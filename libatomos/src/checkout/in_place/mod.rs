@@ -210,7 +210,7 @@ pub fn union(
 /// How files come to their place in `dir`.
 fn ladder<'a>(repo: &'a Repo, dir: &Dir, options: &CheckoutOptions) -> Result<Ladder<'a>, CheckoutError> {
     let room = repo.room_beside(dir)?;
-    room.take(0)?;
+    drop(room.take(0)?);
     Ok(Ladder::new(repo, options.link, options.ownership, room))
 }
 

@@ -298,7 +298,7 @@ impl Transaction<'_> {
         let resumed =
             self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
         if !resumed && !link(&name)? {
-            self.will_write(hashed.size)?;
+            let _taken = self.will_write(hashed.size)?;
             let file = self.staging.create(&name, 0o600)?;
             let path = self.staging.dir.path().join(&name);
             write(&file, &path)?;

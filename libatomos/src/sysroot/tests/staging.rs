@@ -433,7 +433,13 @@ fn what_another_one_has_done_meanwhile_is_not_done_twice() {
     let sysroot = running.sysroot();
     let again = |is_done: &dyn Fn(&crate::sysroot::DeploymentId, bool) -> bool| {
         sysroot
-            .deploy_unless(is_done, "os", &DeployOptions::default(), &NoProgress, &Cancel::new())
+            .deploy_unless(
+                is_done,
+                "os",
+                &DeployOptions::default(),
+                &NoProgress,
+                &Cancel::new(),
+            )
             .unwrap()
     };
     let found = again(&|found, is_staged| is_staged && *found == staged.deployment);
