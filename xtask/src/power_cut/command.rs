@@ -182,7 +182,14 @@ impl Run<'_> {
 
     fn cut(&self) -> Result<()> {
         let (machines, stores) = (self.wanted(machines()), self.wanted(stores()));
-        let share = self.args.points.div_ceil((machines.len() + stores.len()).max(1));
+        let all = (machines.len() + stores.len()).max(1);
+        let even = self.args.points.div_ceil(all);
+        // What the scenarios before had no outcomes for is left to those that follow.
+        let share = |lines: &[Line]| -> usize {
+            let tried: usize = lines.iter().flat_map(|line| line.tried.values()).sum();
+            let left = self.args.points.saturating_sub(tried);
+            even.max(left.div_ceil(all - lines.len()))
+        };
         let each: fn(Phase) -> usize = match self.args.only {
             // Of what was asked for a look is enough.
             Some(_) => |_| 2,
@@ -195,10 +202,10 @@ impl Run<'_> {
         };
         let mut lines = Vec::new();
         for scenario in &machines {
-            lines.push(self.cut_one(scenario, share, each)?);
+            lines.push(self.cut_one(scenario, share(&lines), each)?);
         }
         for scenario in &stores {
-            lines.push(self.cut_one(scenario, share, each)?);
+            lines.push(self.cut_one(scenario, share(&lines), each)?);
         }
         let mut text = report::cuts(&lines, self.args.seed);
         let booted = self.boot()?;

@@ -87,12 +87,13 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
             }
         }
     }
-    for phase in phases {
+    for phase in &phases {
+        let phase = *phase;
         let mut wanted = EACH * 4;
         // Longer stretches have more outcomes than were asked for at first.
         while total
             .get(&phase)
-            .is_some_and(|count| *count < (choice.each_phase)(phase))
+            .is_some_and(|count| *count < (choice.each_phase)(phase).max(choice.points / phases.len()))
             && wanted < EACH * 200
         {
             found.remove(&phase);
@@ -106,8 +107,11 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
             total.insert(phase, count);
             wanted *= 4;
         }
+    }
+    let level = level(found.values().map(Vec::len).collect(), choice.points);
+    for phase in phases {
         // What was found beyond need is left out, evenly.
-        let most = (choice.each_phase)(phase).max(choice.points.div_ceil(by_phase.len()));
+        let most = (choice.each_phase)(phase).max(level);
         if let Some(cuts) = found.get_mut(&phase)
             && cuts.len() > most
         {
@@ -120,6 +124,22 @@ pub fn choose<S>(recording: &Recording<S>, choice: &Choice) -> Vec<Planned> {
     let mut planned: Vec<_> = found.into_values().flatten().collect();
     planned.sort_by_key(|planned| planned.cut.at);
     planned
+}
+
+/// Returns how many of each kind are taken at most, so that all together are as near to `points` as there are: what one kind lacks,
+/// others make up for.
+fn level(mut counts: Vec<usize>, points: usize) -> usize {
+    counts.sort_unstable();
+    let (mut left, mut level) = (points, 0);
+    for (index, count) in counts.iter().enumerate() {
+        let share = left.div_ceil(counts.len() - index);
+        if *count >= share {
+            return share;
+        }
+        left -= count;
+        level = *count;
+    }
+    level
 }
 
 /// How cuts are tried.
@@ -352,5 +372,23 @@ impl<S: Scenario> Worker<'_, S> {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::level;
+
+    #[test]
+    fn what_one_kind_lacks_others_make_up_for() {
+        let taken = |counts: &[usize], points| -> usize {
+            let level = level(counts.to_vec(), points);
+            counts.iter().map(|count| (*count).min(level)).sum()
+        };
+        assert_eq!(taken(&[10, 100, 100], 150), 150);
+        assert_eq!(taken(&[100, 10, 1, 100], 150), 151, "shares are whole");
+        assert_eq!(taken(&[5, 6], 100), 11, "there are no more");
+        assert_eq!(taken(&[], 100), 0);
+        assert_eq!(level(vec![10, 10], 20), 10);
     }
 }

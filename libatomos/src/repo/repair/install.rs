@@ -41,7 +41,11 @@ impl Repair<'_> {
         let stale: Vec<BadFile> = self
             .bad
             .iter()
-            .filter(|bad| bad.problem.is_curable() && !self.is_replaced(bad))
+            .filter(|bad| {
+                // Nothing is staged for a look; what a source has would be.
+                let would_be = options.dry_run && self.restored.contains_key(&bad.object());
+                bad.problem.is_curable() && !self.is_replaced(bad) && !would_be
+            })
             .cloned()
             .collect();
         if options.dry_run || (self.stage.placed.is_empty() && stale.is_empty()) {
