@@ -479,3 +479,25 @@ fn a_machine_whose_aliases_are_damaged_goes_on_upgrading() {
     machine.atomos(&["status"]).code(0);
     machine.atomos(&["fsck"]).code(6);
 }
+
+#[test]
+fn a_boot_without_its_entries_is_no_boot_that_is_whole() {
+    let machine = Machine::new();
+    machine.commit("1");
+    machine
+        .atomos(&["deploy", "os", "--karg", "root=LABEL=root"])
+        .code(0);
+    machine.atomos(&["boot", "status"]).code(0);
+    fs::remove_dir_all(machine.scratch.path("machine/boot/loader/entries")).unwrap();
+    let run = machine.atomos(&["boot", "status"]).code(6);
+    assert!(
+        run.err.contains("is not what the deployments need"),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("boot recover"), "{}", run.err);
+    machine.atomos(&["boot", "recover"]).code(0);
+    let report = machine.atomos(&["boot", "status", "--json"]).json();
+    assert_eq!(report["behind"], false);
+    assert_eq!(report["entries"].as_array().unwrap().len(), 1);
+}

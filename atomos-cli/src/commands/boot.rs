@@ -54,6 +54,8 @@ struct EntryModel<'a> {
 #[serde(rename_all = "kebab-case")]
 struct StatusModel<'a> {
     entries: Vec<EntryModel<'a>>,
+    /// Whether `boot recover` has something to write.
+    behind: bool,
     loader: &'a LoaderForecast,
 }
 
@@ -117,6 +119,7 @@ fn status(context: &Context) -> RunResult {
                 out,
                 &StatusModel {
                     entries,
+                    behind: status.is_behind,
                     loader: &status.forecast,
                 },
             );
@@ -145,7 +148,16 @@ fn status(context: &Context) -> RunResult {
             .ui()
             .warning(format_args!("{} makes the loader take {takes}", pin.source));
     }
-    Ok(if bad { Outcome::Damaged } else { Outcome::Done })
+    if status.is_behind {
+        let command = context.command("boot recover", &[]);
+        context.ui().warning(format_args!(
+            "/boot is not what the deployments need: run `{command}`"
+        ));
+    }
+    Ok(match bad || status.is_behind {
+        true => Outcome::Damaged,
+        false => Outcome::Done,
+    })
 }
 
 fn extlinux(context: &Context, args: &ExtlinuxArgs) -> RunResult {
@@ -174,5 +186,8 @@ fn recover(context: &Context) -> RunResult {
         text::count(plan.write.len() as u64, "entry", "entries"),
         text::count(removed as u64, "leftover", "leftovers"),
     ));
+    if plan.menu_outdated {
+        ui.status("Wrote what GRUB reads of them");
+    }
     Ok(Outcome::Done)
 }

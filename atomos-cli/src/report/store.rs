@@ -133,7 +133,7 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
             format!("`atomos init --mode {needed}` makes such a repository")
         }
         RepoError::Lock(error) => return hint_for_lock(error),
-        RepoError::Cancelled(_) => "run the command again: it takes up what was done".to_owned(),
+        RepoError::Cancelled(_) => "run the command again: what was stored so far is taken up".to_owned(),
         RepoError::Fs(error) => return hint_for_fs(error),
         _ => return None,
     })

@@ -299,6 +299,15 @@ impl ReconcilePlan {
         *self == Self::default()
     }
 
+    /// Returns whether something is missing that would be booted, or is there that must not be. What is only left over is no reason to worry.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.install.is_empty()
+            || !self.write.is_empty()
+            || !self.remove_entries.is_empty()
+            || self.menu_outdated
+    }
+
     /// Does what the plan says. `open_tree` opens the root of a deployment, from which kernel files are copied.
     ///
     /// On return everything is durable. An error leaves `/boot` in one of the states that an interruption leaves: it

@@ -314,7 +314,10 @@ impl Sysroot {
     /// Returns what the loader will find, and whether it can boot it: every kernel is read and compared.
     pub fn boot_status(&self) -> Result<BootStatus, SysrootError> {
         let boot = self.boot_dir()?;
+        // What the deployments need is not known where their list is damaged, and the entries can be looked at all the same.
+        let plan = self.state().and_then(|state| self.boot_plan(&state));
         Ok(BootStatus {
+            is_behind: plan.is_ok_and(|plan| plan.is_behind()),
             forecast: forecast(&boot, self.efivars()?.as_ref())?,
             entries: verify_entries(&boot)?,
             tries_left: boot.tries_left()?,
@@ -343,8 +346,7 @@ impl Sysroot {
             Err(error) => return Ok(vec![format!("/boot could not be checked: {error}")]),
         };
         let mut warnings = Vec::new();
-        let behind = !plan.install.is_empty() || !plan.write.is_empty() || !plan.remove_entries.is_empty();
-        if behind || plan.menu_outdated {
+        if plan.is_behind() {
             warnings.push("/boot is not what the deployments need: run `atomos boot recover`".to_owned());
         }
         for pin in forecast.contrary_pins() {
@@ -373,6 +375,8 @@ pub struct BootStatus {
     pub forecast: LoaderForecast,
     /// Our entries, and what is wrong with each.
     pub entries: Vec<EntryReport>,
+    /// Whether the deployments need something else in `/boot` than is there.
+    pub is_behind: bool,
     /// How many tries those on trial have left, by the entry's number.
     pub tries_left: BTreeMap<u64, u32>,
 }
