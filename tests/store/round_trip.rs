@@ -201,13 +201,13 @@ fn assert_as_user(repo: &TestRepo, left: &DirTree, right: &DirTree, path: &str) 
         assert_eq!(a.metadata.mtime, b.metadata.mtime, "{path}");
         match (&a.node, &b.node) {
             (Node::Dir { tree: a_tree }, Node::Dir { tree: b_tree }) => {
-                assert_eq!(a.metadata.mode & 0o777 | 0o700, b.metadata.mode, "{path}");
+                assert_eq!(a.metadata.mode & 0o1777 | 0o700, b.metadata.mode, "{path}");
                 let load = |id| repo.repo().load_dirtree(id).unwrap();
                 assert_as_user(repo, &load(a_tree), &load(b_tree), &path);
             }
             (a_node, b_node) => {
                 assert_eq!(a_node, b_node, "{path}");
-                assert_eq!(a.metadata.mode & 0o777, b.metadata.mode, "{path}");
+                assert_eq!(a.metadata.mode & 0o1777, b.metadata.mode, "{path}");
             }
         }
     }

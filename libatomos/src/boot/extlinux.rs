@@ -35,8 +35,16 @@ pub fn extlinux_conf(boot: &BootDir, default: ExtlinuxDefault) -> Result<String,
     entries.sort_by_key(|(name, _)| (is_bad(name), std::cmp::Reverse(name.n)));
     if default == ExtlinuxDefault::Alternative && entries.len() > 1 {
         let sound = |(name, _): &(&EntryName, &BlsEntry)| !left.contains_key(&name.n);
-        let other = entries[1..].iter().position(sound).unwrap_or(0) + 1;
-        entries[..=other].rotate_right(1);
+        let not_bad = |(name, _): &(&EntryName, &BlsEntry)| !is_bad(name);
+        let others = &entries[1..];
+        let other = others
+            .iter()
+            .position(sound)
+            .or_else(|| others.iter().position(not_bad));
+        // What has failed is no way back from anything: U-Boot would take it for ever.
+        if let Some(other) = other {
+            entries[..=other + 1].rotate_right(1);
+        }
     }
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {

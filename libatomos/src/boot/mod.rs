@@ -68,6 +68,7 @@ pub use reconcile::{
 };
 pub use space::{MARGIN, NeededKernel, RemovableKernel, SpaceReport, check_space, kernel_space};
 pub use status::{FirstEntry, Loader, LoaderForecast, Pin, PinSource, forecast};
+pub(crate) use switch::ENTRY_KARG;
 pub use switch::{DesiredEntry, SORT_KEY, write_entry};
 pub use verify::{EntryFinding, EntryReport, verify_entries};
 

@@ -36,6 +36,9 @@ use super::{BootDir, BootError, BootFsKind};
 /// The sort key of all our entries: the same, so that `version` alone decides among them.
 pub const SORT_KEY: &str = "atomos";
 
+/// By which kernel argument an entry says its number.
+pub(crate) const ENTRY_KARG: &str = "atomos.entry";
+
 /// A deployment as the loader is to know it. The list of these is the truth; it is kept in `/atomos`, and `/boot` is
 /// derived from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +177,8 @@ pub fn write_entry(boot: &BootDir, desired: &DesiredEntry) -> Result<(), BootErr
     menu.iter().try_for_each(StagedMenu::forget)
 }
 
-/// Returns whether two entries boot the same in the same place of the order. A person may have edited a title.
+/// Returns whether an entry boots the same as the one that is wanted, in the same place of the order. A person may have edited a
+/// title; and what was written before entries said their number is not worth being written again, which takes it away for a moment on FAT.
 pub(super) fn boots_the_same(a: &BlsEntry, b: &BlsEntry) -> bool {
     const KEYS: [&str; 7] = [
         OWNER_KEY,
@@ -187,7 +191,17 @@ pub(super) fn boots_the_same(a: &BlsEntry, b: &BlsEntry) -> bool {
     ];
     KEYS.iter().all(|key| a.get(key) == b.get(key))
         && a.initrds().eq(b.initrds())
-        && a.options() == b.options()
+        && same_options(&a.options(), &b.options())
+}
+
+fn same_options(is: &str, wanted: &str) -> bool {
+    if is == wanted {
+        return true;
+    }
+    let (Ok(is), Ok(mut wanted)) = (is.parse::<KernelArgs>(), wanted.parse::<KernelArgs>()) else {
+        return false;
+    };
+    is.get(ENTRY_KARG).is_none() && wanted.delete_all(ENTRY_KARG) > 0 && is.to_string() == wanted.to_string()
 }
 
 /// An entry that is written and that no loader sees yet.

@@ -57,7 +57,12 @@ fn copy_all_but_holes(mut from: &File, mut to: &File) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         };
         if start < size {
-            let end = seek(from, Seek::Hole(start))?.min(size);
+            let end = match seek(from, Seek::Hole(start)) {
+                Ok(end) => end.min(size),
+                // It is shorter by now.
+                Err(Errno::NXIO) => break,
+                Err(errno) => return Err(errno.into()),
+            };
             from.seek(io::SeekFrom::Start(start))?;
             to.seek(io::SeekFrom::Start(start))?;
             let copied = copy_in_kernel(from, to, end - start)?;

@@ -266,9 +266,11 @@ impl Sysroot {
             booted: booted.clone(),
             passed,
             on_trial,
-            good: found.is_some_and(|found| match self.runs_newest_entry(found) {
-                true => found.good,
-                false => found.fallback.as_ref().is_some_and(|entry| entry.good),
+            good: found.is_some_and(|found| match (self.runs_newest_entry(found), &found.fallback) {
+                (false, Some(entry)) => entry.good,
+                // The entry that runs was replaced by one that is on trial.
+                (false, None) if found.is_on_trial() => false,
+                _ => found.good,
             }),
             reboot_helps: false,
         };
@@ -299,6 +301,8 @@ impl Sysroot {
             verdict.reboot_helps = !passed && (trial.left > 0 || can_go_back);
         } else {
             change(&mut attempt);
+            // It was on trial itself when this boot began, and what runs is no better for having got another entry since.
+            verdict.reboot_helps = !passed && deployment.is_on_trial() && deployment.fallback.is_none();
             log.last_failure = (!passed).then(|| LastFailure {
                 deployment: deployment.id.clone(),
                 attempt,

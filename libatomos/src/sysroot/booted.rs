@@ -44,8 +44,7 @@ pub struct BootedRecord {
     pub verified: Option<Digest>,
 }
 
-/// By what an entry says which one it is.
-pub(super) const ENTRY_KARG: &str = "atomos.entry";
+pub(super) use crate::boot::ENTRY_KARG;
 
 /// Bytes of the kernel's own files that are read.
 const MAX_PROC: usize = 64 * 1024;

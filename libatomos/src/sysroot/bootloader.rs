@@ -53,9 +53,14 @@ impl Sysroot {
         }
         let offered = self.offered_by_boot()?;
         for stateroot in self.stateroots()? {
-            for entry in self.deployments_dir(&stateroot)?.entries()? {
+            let deployments = self.deployments_dir(&stateroot)?;
+            for entry in deployments.entries()? {
                 let id = DeploymentId::from_dir_name(&stateroot, &entry.name.to_string_lossy());
-                if id.is_some_and(|id| offered.iter().any(|name| leads_to(name, &id))) {
+                // One that was never finished is what an interrupted first deployment left.
+                let Some(id) = id.filter(|id| offered.iter().any(|name| leads_to(name, id))) else {
+                    continue;
+                };
+                if deployments.exists(layout::marker(&id))? {
                     return Err(SysrootError::DamagedState {
                         path: self.atomos.path().join(STATE),
                         reason: "it is missing, and there are deployments that are booted".to_owned(),
@@ -136,6 +141,7 @@ impl Sysroot {
         let mut kargs: KernelArgs = deployment.kargs.parse()?;
         // A deployment may have two entries, or get another one while this runs, so each says which one it is. Whether it has been found
         // good makes no difference: then it is renamed and not written again.
+        kargs.delete_all(ENTRY_KARG);
         kargs.append(&format!("{ENTRY_KARG}={}", deployment.entry))?;
         Ok(DesiredEntry {
             n: deployment.entry,

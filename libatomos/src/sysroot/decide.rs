@@ -8,9 +8,10 @@ use crate::format::{Commit, Node};
 use crate::names::StaterootName;
 use crate::repo::Located;
 
+use super::booted::ENTRY_KARG;
 use super::root_kind::RootKind;
 use super::staged::Staged;
-use super::{DeployOptions, DeploymentId, Origin, State, Sysroot, SysrootError};
+use super::{DeployOptions, DeploymentId, KargsChange, Origin, State, Sysroot, SysrootError};
 
 /// What is decided before anything is written.
 pub(super) struct Decision {
@@ -63,9 +64,7 @@ impl Sysroot {
             Some(deployment) if !options.no_merge => deployment.kargs.parse()?,
             _ => KernelArgs::new(),
         };
-        for change in &options.kargs {
-            change.apply(&mut kargs)?;
-        }
+        change_kargs(&mut kargs, &options.kargs, &id)?;
         let root = self.root_kind_for(&commit_id, &commit, &kargs)?;
         let seal = self.seal_for(root, &commit_id, &commit)?;
         let mut origin = options.origin.clone().unwrap_or(found_by);
@@ -153,4 +152,26 @@ impl Sysroot {
             serial,
         })
     }
+}
+
+/// Applies changes that a person asked for. What each entry says by itself is not among them.
+pub(super) fn change_kargs(
+    kargs: &mut KernelArgs,
+    changes: &[KargsChange],
+    id: &DeploymentId,
+) -> Result<(), SysrootError> {
+    for change in changes {
+        let ours = ["atomos", ENTRY_KARG];
+        let had = ours.map(|ours| kargs.get(ours).is_some());
+        change.apply(kargs)?;
+        for (ours, had) in ours.into_iter().zip(had) {
+            if kargs.get(ours).is_some() && !had {
+                return Err(SysrootError::KargsDoNotFit {
+                    id: id.clone(),
+                    reason: format!("{ours}= is what each entry says by itself"),
+                });
+            }
+        }
+    }
+    Ok(())
 }

@@ -253,9 +253,14 @@ impl Sysroot {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<DeployReport, SysrootError> {
+        let recorded = self.usable_staged(&state)?;
+        let staged = self.staged_with_tree(&state)?;
+        if recorded.is_some() && staged.is_none() {
+            // Its name is free, and nothing of it may be taken for a part of what gets that name now.
+            self.discard_staged(lock)?;
+        }
         self.tidy_up(lock, &state, progress)?;
-        let staged = self.usable_staged(&state)?;
-        let decision = self.decide(rev, &state, staged.as_ref(), options)?;
+        let decision = self.decide(rev, &state, recorded.as_ref(), options)?;
         self.warn_of_rejection(&decision.id.commit, progress);
         if self.stages(options.finish)? {
             return self.stage(lock, &state, staged, &decision, options, progress, cancel);

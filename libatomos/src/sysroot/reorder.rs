@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::boot::{KernelArgs, KernelCheck, ReconcilePlan};
 use crate::progress::Progress;
 
+use super::decide::change_kargs;
 use super::select::Selected;
 use super::staged::Staged;
 use super::{
@@ -265,11 +266,10 @@ impl Sysroot {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
         let selected = self.select_for_kargs(&state, selector)?;
+        let id = selected.id().clone();
         let change = |before: &str| -> Result<KernelArgs, SysrootError> {
             let mut kargs: KernelArgs = before.parse()?;
-            for change in changes {
-                change.apply(&mut kargs)?;
-            }
+            change_kargs(&mut kargs, changes, &id)?;
             Ok(kargs)
         };
         let mut report = KargsReport {

@@ -12,7 +12,6 @@ use crate::format::{Commit, Node};
 use crate::fs::{Dir, FsError, read_up_to};
 use crate::repo::{Located, RepoError};
 
-use super::booted::ENTRY_KARG;
 use super::{DeploymentId, Sysroot, SysrootError, layout};
 
 /// What a deployment's root is made of.
@@ -154,11 +153,6 @@ impl Sysroot {
             id: id.clone(),
             reason,
         };
-        for ours in ["atomos", ENTRY_KARG] {
-            if kargs.get(ours).is_some() {
-                return Err(refuse(format!("{ours}= is what each entry says by itself")));
-            }
-        }
         let asked = match asked_by_kargs(kargs).map_err(refuse)? {
             Some(asked) => asked,
             // What the tree itself asks for. Whoever removes the argument gets that.

@@ -465,6 +465,46 @@ fn what_is_staged_and_lost_its_tree_is_staged_again() {
 }
 
 #[test]
+fn what_takes_the_name_of_what_was_staged_and_lost_is_not_taken_for_it_when_it_is_half_done() {
+    let running = Running::new();
+    let staged = running.stage();
+    fs::remove_dir_all(running.machine.root_of(&staged)).unwrap();
+    let other = Running::new();
+    let (points, result) = failpoint::trace(|| other.deploy("os"));
+    result.unwrap();
+    let half = points
+        .iter()
+        .position(|point| *point == "deploy.checked-out")
+        .unwrap();
+    // What was recorded goes first, at three more points.
+    failpoint::stop_at(half + 3, || running.deploy("os")).unwrap_err();
+    assert!(
+        running.machine.root_of(&staged).exists(),
+        "its name is taken again"
+    );
+    // It has the same name, and is no staged deployment that shutdown could finish.
+    let outcome = running.finalize(true).unwrap();
+    assert!(matches!(outcome, FinalizeOutcome::NothingStaged), "{outcome:?}");
+    let UpgradeOutcome::Deployed(again) = running.upgrade(&UpgradeOptions::default()) else {
+        panic!("nothing is staged");
+    };
+    assert!(again.staged);
+    running.finished(true);
+    assert_eq!(running.default(), running.second.to_string());
+    running.machine.assert_clean();
+
+    // At once, too.
+    let running = Running::new();
+    let staged = running.stage();
+    fs::remove_dir_all(running.machine.root_of(&staged)).unwrap();
+    let mut options = UpgradeOptions::default();
+    options.deploy.finish = Finish::Now;
+    running.upgrade(&options);
+    assert_eq!(running.default(), running.second.to_string());
+    running.machine.assert_clean();
+}
+
+#[test]
 fn a_refused_merge_is_known_when_it_is_staged() {
     let running = Running::new();
     let_it_fail(&running);

@@ -455,6 +455,41 @@ fn what_is_given_up_is_what_the_list_shows_there_and_a_damaged_record_of_failure
 }
 
 #[test]
+fn what_is_good_stays_so_when_it_gets_another_entry_while_it_runs() {
+    let (machine, one) = Machine::with_good();
+    machine.upgrade_to("2");
+    let second = machine.run(&machine.loader(Counts::ByRenaming), 2);
+    second.mark_good(&NoProgress).unwrap();
+    second.rollback(None, &NoProgress).unwrap();
+    second.rollback(None, &NoProgress).unwrap();
+    let verdict = second.finish_checks(&[], false, 9, &NoProgress).unwrap();
+    assert!(verdict.good && !verdict.on_trial, "{verdict:?}");
+    assert_ne!(machine.loader(Counts::ByRenaming).dir, Machine::dir(&one));
+}
+
+#[test]
+fn an_entry_from_before_entries_said_their_number_is_left_as_it_is() {
+    let (machine, one) = Machine::with_good();
+    let entry = machine
+        .path("sysroot/boot/loader/entries")
+        .join(&machine.entries()[0]);
+    let text = fs::read_to_string(&entry).unwrap();
+    let older = text.replace(" atomos.entry=1", "");
+    assert_ne!(text, older);
+    fs::write(&entry, &older).unwrap();
+    let booted = machine.run(&machine.loader(Counts::ByRenaming), 3);
+    assert!(!booted.boot_status().unwrap().is_behind);
+    assert_eq!(booted.mark_good(&NoProgress).unwrap(), (one.deployment, false));
+    booted.recover_boot(&NoProgress).unwrap();
+    assert_eq!(fs::read_to_string(&entry).unwrap(), older);
+    // Another number is another entry's.
+    fs::write(&entry, text.replace("atomos.entry=1", "atomos.entry=7")).unwrap();
+    assert!(booted.boot_status().unwrap().is_behind);
+    booted.recover_boot(&NoProgress).unwrap();
+    assert_eq!(fs::read_to_string(&entry).unwrap(), text);
+}
+
+#[test]
 fn arguments_that_never_booted_are_not_found_good_with_the_version_that_runs() {
     let (machine, one) = Machine::with_good();
     let two = machine.upgrade_to("2");
@@ -477,6 +512,11 @@ fn arguments_that_never_booted_are_not_found_good_with_the_version_that_runs() {
         (two.deployment.clone(), false)
     );
     assert_eq!(tries(), Some(3), "this boot was none of its entry's");
+    // The version is no better for that: where its checks fail, it is left.
+    let verdict = running
+        .finish_checks(&failed("20-net"), false, 1070, &NoProgress)
+        .unwrap();
+    assert!(verdict.reboot_helps && !verdict.good, "{verdict:?}");
     assert!(
         machine.entries()[1].ends_with("+3.conf"),
         "{:?}",
