@@ -12,7 +12,7 @@ use crate::fs::{Dir, FsError};
 
 /// Bytes that are staged before the disk is told. Each telling closes a transaction of the file system's journal, which then has the
 /// directories and inodes of what is being staged once more, so it has to be worth it.
-const STRIDE: u64 = 128 << 20;
+const STRIDE: u64 = 256 << 20;
 
 /// Counts what is staged, and has it written now and then. Dropping it waits for the disk.
 #[derive(Debug, Default)]
