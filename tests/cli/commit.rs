@@ -81,6 +81,15 @@ fn an_unchanged_tree_can_be_skipped() {
         )
     );
     assert_eq!(skip(&["--unchanged-exit-77"]).code(77).out, format!("{first}\n"));
+    // A ref that is new names the tree's commit all the same.
+    let new = [
+        "commit", "-b", "new", "--parent", "os", "--owner", "0:0", "--mtime", "zero",
+    ];
+    let run = scratch
+        .atomos(&[&new[..], &["--skip-if-unchanged", "tree"]].concat())
+        .code(0);
+    assert_eq!(run.out, format!("{first}\n"));
+    assert_eq!(scratch.atomos(&["rev-parse", "new"]).ok(), format!("{first}\n"));
     scratch.write("tree/new", "");
     assert_ne!(skip(&["--unchanged-exit-77"]).code(0).out, format!("{first}\n"));
 }

@@ -113,6 +113,11 @@ fn a_repair_takes_from_whoever_has_it() {
             "{}",
             plan.out
         );
+        assert!(
+            !plan.out.contains("Would move"),
+            "it would be replaced: {}",
+            plan.out
+        );
         assert!(!object(&data).exists());
         let run = scratch.client(&["fsck", "--repair", "--from", from]).code(0);
         assert!(

@@ -232,6 +232,19 @@ fn kernel_arguments_keep_their_quotes_from_the_command_line_to_the_entry() {
     let text = fs::read_to_string(newest).unwrap();
     let expected = format!("options root=LABEL=root {quoted} init=\"/bin/sh -c\" atomos.entry=3 atomos=os/");
     assert!(text.contains(&expected), "{text}");
+    for ours in ["atomos=foo", "atomos.entry=9"] {
+        for words in [
+            &["kargs", "--append", ours][..],
+            &["deploy", "os", "--karg", ours],
+        ] {
+            let run = machine.atomos(words).code(5);
+            assert!(
+                run.err.contains("is what each entry says by itself"),
+                "{}",
+                run.err
+            );
+        }
+    }
     machine.atomos(&["kargs", "--delete", quoted]).code(0);
     assert_eq!(
         machine.atomos(&["kargs"]).ok(),

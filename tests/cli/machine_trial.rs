@@ -125,6 +125,7 @@ fn what_comes_up_is_good_and_a_deadline_is_for_what_does_not() {
     assert!(!machine.entries()[1].contains('+'), "{:?}", machine.entries());
     let run = machine.atomos(&["rollback"]).code(0);
     assert!(run.err.contains("may have written to /var"), "{}", run.err);
+    machine.atomos(&["boot", "forget", "nope"]).code(3);
     machine.atomos(&["boot", "mark-bad", "default"]).code(0);
     machine.atomos(&["boot", "mark-bad", "booted"]).code(10);
     let conf = machine.atomos(&["boot", "extlinux"]).code(0).out;

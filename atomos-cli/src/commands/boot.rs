@@ -32,7 +32,7 @@ enum BootVerb {
 ///
 /// Reads every entry of ours and compares every kernel file with its digest. → marks the one that the loader should take.
 /// An entry on trial says how many tries it has left.
-/// Exits with 6 when an entry cannot be booted.
+/// Exits with 6 when an entry cannot be booted, or when /boot lacks what the deployments need.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

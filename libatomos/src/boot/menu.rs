@@ -73,6 +73,11 @@ pub fn wants_menu(boot: &BootDir) -> Result<bool, BootError> {
     Ok(SCRIPTS[0].wanted_in(boot)?.is_some())
 }
 
+/// Returns whether a GRUB that makes the entries itself is to be told by us which of them to take.
+pub(super) fn wants_counts(boot: &BootDir) -> Result<bool, BootError> {
+    Ok(SCRIPTS[1].wanted_in(boot)?.is_some())
+}
+
 /// A file for GRUB, written and not shown yet.
 #[derive(Debug)]
 pub(super) enum StagedMenu {

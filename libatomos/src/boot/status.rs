@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::fs::Dir;
 
 use super::boot_dir::FoundEntry;
-use super::menu::{sort_fields, wants_menu};
+use super::menu::{sort_fields, wants_counts, wants_menu};
 use super::name::{EntryName, tries_of};
 use super::order::{grub, grub_blscfg, systemd_boot};
 use super::{BootDir, BootError};
@@ -23,9 +23,6 @@ const MAX_SETTINGS: usize = 64 * 1024;
 
 /// The vendor of systemd-boot's EFI variables, as the Boot Loader Interface has it.
 const LOADER_VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
-
-/// What we write for a GRUB that reads entries by itself, and that sources it.
-const GRUB_COUNTS: &str = "grub2/atomos-count.cfg";
 
 /// A way to read entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -144,13 +141,15 @@ pub fn forecast(boot: &BootDir, efivars: Option<&Dir>) -> Result<LoaderForecast,
         .map(|(_, file_name)| file_name.clone());
 
     let mut first = Vec::new();
-    let found_loaders = loaders_in_use(boot)?;
+    let mut loaders = loaders_in_use(boot)?;
     // Which of several it might be says nothing about whether it counts; and our script beside GRUB's own entries does.
-    let may_count = found_loaders.is_empty() || boot.dir().exists(GRUB_COUNTS)?;
-    let loaders = match found_loaders.is_empty() {
-        true => vec![Loader::SystemdBoot, Loader::GrubBlscfg, Loader::Grub],
-        false => found_loaders,
-    };
+    let may_count = loaders.is_empty() || wants_counts(boot)?;
+    if loaders.is_empty() {
+        loaders.extend([Loader::SystemdBoot, Loader::GrubBlscfg, Loader::Grub]);
+    }
+    let has_good = entries
+        .iter()
+        .any(|found| found.name.as_ref().is_some_and(|name| !is_bad(name)));
     for loader in loaders {
         let order: &dyn Fn(&&FoundEntry, &&FoundEntry) -> Ordering = match loader {
             Loader::SystemdBoot | Loader::GrubMenu => &|a, b| by_systemd_boot(a, b),
@@ -158,8 +157,7 @@ pub fn forecast(boot: &BootDir, efivars: Option<&Dir>) -> Result<LoaderForecast,
             Loader::Grub => &|a, b| grub(&a.file_name, &b.file_name),
         };
         // Our menu has our entries alone, and passes over one that GRUB has counted down itself.
-        let is_out = |found: &FoundEntry| found.name.as_ref().is_none_or(is_bad);
-        let counts = (loader == Loader::GrubMenu || may_count) && entries.iter().any(|found| !is_out(found));
+        let counts = (loader == Loader::GrubMenu || may_count) && has_good;
         let listed = entries.iter().filter(|found| {
             let is_listed = loader != Loader::GrubMenu || found.name.is_some();
             is_listed && !(counts && found.name.as_ref().is_some_and(is_bad))
@@ -419,7 +417,7 @@ mod tests {
         assert_eq!(contrary(), [], "nobody knows which loader it is");
         write(scratch.path(), "grub2/grub.cfg", b"");
         assert_eq!(contrary(), [Loader::GrubBlscfg, Loader::Grub]);
-        write(scratch.path(), GRUB_COUNTS, b"");
+        write(scratch.path(), "grub2/atomos-count.cfg", b"");
         assert_eq!(contrary(), []);
     }
 

@@ -1,5 +1,7 @@
 //! Whether one directory lies in another.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::{Dir, FsError, Stat};
@@ -12,7 +14,7 @@ pub(crate) fn is_within(dir: &Dir, above: &Dir) -> Result<bool, FsError> {
     let failed = |errno| FsError::new("look for what is above", dir.path(), errno);
     let identity = |stat: &Stat| (stat.dev, stat.ino);
     let wanted = identity(&above.stat_self()?);
-    let open = |from: std::os::fd::BorrowedFd<'_>, name: &str| {
+    let open = |from: BorrowedFd<'_>, name: &str| {
         openat(
             from,
             name,
@@ -20,10 +22,10 @@ pub(crate) fn is_within(dir: &Dir, above: &Dir) -> Result<bool, FsError> {
             Mode::empty(),
         )
     };
-    let mut at = open(std::os::fd::AsFd::as_fd(dir), ".").map_err(failed)?;
+    let mut at = open(dir.as_fd(), ".").map_err(failed)?;
     let mut here = identity(&rustix::fs::fstat(&at).map(Stat::from).map_err(failed)?);
     while here != wanted {
-        at = open(std::os::fd::AsFd::as_fd(&at), "..").map_err(failed)?;
+        at = open(at.as_fd(), "..").map_err(failed)?;
         let parent = identity(&rustix::fs::fstat(&at).map(Stat::from).map_err(failed)?);
         // What is above the root is the root.
         if parent == here {

@@ -110,17 +110,12 @@ impl Repo {
                 other => return other,
             }
         }
-        let found = match rev.parse::<RefName>() {
-            Ok(name) => self.ref_optional(&name),
-            Err(_) => Ok(None),
-        };
-        match found {
-            Ok(Some(commit)) => Ok(Resolved::Commit(commit)),
-            Ok(None) => self.resolve_digest(rev),
-            // A part of a digest, or any other name, may have been an alias. All of one that is not here is no name of anything.
-            Err(RepoError::Aliases { .. }) if rev.parse::<Digest>().is_ok() => self.resolve_digest(rev),
-            Err(error) => Err(error),
+        if let Ok(name) = rev.parse::<RefName>()
+            && let Some(commit) = self.ref_optional(&name)?
+        {
+            return Ok(Resolved::Commit(commit));
         }
+        self.resolve_digest(rev)
     }
 
     /// Returns the commit that `rev` names.

@@ -647,9 +647,10 @@ fn a_rollback_says_what_has_run_since() {
         [],
         "it never ran"
     );
-    before
+    let forward = before
         .rollback(Some(&two.deployment.to_string()), &NoProgress)
         .unwrap();
+    assert_eq!(forward.ran_since, [], "nor has it since");
     let boot = machine.loader(Counts::ByRenaming);
     let running = machine.run(&boot, 2);
     running.record_boot(1, &NoProgress).unwrap();
