@@ -190,6 +190,7 @@ fn nothing_is_checked_out_into_the_repository() {
     ] {
         let run = scratch.atomos(words).code(5);
         assert!(run.err.contains("it is in the repository"), "{}", run.err);
+        assert!(run.err.contains("hint: name a place outside"), "{}", run.err);
     }
     scratch.atomos(&["fsck"]).code(0);
 }

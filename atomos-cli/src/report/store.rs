@@ -148,6 +148,7 @@ pub(super) fn hint_for_lock(error: &LockError) -> Option<String> {
 
 fn hint_for_checkout(error: &CheckoutError) -> Option<String> {
     Some(match error {
+        CheckoutError::InRepository { .. } => "name a place outside of it".to_owned(),
         CheckoutError::DestinationExists { path } => {
             format!(
                 "choose another destination, or remove it first: rm -r {}",
