@@ -95,6 +95,16 @@ fn an_unchanged_tree_can_be_skipped() {
 }
 
 #[test]
+fn a_subject_of_two_lines_is_refused_before_anything_is_read() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let run = scratch
+        .atomos(&["commit", "-b", "os", "-s", "two\nlines", "tree"])
+        .code(2);
+    assert!(run.err.contains("--body"), "{}", run.err);
+}
+
+#[test]
 fn parent_and_message_are_recorded() {
     let scratch = Scratch::new();
     scratch.tree();

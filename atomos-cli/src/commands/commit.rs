@@ -44,7 +44,7 @@ pub struct CommitArgs {
     reference: Option<RefName>,
 
     /// One line about the commit
-    #[arg(short, long, value_name = "S", default_value = "", hide_default_value = true)]
+    #[arg(short, long, value_name = "S", default_value = "", hide_default_value = true, value_parser = parse_line)]
     subject: String,
 
     /// More lines about the commit
@@ -52,7 +52,7 @@ pub struct CommitArgs {
     body: String,
 
     /// The version of the operating system in the tree
-    #[arg(long, value_name = "V", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "V", default_value = "", hide_default_value = true, value_parser = parse_line)]
     version: String,
 
     /// The commit that this one follows, or none [default: what the ref names]
@@ -177,6 +177,13 @@ impl From<Mtime> for MtimePolicy {
             Mtime::Zero => Self::Zero,
         }
     }
+}
+
+fn parse_line(text: &str) -> Result<String, String> {
+    if text.contains('\n') {
+        return Err("it is one line; more lines about the commit are its --body".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_owner(text: &str) -> Result<(u32, u32), String> {

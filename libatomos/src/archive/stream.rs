@@ -26,7 +26,15 @@ pub enum Compression {
 }
 
 /// Bytes that are enough to tell.
-const MAGIC: usize = 6;
+const MAGIC: usize = 10;
+
+/// How streams begin that are not read here. As an archive that is not compressed each would only be a damaged one.
+const FOREIGN: [(&[u8], &str); 4] = [
+    (b"1AY&SY", "bzip2"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4"),
+    (b"LZIP\x01", "lzip"),
+    (b"PK\x03\x04", "zip"),
+];
 
 /// What is read at once.
 const BUFFER: usize = 128 * 1024;
@@ -67,6 +75,11 @@ impl<R: Read> Decompressed<R> {
             Compression::Xz
         } else if is(Codec::Zstd) {
             Compression::Zstd
+        } else if let Some(name) = foreign(&head) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("it is compressed by {name}, and only gzip, xz and zstd are read"),
+            ));
         } else {
             Compression::None
         };
@@ -94,6 +107,17 @@ impl<R: Read> Decompressed<R> {
     }
 }
 
+fn foreign(head: &[u8]) -> Option<&'static str> {
+    // The fourth byte of bzip2 is a digit, how large its blocks are.
+    let head = match head {
+        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] => rest,
+        _ => head,
+    };
+    FOREIGN
+        .into_iter()
+        .find_map(|(magic, name)| head.starts_with(magic).then_some(name))
+}
+
 impl<R: Read> Read for Decompressed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.decoder {
@@ -101,6 +125,32 @@ impl<R: Read> Read for Decompressed<R> {
             Decoder::Gzip(decoder) => decoder.read(buffer),
             Decoder::Xz(decoder) => decoder.read(buffer),
             Decoder::Zstd(decoder) => decoder.read(buffer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_compresses_otherwise_is_called_by_its_name() {
+        for (head, name) in [
+            (&b"BZh91AY&SY\xd6\x4f"[..], "bzip2"),
+            (b"\x04\x22\x4d\x18\x64\x40", "lz4"),
+            (b"LZIP\x01\x0c", "lzip"),
+            (b"PK\x03\x04\x14\0", "zip"),
+        ] {
+            let error = Decompressed::new(head).map(drop).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_first_member_may_have_any_name() {
+        for head in [&b"BZh9/file"[..], b"PK/", b"LZIP.txt", b""] {
+            assert_eq!(Decompressed::new(head).unwrap().compression(), Compression::None);
         }
     }
 }

@@ -97,6 +97,9 @@ impl fmt::Display for MinFreeSpace {
 /// Bytes that are written at most before somebody looks again how much is left.
 const STRIDE: u64 = 64 << 20;
 
+/// Bytes in a block of most file systems.
+const BLOCK: u64 = 4096;
+
 /// What may still be written to one file system. Threads share it.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -141,8 +144,8 @@ impl Room {
         if self.reserved == 0 {
             return Ok(Taken(None));
         }
-        // A file takes whole blocks, and nothing is written for nothing.
-        let bytes = bytes.max(1).saturating_add(4095) & !4095;
+        // A file takes whole blocks, and its name may be the first in a directory. Too much counted here is seen at the next look.
+        let bytes = (bytes.saturating_add(BLOCK - 1) & !(BLOCK - 1)).saturating_add(BLOCK);
         let mut promised = self.promised();
         loop {
             if let Some(left) = promised.left.checked_sub(bytes) {

@@ -191,7 +191,7 @@ fn tar_kind(error: &TarError) -> ErrorKind {
         TarError::Read { source, .. }
             if !matches!(
                 source.kind(),
-                Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Other
+                Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Unsupported | Io::Other
             ) =>
         {
             ErrorKind::Io
