@@ -7,6 +7,8 @@ use std::process::Command;
 
 use super::common::{Run, Scratch};
 
+#[path = "machine_boot_dir.rs"]
+mod boot_dir;
 #[path = "machine_trial.rs"]
 mod trial;
 

@@ -50,6 +50,10 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         SysrootError::NotFinished { .. } => {
             "`atomos finalize` finishes it, `atomos undeploy staged` gives it up".to_owned()
         }
+        SysrootError::BootNotMounted { path } => format!(
+            "mount it: mount {0}; or, if the loader reads this directory from now on: atomos boot recover",
+            shown(path)
+        ),
         SysrootError::DamagedState { path, .. } if path.ends_with("staged.json") => {
             "`atomos undeploy staged` gives it up; then run the command again".to_owned()
         }

@@ -46,6 +46,8 @@ pub struct BootOptions {
     /// The sysroot's identity, where the boot partition may be shared with another. Entries that carry another
     /// identity are not ours.
     pub owner: Option<String>,
+    /// The stateroots that the sysroot has: entries and kernels of any other are another sysroot's. All are ours where it is not said.
+    pub stateroots: Option<Vec<StaterootName>>,
     /// Takes the file system for this kind, whatever it is.
     pub fs_kind: Option<BootFsKind>,
 }
@@ -102,11 +104,13 @@ impl BootDir {
         })
     }
 
-    /// Opens `boot` in the physical root of a sysroot, and makes it if it is missing. Loaders are told paths from the
-    /// root of the file system that it is on.
-    pub fn open_in(root: &Dir, mut options: BootOptions) -> Result<Self, BootError> {
+    /// Opens `boot` in the root of a sysroot, and makes it if it is missing. Loaders are told paths from the root of the file system
+    /// that it is on: `storage` is a directory of the physical root, which has a device of its own where what runs as `/` is an
+    /// overlay over it, as an image or a transient root is.
+    pub fn open_in(root: &Dir, storage: &Dir, mut options: BootOptions) -> Result<Self, BootError> {
         let dir = root.ensure_dir("boot", 0o755)?;
-        let is_mount = dir.stat_self()?.dev != root.stat_self()?.dev;
+        let device = dir.stat_self()?.dev;
+        let is_mount = device != root.stat_self()?.dev && device != storage.stat_self()?.dev;
         options.path_prefix = if is_mount {
             String::new()
         } else {
@@ -137,10 +141,24 @@ impl BootDir {
         self.options.owner.as_deref()
     }
 
+    /// Returns whether the sysroot has the stateroot, as far as that was said.
+    pub(super) fn has_stateroot(&self, stateroot: &StaterootName) -> bool {
+        let own = self.options.stateroots.as_ref();
+        own.is_none_or(|own| own.contains(stateroot))
+    }
+
     /// Returns the path of a kernel file as the loader must be told it.
     #[must_use]
     pub fn loader_path(&self, stateroot: &StaterootName, csum: BootCsum, name: &str) -> String {
         format!("{}/{KERNELS}/{stateroot}-{csum}/{name}", self.options.path_prefix)
+    }
+
+    /// Returns whether a loader that looks from the root of `/boot`'s file system finds one of our kernel files by this path.
+    pub(super) fn is_loader_path(&self, path: &str) -> bool {
+        path.strip_prefix(self.options.path_prefix.as_str())
+            .and_then(|path| path.strip_prefix('/'))
+            .and_then(|path| path.strip_prefix(KERNELS))
+            .is_some_and(|path| path.starts_with('/'))
     }
 
     /// Returns a loader's path as seen from `/boot`.
@@ -196,7 +214,10 @@ impl BootDir {
                 _ => false,
             };
             found.push(FoundEntry {
-                name: file_name.parse().ok().filter(|_| !foreign),
+                name: file_name
+                    .parse()
+                    .ok()
+                    .filter(|name: &EntryName| !foreign && self.has_stateroot(&name.stateroot)),
                 file_name: file_name.to_owned(),
                 entry: parsed,
             });

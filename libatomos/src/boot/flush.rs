@@ -37,7 +37,7 @@ pub(super) fn flush(boot: &BootDir) -> Result<FlushMethod, BootError> {
     }
     boot.dir().sync_fs_unwatched()?;
     failpoint::hit("boot.flush.synced")?;
-    if boot.kind() != BootFsKind::Posix || !is_mount_point(boot)? {
+    if boot.kind() != BootFsKind::Posix || !boot.is_mount() || !is_mount_point(boot)? {
         return Ok(FlushMethod::Synced);
     }
     if !watch::syncs(Sync::Freeze) {
@@ -53,7 +53,8 @@ pub(super) fn flush(boot: &BootDir) -> Result<FlushMethod, BootError> {
 }
 
 /// A directory on another device than the one that it is in is the root of a mount, and not of a bind mount of the same
-/// file system. Asked of the kernel, never of an option: freezing the root file system stops the machine.
+/// file system. Asked of the kernel, whatever an option says: freezing the root file system stops the machine. It does not see a directory
+/// of the physical root beneath an overlay, which [`BootDir::is_mount`] does.
 fn is_mount_point(boot: &BootDir) -> Result<bool, FsError> {
     let device = |name: &str| {
         rustix::fs::statat(boot.dir(), name, rustix::fs::AtFlags::empty())

@@ -73,6 +73,19 @@ pub fn wants_menu(boot: &BootDir) -> Result<bool, BootError> {
     Ok(SCRIPTS[0].wanted_in(boot)?.is_some())
 }
 
+/// Returns whether GRUB shows the entry, as far as it is us who tell it: between two steps of a switch it may know nothing of one that lies
+/// in `loader/entries` already.
+pub fn is_in_menu(boot: &BootDir, name: &EntryName) -> Result<bool, BootError> {
+    let Some(dir) = SCRIPTS[0].wanted_in(boot)? else {
+        return Ok(true);
+    };
+    let menu = dir.read_optional(SCRIPTS[0].file, MAX_MENU)?.unwrap_or_default();
+    let id = format!(" --id {} {{", quote(&name.key()));
+    Ok(menu
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.ends_with(id.as_bytes())))
+}
+
 /// Returns whether a GRUB that makes the entries itself is to be told by us which of them to take.
 pub(super) fn wants_counts(boot: &BootDir) -> Result<bool, BootError> {
     Ok(SCRIPTS[1].wanted_in(boot)?.is_some())

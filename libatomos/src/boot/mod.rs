@@ -62,7 +62,7 @@ pub use flush::FlushMethod;
 pub use grub_env::{GrubEnv, grub_can_write};
 pub use install::{InstallOutcome, install_kernel};
 pub use kargs::{KargsError, KernelArgs};
-pub use menu::wants_menu;
+pub use menu::{is_in_menu, wants_menu};
 pub use reconcile::{
     KernelCheck, PlannedEntry, ReconcileOptions, ReconcileOutcome, ReconcilePlan, plan_reconcile,
 };

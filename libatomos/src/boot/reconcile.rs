@@ -250,8 +250,10 @@ fn unused_kernels(
             .to_string_lossy()
             .to_ascii_lowercase()
     }));
-    let unused =
-        |name: &str| parse_kernel_dir_name(name).is_some() && !used.contains(&name.to_ascii_lowercase());
+    let unused = |name: &str| {
+        parse_kernel_dir_name(name).is_some_and(|(stateroot, _)| boot.has_stateroot(&stateroot))
+            && !used.contains(&name.to_ascii_lowercase())
+    };
     Ok(kernels
         .entries()?
         .into_iter()

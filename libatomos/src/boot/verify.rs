@@ -82,6 +82,9 @@ pub fn verify_entries(boot: &BootDir) -> Result<Vec<EntryReport>, BootError> {
             (Err(_), _) => Some(EntryFinding::Unreadable),
             (Ok(entry), _) if entry.linux().is_none() => Some(EntryFinding::Unfinished),
             (Ok(_), None) => Some(EntryFinding::KernelElsewhere),
+            (Ok(entry), _) if !entry.linux().is_some_and(|path| boot.is_loader_path(path)) => {
+                Some(EntryFinding::KernelElsewhere)
+            }
             (Ok(entry), Some((stateroot, csum))) => {
                 let dir = boot.kernel_dir(stateroot, *csum)?;
                 let key = format!("{stateroot}-{csum}");

@@ -7,7 +7,7 @@ use crate::boot::name::EntryName;
 use crate::boot::{
     BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, ExtlinuxDefault, KernelArgs,
     KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel,
-    check_space, extlinux_conf, forecast, kernel_space, plan_reconcile, verify_entries,
+    check_space, extlinux_conf, forecast, is_in_menu, kernel_space, plan_reconcile, verify_entries,
 };
 use crate::digest::BlobId;
 use crate::format::{Commit, Node};
@@ -29,7 +29,33 @@ impl Sysroot {
     pub(super) fn boot_dir(&self) -> Result<BootDir, SysrootError> {
         let root = Dir::open_ambient(&self.path)?;
         debug_assert_eq!(layout::BOOT, "boot");
-        Ok(BootDir::open_in(&root, BootOptions::default())?)
+        let options = BootOptions {
+            stateroots: Some(self.stateroots()?),
+            ..BootOptions::default()
+        };
+        Ok(BootDir::open_in(&root, &self.atomos, options)?)
+    }
+
+    /// Fails where `/boot` was a file system of its own when it was last written, and is a directory now: what a loader reads is not
+    /// mounted. Entries written beneath it would boot nothing, and what the loader has would lead to trees that were removed.
+    pub(super) fn check_boot_is_mounted(&self) -> Result<(), SysrootError> {
+        let boot = self.boot_dir()?;
+        if boot.is_mount() || !self.atomos.exists(layout::BOOT_IS_MOUNTED)? {
+            return Ok(());
+        }
+        Err(SysrootError::BootNotMounted {
+            path: boot.dir().path().to_owned(),
+        })
+    }
+
+    /// Remembers whether `/boot` is a file system of its own.
+    fn note_boot_is_mounted(&self, boot: &BootDir) -> Result<(), SysrootError> {
+        match (boot.is_mount(), self.atomos.exists(layout::BOOT_IS_MOUNTED)?) {
+            (true, false) => self.atomos.write_atomic(layout::BOOT_IS_MOUNTED, b"", 0o644)?,
+            (false, true) => self.atomos.remove_file(layout::BOOT_IS_MOUNTED)?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Returns the truth, with a next number above any that stands in `/boot`: the boot partition may be older than the
@@ -37,6 +63,7 @@ impl Sysroot {
     pub(super) fn state_to_reorder(&self) -> Result<State, SysrootError> {
         let mut state = self.state()?;
         self.check_state_is_there()?;
+        self.check_boot_is_mounted()?;
         let highest = self.boot_dir()?.highest_number()?;
         // A file name can say anything; half of the numbers are left for us.
         if highest < u64::MAX / 2 {
@@ -98,11 +125,16 @@ impl Sysroot {
 
     /// Returns whether `/boot` has an entry of the deployment that a loader can boot.
     pub(super) fn is_offered(&self, id: &DeploymentId) -> Result<bool, SysrootError> {
-        let found = self.boot_dir()?.list_entries()?;
-        Ok(found.iter().any(|found| {
-            let is_of = found.name.as_ref().is_some_and(|name| leads_to(name, id));
-            is_of && found.entry.as_ref().is_ok_and(|entry| entry.is_bootable())
-        }))
+        let boot = self.boot_dir()?;
+        for found in boot.list_entries()? {
+            if let Some(name) = found.name.as_ref().filter(|name| leads_to(name, id))
+                && found.entry.as_ref().is_ok_and(|entry| entry.is_bootable())
+                && is_in_menu(&boot, name)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns how many tries the loader has left for each entry that has a counter, by its number.
@@ -194,6 +226,7 @@ impl Sysroot {
         let options = self.reconcile_options(state, check)?;
         let plan = plan_reconcile(&boot, &self.desired(state)?, &options)?;
         plan.apply(&boot, &|entry| self.open_tree(entry), progress)?;
+        self.note_boot_is_mounted(&boot)?;
         Ok(plan)
     }
 

@@ -51,6 +51,7 @@ impl Sysroot {
         let lock = self.lock()?;
         let state = self.state()?;
         self.check_state_is_there()?;
+        self.check_boot_is_mounted()?;
         let mut report = CleanupReport {
             dry_run: options.dry_run,
             ..CleanupReport::default()
@@ -92,6 +93,7 @@ impl Sysroot {
     ) -> Result<Vec<String>, SysrootError> {
         let staged = self.usable_staged(state)?.map(|staged| staged.deployment.id);
         let offered = self.offered_by_boot()?;
+        let running = self.booted()?;
         let mut orphans = self.find_orphans(state)?;
         // What was never finished nothing leads to.
         let is_needed = |orphan: &Orphan| {
@@ -112,10 +114,12 @@ impl Sysroot {
             self.deployments_dir(&orphan.owner.stateroot)?
                 .remove_tree(&orphan.name)?;
         }
-        // Objects are let go only once nothing links to them any more from a directory that may be booted.
+        // Objects are let go only once nothing links to them any more from a directory that may be booted; those of an image that is
+        // running are its files.
         for (name, _) in self.repo.list_roots()? {
             let kept = layout::root_owner(&name).is_some_and(|id| {
-                let owned = state.get(&id).is_some() || staged.as_ref() == Some(&id);
+                let in_use = [&staged, &running].into_iter().flatten().any(|used| *used == id);
+                let owned = state.get(&id).is_some() || in_use;
                 owned || offered.iter().any(|entry| leads_to(entry, &id))
             });
             if name.to_string().starts_with(layout::ROOT_PREFIX) && !kept {

@@ -173,6 +173,12 @@ pub enum SysrootError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What the loader reads is not there to be written.
+    #[error("{} was a file system of its own, and is a directory now: is it not mounted?", path.display())]
+    BootNotMounted {
+        /// `/boot`.
+        path: PathBuf,
+    },
     /// A text is no deployment's name.
     #[error(transparent)]
     DeploymentId(#[from] InvalidDeploymentId),
@@ -235,7 +241,9 @@ impl SysrootError {
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
             Self::NotBooted { .. } | Self::NoVerity { .. } => ErrorKind::Unsupported,
-            Self::InUse { .. } | Self::NotFinished { .. } => ErrorKind::Conflict,
+            Self::InUse { .. } | Self::NotFinished { .. } | Self::BootNotMounted { .. } => {
+                ErrorKind::Conflict
+            }
             Self::DamagedState { .. }
             | Self::ReadBackDiffers { .. }
             | Self::ImageDamaged { .. }

@@ -15,6 +15,8 @@ pub(super) const REPO: &str = "repo";
 pub(super) const DEPLOY: &str = "deploy";
 /// The lock, in `ATOMOS`.
 pub(super) const LOCK: &str = "lock";
+/// Says that `/boot` was a file system of its own when it was last written, in `ATOMOS`.
+pub(super) const BOOT_IS_MOUNTED: &str = "boot-is-mounted";
 /// Scratch space of a preview, in `ATOMOS`.
 pub(super) const PREVIEW: &str = "preview";
 /// Where boot entries and kernels go, in the physical root.

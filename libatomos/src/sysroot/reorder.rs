@@ -65,10 +65,11 @@ impl State {
     #[must_use]
     pub fn rollback_target(&self, booted: Option<&DeploymentId>) -> Option<&DeploymentState> {
         let default = self.default_deployment()?;
-        if let Some(booted) = booted
-            && default.id != *booted
+        // What runs may be none that the truth has, where the initramfs chose by itself.
+        if let Some(booted) = booted.and_then(|booted| self.get(booted))
+            && default.id != booted.id
         {
-            return self.get(booted).filter(|booted| !booted.is_bad());
+            return Some(booted).filter(|booted| !booted.is_bad());
         }
         // Nobody goes back to what is bad without saying so.
         let below = || {

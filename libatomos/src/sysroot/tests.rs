@@ -138,7 +138,7 @@ impl Machine {
     /// the commits that can be booted, the one that the loader takes last.
     fn assert_bootable(&self) -> Vec<String> {
         let root = Dir::open_ambient(self.path("sysroot")).unwrap();
-        let boot = BootDir::open_in(&root, BootOptions::default()).unwrap();
+        let boot = BootDir::open_in(&root, &root, BootOptions::default()).unwrap();
         let mut entries = boot.list_entries().unwrap();
         entries.sort_by_key(|entry| entry.name.as_ref().map(|name| name.n));
         let mut commits = Vec::new();

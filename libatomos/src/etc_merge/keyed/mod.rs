@@ -69,7 +69,8 @@ pub enum KeyedConflict {
         /// Whose it is.
         keys: Vec<String>,
     },
-    /// An account of the new default is withheld: its primary group's id belongs to another group here.
+    /// The primary group of an account would be another than is meant. In `passwd`: an account of the new default is withheld, and one
+    /// that is here keeps its ids. In `group`: the primary group of an account made here keeps its id.
     PrimaryGroup {
         /// The account.
         key: String,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::etc_merge::path::escape;
 
-use super::table::{AccountFile, fields, number, number_at};
+use super::table::{AccountFile, fields, number, number_at, with_fields_of};
 use super::{Found, KeyedConflict, Table};
 
 type Tables<'v> = BTreeMap<AccountFile, Table<'v>>;
@@ -25,6 +25,7 @@ pub(super) fn reconcile(tables: &mut Tables<'_>, found: &mut Found) {
                 changed |= same_ids(table, found);
             }
         }
+        changed |= kept_group_ids(tables, found);
         changed |= primary_groups(tables, found);
         changed |= pairs(tables, found, AccountFile::Passwd, AccountFile::Shadow);
         changed |= pairs(tables, found, AccountFile::Group, AccountFile::Gshadow);
@@ -82,6 +83,56 @@ fn same_ids<'v>(table: &mut Table<'v>, found: &mut Found) -> bool {
             changed = true;
         }
     }
+    changed
+}
+
+/// Keeps the ids of groups that are the primary ones of accounts made here, which know them by that id alone, and those of accounts whose
+/// new primary group did not get the id that the new default has for it.
+fn kept_group_ids(tables: &mut Tables<'_>, found: &mut Found) -> bool {
+    let Some(mut groups) = tables.remove(&AccountFile::Group) else {
+        return false;
+    };
+    let mut changed = false;
+    if let Some(accounts) = tables.get_mut(&AccountFile::Passwd) {
+        let named = |records: &super::Records<'_>, gid: u32| {
+            let mut records = records.iter();
+            records.find_map(|(key, line)| (number_at(line, ID) == Some(gid)).then(|| key.to_vec()))
+        };
+        let gid_in = |records: &super::Records<'_>, key: &[u8]| {
+            records.get(key).and_then(|line| number_at(line, PRIMARY_GROUP))
+        };
+        for (key, line) in &mut accounts.result {
+            let (Some(gid), Some(mine)) = (number_at(line, PRIMARY_GROUP), accounts.mine.get(key)) else {
+                continue;
+            };
+            let conflict = KeyedConflict::PrimaryGroup {
+                key: escape(key),
+                gid,
+            };
+            if !accounts.theirs.contains_key(key) {
+                let group = named(&groups.mine, gid);
+                let group = group.and_then(|group| groups.mine.get_key_value(group.as_slice()));
+                if let Some((group, line)) = group
+                    && let Some(merged) = groups.result.get_mut(group)
+                    && number_at(merged, ID) != Some(gid)
+                {
+                    *merged = with_fields_of(merged, line, &[ID]);
+                    found.add(AccountFile::Group, conflict);
+                    changed = true;
+                }
+            } else if gid_in(&accounts.mine, key) != Some(gid)
+                && gid_in(&accounts.theirs, key) == Some(gid)
+                && let Some(group) = named(&groups.theirs, gid)
+                && let merged = groups.result.get(group.as_slice())
+                && merged.and_then(|merged| number_at(merged, ID)) != Some(gid)
+            {
+                *line = with_fields_of(line, mine, &[ID, PRIMARY_GROUP]);
+                found.add(AccountFile::Passwd, conflict);
+                changed = true;
+            }
+        }
+    }
+    tables.insert(AccountFile::Group, groups);
     changed
 }
 

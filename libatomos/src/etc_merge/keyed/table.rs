@@ -202,6 +202,17 @@ pub(super) fn number(field: &[u8]) -> Option<u32> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
+/// Returns a record with the fields `indexes` of another, where both have them.
+pub(super) fn with_fields_of(line: &[u8], other: &[u8], indexes: &[usize]) -> Vec<u8> {
+    let (mut merged, other) = (fields(line), fields(other));
+    for index in indexes {
+        if let (Some(field), Some(value)) = (merged.get_mut(*index), other.get(*index)) {
+            *field = value;
+        }
+    }
+    merged.join(&b':')
+}
+
 /// Returns field `index` of a record as a number.
 pub(super) fn number_at(line: &[u8], index: usize) -> Option<u32> {
     number(fields(line).get(index)?)

@@ -178,6 +178,56 @@ fn an_account_whose_primary_group_would_be_another_s_is_withheld() {
 }
 
 #[test]
+fn a_service_does_not_come_into_a_group_that_was_made_here() {
+    let merged = merge(&[
+        (
+            Passwd,
+            "svc:x:101:101:::\n",
+            "svc:x:101:101:::/changed\n",
+            "svc:x:102:102:::\n",
+        ),
+        (
+            Group,
+            "svc:x:101:\n",
+            "svc:x:101:\nsecret:x:102:\n",
+            "svc:x:102:\n",
+        ),
+    ]);
+    assert_eq!(text(&merged, Passwd), "svc:x:101:101:::/changed\n");
+    assert_eq!(text(&merged, Group), "svc:x:101:\nsecret:x:102:\n");
+    assert!(matches!(
+        &merged[&Passwd].conflicts[..],
+        [KeyedConflict::PrimaryGroup { gid: 102, .. }]
+    ));
+}
+
+#[test]
+fn a_person_s_primary_group_keeps_its_id() {
+    let merged = merge(&[
+        (
+            Passwd,
+            "r:x:0:0:::\n",
+            "r:x:0:0:::\nalice:x:1000:100:::\n",
+            "r:x:0:0:::\n",
+        ),
+        (
+            Group,
+            "users:x:100:\n",
+            "users:x:100:alice\n",
+            "users:x:200:\nnew:x:100:\n",
+        ),
+    ]);
+    assert_eq!(text(&merged, Group), "users:x:100:alice\n");
+    assert!(matches!(
+        &merged[&Group].conflicts[..],
+        [
+            KeyedConflict::SameId { id: 100, .. },
+            KeyedConflict::PrimaryGroup { gid: 100, .. }
+        ]
+    ));
+}
+
+#[test]
 fn an_account_whose_password_was_set_here_survives_its_removal_whole() {
     let merged = merge(&[
         (

@@ -709,3 +709,32 @@ fn giving_up_what_is_staged_can_be_interrupted_anywhere() {
         running.machine.assert_clean();
     }
 }
+
+/// GRUB reads a menu of ours, and not the entries: until the menu is replaced the old system boots, and people go on working there.
+#[test]
+fn a_finish_that_grub_has_not_heard_of_is_done_again_with_what_was_edited_since() {
+    let prepare = || {
+        let running = Running::new();
+        let grub = running.machine.path("sysroot/boot/grub");
+        fs::create_dir_all(&grub).unwrap();
+        fs::write(grub.join("atomos.enabled"), "").unwrap();
+        running.sysroot().recover_boot(&NoProgress).unwrap();
+        running.stage();
+        running
+    };
+    let (points, _) = {
+        let running = prepare();
+        failpoint::trace(|| running.finalize(true).map(drop))
+    };
+    let shown = points.iter().rposition(|point| *point == "boot.entry.written");
+    let menu = points.iter().position(|point| *point == "boot.menu.written");
+    assert!(shown < menu, "{points:?}");
+    let running = prepare();
+    failpoint::stop_at(shown.unwrap(), || running.finalize(true)).unwrap_err();
+    let old = running.machine.root_of(&running.one);
+    fs::write(old.join("etc/hostname"), "after the reset\n").unwrap();
+    let two = running.finished(true);
+    assert_eq!(running.etc(&two, "hostname"), "after the reset\n");
+    running.machine.assert_bootable();
+    running.machine.assert_clean();
+}
