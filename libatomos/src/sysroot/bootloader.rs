@@ -168,7 +168,7 @@ impl Sysroot {
         Ok(desired)
     }
 
-    fn desired_entry(&self, deployment: &DeploymentState) -> Result<DesiredEntry, SysrootError> {
+    pub(super) fn desired_entry(&self, deployment: &DeploymentState) -> Result<DesiredEntry, SysrootError> {
         let id = &deployment.id;
         let mut kargs: KernelArgs = deployment.kargs.parse()?;
         // A deployment may have two entries, or get another one while this runs, so each says which one it is. Whether it has been found

@@ -289,6 +289,10 @@ impl Sysroot {
                 if report.changed {
                     self.check_kargs_fit(&staged.deployment.id, &report.kargs)?;
                     staged.deployment.kargs = text;
+                    // Too long a line would fail at each shutdown, where nobody is told.
+                    self.desired_entry(&staged.deployment)?.options()?;
+                    // What was given up may have been so for the old ones.
+                    staged.tries = 0;
                     staged.save(&self.atomos)?;
                 }
             }

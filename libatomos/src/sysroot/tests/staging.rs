@@ -738,3 +738,20 @@ fn a_finish_that_grub_has_not_heard_of_is_done_again_with_what_was_edited_since(
     running.machine.assert_bootable();
     running.machine.assert_clean();
 }
+
+#[test]
+fn arguments_that_would_not_fit_beside_our_own_are_refused_before_shutdown_finds_out() {
+    let running = Running::new();
+    running.stage();
+    let before = running.status();
+    // Alone they fit.
+    let long = [KargsChange::Append(
+        "x".repeat(crate::boot::kargs::MAX_COMMAND_LINE - 40),
+    )];
+    running
+        .sysroot()
+        .edit_kargs(None, &long, &NoProgress)
+        .unwrap_err();
+    assert_eq!(running.status().deployments[0].kargs, before.deployments[0].kargs);
+    running.finished(true);
+}
