@@ -48,10 +48,10 @@ impl Sysroot {
         })
     }
 
-    /// Remembers whether `/boot` is a file system of its own.
+    /// Remembers whether `/boot` is a file system of its own. Not synced: what a power cut takes is remembered by the next change.
     fn note_boot_is_mounted(&self, boot: &BootDir) -> Result<(), SysrootError> {
         match (boot.is_mount(), self.atomos.exists(layout::BOOT_IS_MOUNTED)?) {
-            (true, false) => self.atomos.write_atomic(layout::BOOT_IS_MOUNTED, b"", 0o644)?,
+            (true, false) => drop(self.atomos.create_file(layout::BOOT_IS_MOUNTED, 0o644)?),
             (false, true) => self.atomos.remove_file(layout::BOOT_IS_MOUNTED)?,
             _ => {}
         }
@@ -226,7 +226,8 @@ impl Sysroot {
         let options = self.reconcile_options(state, check)?;
         let plan = plan_reconcile(&boot, &self.desired(state)?, &options)?;
         plan.apply(&boot, &|entry| self.open_tree(entry), progress)?;
-        self.note_boot_is_mounted(&boot)?;
+        // The change is done: a full disk, which takes no note of this, must not have it taken back.
+        let _ = self.note_boot_is_mounted(&boot);
         Ok(plan)
     }
 
