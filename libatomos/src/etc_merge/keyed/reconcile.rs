@@ -88,16 +88,19 @@ fn same_ids<'v>(table: &mut Table<'v>, found: &mut Found) -> bool {
 
 /// Keeps the ids of groups that are the primary ones of accounts made here, which know them by that id alone, and those of accounts whose
 /// new primary group did not get the id that the new default has for it.
-fn kept_group_ids(tables: &mut Tables<'_>, found: &mut Found) -> bool {
+fn kept_group_ids<'v>(tables: &mut Tables<'v>, found: &mut Found) -> bool {
     let Some(mut groups) = tables.remove(&AccountFile::Group) else {
         return false;
     };
     let mut changed = false;
     if let Some(accounts) = tables.get_mut(&AccountFile::Passwd) {
-        let named = |records: &super::Records<'_>, gid: u32| {
-            let mut records = records.iter();
-            records.find_map(|(key, line)| (number_at(line, ID) == Some(gid)).then(|| key.to_vec()))
+        let named = |records: &super::Records<'v>| -> BTreeMap<u32, &'v [u8]> {
+            let records = records.iter();
+            records
+                .filter_map(|(key, line)| Some((number_at(line, ID)?, *key)))
+                .collect()
         };
+        let (my_groups, their_groups) = (named(&groups.mine), named(&groups.theirs));
         let gid_in = |records: &super::Records<'_>, key: &[u8]| {
             records.get(key).and_then(|line| number_at(line, PRIMARY_GROUP))
         };
@@ -110,9 +113,8 @@ fn kept_group_ids(tables: &mut Tables<'_>, found: &mut Found) -> bool {
                 gid,
             };
             if !accounts.theirs.contains_key(key) {
-                let group = named(&groups.mine, gid);
-                let group = group.and_then(|group| groups.mine.get_key_value(group.as_slice()));
-                if let Some((group, line)) = group
+                if let Some(group) = my_groups.get(&gid)
+                    && let Some(line) = groups.mine.get(group)
                     && let Some(merged) = groups.result.get_mut(group)
                     && number_at(merged, ID) != Some(gid)
                 {
@@ -122,8 +124,8 @@ fn kept_group_ids(tables: &mut Tables<'_>, found: &mut Found) -> bool {
                 }
             } else if gid_in(&accounts.mine, key) != Some(gid)
                 && gid_in(&accounts.theirs, key) == Some(gid)
-                && let Some(group) = named(&groups.theirs, gid)
-                && let merged = groups.result.get(group.as_slice())
+                && let Some(group) = their_groups.get(&gid)
+                && let merged = groups.result.get(group)
                 && merged.and_then(|merged| number_at(merged, ID)) != Some(gid)
             {
                 *line = with_fields_of(line, mine, &[ID, PRIMARY_GROUP]);
