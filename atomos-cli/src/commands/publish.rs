@@ -60,8 +60,8 @@ pub struct PublishArgs {
     #[arg(long, value_name = "FILE")]
     key_set: Option<PathBuf>,
 
-    /// A public key that machines were given, by which the first key set is judged; can be repeated
-    #[arg(long, value_name = "FILE", requires = "key_set")]
+    /// A public key that machines were given, by which the first key set is judged, and records of before it; can be repeated
+    #[arg(long, value_name = "FILE")]
     pinned: Vec<PathBuf>,
 
     /// How much work to spend on fewer bytes

@@ -134,7 +134,7 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
             "name the secret keys with --key FILE; it can be repeated".to_owned()
         }
         PublishError::OtherKeys { .. } => {
-            "sign with the keys that signed it; `atomos key set create` goes over to other keys".to_owned()
+            "sign with the keys that signed it; `atomos key set create` goes over to other keys, and --pinned FILE.pub names those of before".to_owned()
         }
         PublishError::KeySet { number: 1, .. } => {
             "name the keys that machines were given with --pinned FILE.pub; `atomos key set sign` adds signatures".to_owned()

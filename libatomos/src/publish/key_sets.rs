@@ -163,7 +163,8 @@ impl SiteDir {
 }
 
 impl SiteWriter {
-    /// Returns the file of a release that `keys` verify: the one that there is, or one that `sign` makes of it.
+    /// Returns the file of a release that `keys` verify: the one that there is, or one that `sign` makes of it. What names it must have been
+    /// verified.
     pub(super) fn release_signed_by(
         &self,
         record: &Record,
@@ -174,9 +175,7 @@ impl SiteWriter {
             digest: record.release,
             size: record.release_size,
         };
-        let name = Artifact::Release.path(&file.digest);
-        let bytes = self.site.dir().read(&name, limits::MAX_RELEASE)?;
-        let envelope = Envelope::decode(&bytes).map_err(|error| self.site.damaged(&name, error))?;
+        let envelope = self.site.release_envelope(&file)?;
         if keys.verify_release(&envelope, RELEASE_TYPE).is_ok() {
             return Ok(file);
         }

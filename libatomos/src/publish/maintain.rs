@@ -13,7 +13,7 @@ use crate::digest::{BlobId, CommitId, Digest};
 use crate::fs::{FsError, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::sign::{Envelope, Signer, TrustedKeys};
+use crate::sign::{Envelope, PublicKey, Signer, TrustedKeys};
 use crate::site::{
     Artifact, BlobList, FileRef, Frame, Manifest, RECORD_TYPE, RELEASE_TYPE, Record, Release, Withdrawn,
     blob_frames, image_frames, is_selected, limits, record_path,
@@ -73,10 +73,15 @@ impl SiteDir {
     ) -> Result<SiteFsckReport, PublishError> {
         let mut report = SiteFsckReport::default();
         let mut needed = Needed::default();
+        let given: Vec<_> = keys
+            .iter()
+            .flat_map(|keys| keys.set().keys.values())
+            .cloned()
+            .collect();
         let keys = self.follow_key_sets(keys, &mut report)?;
         for reference in self.refs()? {
             report.refs += 1;
-            match self.fsck_ref(&reference, keys.as_ref(), &mut needed) {
+            match self.fsck_ref(&reference, keys.as_ref(), &given, &mut needed) {
                 Ok(()) => {}
                 Err(PublishError::OtherKeys { source, .. }) => report.add(record_path(&reference), &source),
                 Err(error) => report.add(record_path(&reference), &error),
@@ -122,11 +127,12 @@ impl SiteDir {
         &self,
         reference: &RefName,
         keys: Option<&TrustedKeys>,
+        given: &[PublicKey],
         needed: &mut Needed,
     ) -> Result<(), PublishError> {
         let (record, release) = match keys {
             Some(keys) => {
-                let published = self.published(reference, keys)?;
+                let published = self.published(reference, keys, given)?;
                 published.map(|published| (published.record, published.release))
             }
             None => self.published_unverified(reference)?,
@@ -479,7 +485,7 @@ pub fn withdraw(
     };
     let published = writer
         .site
-        .published(reference, &keys)?
+        .published(reference, &keys, &publics)?
         .ok_or_else(|| writer.site.no_such_ref(reference))?;
     let already = published
         .record

@@ -61,6 +61,7 @@ pub fn publish(
         repo,
         options,
         keys: &keys,
+        earlier: options.pinned.iter().chain(&publics).cloned().collect(),
         record_signers: signers(&options.signers, &keys.set().record, "record")?,
         time: options.time.unwrap_or_else(now),
         writer: &writer,
@@ -135,6 +136,8 @@ pub(super) struct Publisher<'a> {
     pub(super) repo: &'a Repo,
     pub(super) options: &'a PublishOptions<'a>,
     pub(super) keys: &'a TrustedKeys,
+    /// Keys that machines went by before the first key set, as far as they are at hand.
+    earlier: Vec<PublicKey>,
     pub(super) record_signers: Vec<&'a dyn Signer>,
     pub(super) time: i64,
     pub(super) writer: &'a SiteWriter,
@@ -229,6 +232,10 @@ impl Publisher<'_> {
         Ok(report)
     }
 
+    fn published(&self, reference: &RefName) -> Result<Option<Published>, PublishError> {
+        self.writer.site.published(reference, self.keys, &self.earlier)
+    }
+
     fn job(&self, reference: &RefName) -> Result<Job, PublishError> {
         let commit = self
             .repo
@@ -237,7 +244,7 @@ impl Publisher<'_> {
                 name: reference.clone(),
                 repo: self.repo.dir().path().to_owned(),
             })?;
-        let previous = self.writer.site.published(reference, self.keys)?;
+        let previous = self.published(reference)?;
         let outcome = match &previous {
             Some(previous) => {
                 let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);
@@ -283,7 +290,7 @@ impl Publisher<'_> {
 
     /// A ref that only the site has: its release stays as it is.
     fn orphan(&self, reference: &RefName) -> Result<Option<Job>, PublishError> {
-        let previous = self.writer.site.published(reference, self.keys)?;
+        let previous = self.published(reference)?;
         Ok(previous.map(|previous| Job {
             reference: reference.clone(),
             commit: previous.record.commit,
@@ -317,7 +324,7 @@ impl Publisher<'_> {
     fn collect_known(&self, known: &mut HashMap<BlobId, Known>) -> Result<(), PublishError> {
         for reference in self.writer.site.refs()? {
             self.cancel.check()?;
-            let Some(published) = self.writer.site.published(&reference, self.keys)? else {
+            let Some(published) = self.published(&reference)? else {
                 continue;
             };
             let manifest = self.writer.site.manifest(&published.release)?;

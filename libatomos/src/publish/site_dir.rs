@@ -10,8 +10,8 @@ use crate::fs::{Dir, FileLock, FsError, LockMode};
 use crate::names::RefName;
 use crate::sign::{Envelope, KeySet, PublicKey, TrustedKeys};
 use crate::site::{
-    Artifact, FORMAT, FileRef, INFO, KEYS, Manifest, RECORD_TYPE, REFS, Record, Release, SiteInfo,
-    key_set_path, limits, record_path,
+    Artifact, FORMAT, FileRef, INFO, KEYS, Manifest, RECORD_TYPE, REFS, RELEASE_TYPE, Record, Release,
+    SiteInfo, key_set_path, limits, record_path,
 };
 
 use super::PublishError;
@@ -159,12 +159,16 @@ impl SiteDir {
         })
     }
 
-    /// Reads a ref's record and release. `keys` verify the record where it is of their number; an older one's keys may
-    /// be gone.
+    /// Reads a ref's record and release, and verifies both by the key set that the record names: `keys`, or an earlier one of their chain.
+    /// `given` are the keys that machines went by before the first set, as far as they are at hand.
+    ///
+    /// # Errors
+    /// Among others [`PublishError::OtherKeys`] where they are not signed so: what they say would be signed anew.
     pub fn published(
         &self,
         reference: &RefName,
         keys: &TrustedKeys,
+        given: &[PublicKey],
     ) -> Result<Option<Published>, PublishError> {
         let name = record_path(reference);
         let Some(bytes) = self.dir.read_optional(&name, limits::MAX_RECORD)? else {
@@ -172,28 +176,84 @@ impl SiteDir {
         };
         let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
         let record = Record::from_payload(envelope.unverified_payload())?;
-        if record.keys == keys.number() {
-            keys.verify_record(&envelope, RECORD_TYPE)
-                .map_err(|source| PublishError::OtherKeys {
-                    path: self.path(&name),
-                    source,
-                })?;
+        if record.keys > keys.number() {
+            let reason = format!(
+                "it names key set {}, and the newest one here is {}",
+                record.keys,
+                keys.number()
+            );
+            return Err(self.damaged(&name, reason));
         }
+        let keys = self.keys_of(record.keys, keys, given)?;
+        let other_keys = |name: &str, source| PublishError::OtherKeys {
+            path: self.path(name),
+            source,
+        };
+        keys.verify_record(&envelope, RECORD_TYPE)
+            .map_err(|source| other_keys(&name, source))?;
         if record.reference != *reference || record.repository != self.info.repository {
             return Err(self.damaged(&name, "it is another ref's record"));
         }
-        let release = self.release(&FileRef {
+        let file = FileRef {
             digest: record.release,
             size: record.release_size,
-        })?;
+        };
+        let envelope = self.release_envelope(&file)?;
+        let release_name = Artifact::Release.path(&file.digest);
+        keys.verify_release(&envelope, RELEASE_TYPE)
+            .map_err(|source| other_keys(&release_name, source))?;
+        let release = Release::from_payload(envelope.unverified_payload())?;
+        let is_of_record = release.repository == record.repository
+            && release.reference == record.reference
+            && (release.commit, release.number) == (record.commit, record.number);
+        if !is_of_record {
+            return Err(self.damaged(&name, "its release is another one than it says"));
+        }
         Ok(Some(Published { record, release }))
+    }
+
+    /// Returns key set `number`, from which a chain must lead to `keys`.
+    fn keys_of(
+        &self,
+        number: u64,
+        keys: &TrustedKeys,
+        given: &[PublicKey],
+    ) -> Result<TrustedKeys, PublishError> {
+        if number == keys.number() {
+            return Ok(keys.clone());
+        }
+        let first = if number == 0 {
+            // Whoever signs today may have signed then.
+            let known = keys.set().keys.values().chain(given);
+            TrustedKeys::pinned(known.cloned())?
+        } else {
+            TrustedKeys::given(self.key_set(number)?)
+        };
+        let mut last = first.clone();
+        // The newest may be about to be placed; it was judged by the one before.
+        for next in number + 1..=self.newest_key_set_number()?.min(keys.number()) {
+            let name = key_set_path(next);
+            let source = |source| PublishError::OtherKeys {
+                path: self.path(&name),
+                source,
+            };
+            last = last.advance(&self.key_set_bytes(next)?).map_err(source)?;
+        }
+        if last.number() == keys.number() && last != *keys {
+            return Err(self.damaged(&key_set_path(last.number()), "it is another key set"));
+        }
+        Ok(first)
+    }
+
+    pub(super) fn release_envelope(&self, file: &FileRef) -> Result<Envelope, PublishError> {
+        let name = Artifact::Release.path(&file.digest);
+        let bytes = self.read_artifact(Artifact::Release, file, limits::MAX_RELEASE)?;
+        Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))
     }
 
     /// Reads a release that something signed names.
     pub fn release(&self, file: &FileRef) -> Result<Release, PublishError> {
-        let name = Artifact::Release.path(&file.digest);
-        let bytes = self.read_artifact(Artifact::Release, file, limits::MAX_RELEASE)?;
-        let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
+        let envelope = self.release_envelope(file)?;
         Ok(Release::from_payload(envelope.unverified_payload())?)
     }
 

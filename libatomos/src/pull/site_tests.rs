@@ -318,7 +318,10 @@ fn after_a_hundred_releases_a_tree_lies_in_few_packs() {
     }
     let keys = TrustedKeys::pinned([world.key.public()]).unwrap();
     let site = SiteDir::open(&world.site()).unwrap();
-    let published = site.published(&"os".parse().unwrap(), &keys).unwrap().unwrap();
+    let published = site
+        .published(&"os".parse().unwrap(), &keys, &[])
+        .unwrap()
+        .unwrap();
     let manifest = site.manifest(&published.release).unwrap();
     assert!(
         manifest.index.packs.len() <= 12,

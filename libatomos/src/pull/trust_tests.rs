@@ -6,9 +6,9 @@ use super::*;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::progress::NoProgress;
-use crate::publish::{PublishError, PublishOptions, publish};
+use crate::publish::{PublishError, PublishOptions, SiteDir, publish};
 use crate::remote::unverified_commits;
-use crate::sign::{Envelope, KEYS_TYPE, KeySet, Role, SecretKey, Signer};
+use crate::sign::{Envelope, KEYS_TYPE, KeySet, Role, SecretKey, Signer, TrustedKeys};
 use crate::site::{RECORD_TYPE, RELEASE_TYPE, Record, Release, key_set_path};
 
 fn key(seed: u8) -> SecretKey {
@@ -65,6 +65,7 @@ impl World {
             options.time = Some(time);
             options.renew = true;
             options.signers = vec![key_of(key)];
+            options.pinned = vec![self::key(1).public()];
         });
     }
 }
@@ -257,15 +258,60 @@ fn two_years_offline_across_three_rotations_and_the_machine_finds_its_way() {
     assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
 }
 
+/// Whoever can write to a site's directory, and has no key, does not get the publisher's signature by naming another key set.
+#[test]
+fn nothing_is_signed_anew_that_no_key_of_the_publisher_signed() {
+    let world = World::new();
+    world.release("1");
+    let renew = || {
+        let options = PublishOptions {
+            signers: vec![key_of(&key(11))],
+            pinned: vec![key(1).public()],
+            renew: true,
+            time: Some(NOW),
+            ..PublishOptions::default()
+        };
+        publish(
+            &world.publisher,
+            &world.site(),
+            &options,
+            &NoProgress,
+            &Cancel::new(),
+        )
+    };
+    world.rotate(1, &key(11), &[&key(1), &key(11)]);
+    // Of before the rotation, and honest.
+    renew().unwrap();
+    let good = std::fs::read(world.record_file()).unwrap();
+    let given = TrustedKeys::pinned([key(1).public()]).unwrap();
+    let site = SiteDir::open(&world.site()).unwrap();
+    let findings = || {
+        site.fsck(Some(&given), &NoProgress, &Cancel::new())
+            .unwrap()
+            .findings
+    };
+    assert!(findings().is_empty());
+    for number in [0, 1, 2, u64::MAX] {
+        world.forge(&key(66), |record| record.keys = number);
+        let forged = std::fs::read(world.record_file()).unwrap();
+        renew().unwrap_err();
+        assert_eq!(std::fs::read(world.record_file()).unwrap(), forged, "{number}");
+        assert!(!findings().is_empty(), "{number}");
+        std::fs::write(world.record_file(), &good).unwrap();
+    }
+    renew().unwrap();
+}
+
 #[test]
 fn a_key_set_that_the_last_one_did_not_sign_is_refused() {
     let world = World::new();
     world.release("1");
     world.pull();
     world.rotate(1, &key(11), &[&key(11)]);
-    world.write("usr/bin/new", b"2");
-    world.commit("2");
-    world.publish_by(&key(11), NOW);
+    world.forge(&key(11), |record| {
+        record.keys = 1;
+        record.sequence = 1;
+    });
     let error = world.try_pull(|_| {}).unwrap_err();
     assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
 }

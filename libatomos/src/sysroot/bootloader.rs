@@ -38,8 +38,7 @@ impl Sysroot {
 
     /// Fails where `/boot` was a file system of its own when it was last written, and is a directory now: what a loader reads is not
     /// mounted. Entries written beneath it would boot nothing, and what the loader has would lead to trees that were removed.
-    pub(super) fn check_boot_is_mounted(&self) -> Result<(), SysrootError> {
-        let boot = self.boot_dir()?;
+    pub(super) fn check_boot_is_mounted(&self, boot: &BootDir) -> Result<(), SysrootError> {
         if boot.is_mount() || !self.atomos.exists(layout::BOOT_IS_MOUNTED)? {
             return Ok(());
         }
@@ -63,8 +62,9 @@ impl Sysroot {
     pub(super) fn state_to_reorder(&self) -> Result<State, SysrootError> {
         let mut state = self.state()?;
         self.check_state_is_there()?;
-        self.check_boot_is_mounted()?;
-        let highest = self.boot_dir()?.highest_number()?;
+        let boot = self.boot_dir()?;
+        self.check_boot_is_mounted(&boot)?;
+        let highest = boot.highest_number()?;
         // A file name can say anything; half of the numbers are left for us.
         if highest < u64::MAX / 2 {
             state.next_entry = state.next_entry.max(highest + 1);

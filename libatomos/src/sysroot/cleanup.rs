@@ -51,13 +51,13 @@ impl Sysroot {
         let lock = self.lock()?;
         let state = self.state()?;
         self.check_state_is_there()?;
-        self.check_boot_is_mounted()?;
+        let boot = self.boot_dir()?;
+        self.check_boot_is_mounted(&boot)?;
         let mut report = CleanupReport {
             dry_run: options.dry_run,
             ..CleanupReport::default()
         };
         report.boot = self.boot_leftovers(&state)?;
-        let boot = self.boot_dir()?;
         for path in &report.boot {
             report.boot_bytes += space_of(boot.dir(), Path::new(path))?;
         }

@@ -86,6 +86,13 @@ fn same_ids<'v>(table: &mut Table<'v>, found: &mut Found) -> bool {
     changed
 }
 
+fn by_id<'v>(records: &super::Records<'v>) -> BTreeMap<u32, &'v [u8]> {
+    records
+        .iter()
+        .filter_map(|(key, line)| Some((number_at(line, ID)?, *key)))
+        .collect()
+}
+
 /// Keeps the ids of groups that are the primary ones of accounts made here, which know them by that id alone, and those of accounts whose
 /// new primary group did not get the id that the new default has for it.
 fn kept_group_ids<'v>(tables: &mut Tables<'v>, found: &mut Found) -> bool {
@@ -94,13 +101,7 @@ fn kept_group_ids<'v>(tables: &mut Tables<'v>, found: &mut Found) -> bool {
     };
     let mut changed = false;
     if let Some(accounts) = tables.get_mut(&AccountFile::Passwd) {
-        let named = |records: &super::Records<'v>| -> BTreeMap<u32, &'v [u8]> {
-            let records = records.iter();
-            records
-                .filter_map(|(key, line)| Some((number_at(line, ID)?, *key)))
-                .collect()
-        };
-        let (my_groups, their_groups) = (named(&groups.mine), named(&groups.theirs));
+        let (my_groups, their_groups) = (by_id(&groups.mine), by_id(&groups.theirs));
         let gid_in = |records: &super::Records<'_>, key: &[u8]| {
             records.get(key).and_then(|line| number_at(line, PRIMARY_GROUP))
         };
@@ -145,13 +146,7 @@ fn primary_groups(tables: &mut Tables<'_>, found: &mut Found) -> bool {
     };
     let mut changed = false;
     if let Some(accounts) = tables.get_mut(&AccountFile::Passwd) {
-        let named = |records: &super::Records<'_>| -> BTreeMap<u32, Vec<u8>> {
-            records
-                .iter()
-                .filter_map(|(key, line)| Some((number_at(line, ID)?, key.to_vec())))
-                .collect()
-        };
-        let (my_groups, their_groups) = (named(&groups.mine), named(&groups.theirs));
+        let (my_groups, their_groups) = (by_id(&groups.mine), by_id(&groups.theirs));
         let mut here: BTreeSet<(u32, &[u8])> = groups
             .result
             .iter()
@@ -176,7 +171,7 @@ fn primary_groups(tables: &mut Tables<'_>, found: &mut Found) -> bool {
             } else if !accounts.theirs.contains_key(key)
                 && !taken
                 && let Some(group) = my_groups.get(&gid)
-                && let Some((group, line)) = groups.mine.get_key_value(group.as_slice())
+                && let Some((group, line)) = groups.mine.get_key_value(group)
                 && !groups.result.contains_key(group)
             {
                 found.add(

@@ -56,7 +56,7 @@ fn a_bomb_in_a_pack_takes_no_more_than_the_blob() {
     assert!(bomb.len() < 190_000, "{}", bomb.len());
     let keys = TrustedKeys::pinned([site.world.key.public()]).unwrap();
     let dir = SiteDir::open(&site.world.site()).unwrap();
-    let release = dir.published(&os(), &keys).unwrap().unwrap().release;
+    let release = dir.published(&os(), &keys, &[]).unwrap().unwrap().release;
     let manifest = dir.manifest(&release).unwrap();
     let largest = manifest
         .index

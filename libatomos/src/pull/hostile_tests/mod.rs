@@ -116,7 +116,7 @@ impl Site {
     ) {
         let site = SiteDir::open(&self.world.site()).unwrap();
         let keys = TrustedKeys::pinned([self.world.key.public()]).unwrap();
-        let published = site.published(&os(), &keys).unwrap().unwrap();
+        let published = site.published(&os(), &keys, &[]).unwrap().unwrap();
         let (mut release, commit) = (published.release.clone(), published.release.commit);
         let mut index = site.manifest(&release).unwrap().index;
         let mut table = TreeTable::encode(&self.world.publisher, &commit).unwrap();

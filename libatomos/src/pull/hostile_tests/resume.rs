@@ -98,7 +98,7 @@ fn the_parts_of_a_large_blob_are_all_had_from_the_mirror_that_is_right() {
     assert!(copied.success());
     let keys = TrustedKeys::pinned([site.world.key.public()]).unwrap();
     let dir = SiteDir::open(&other).unwrap();
-    let release = dir.published(&os(), &keys).unwrap().unwrap().release;
+    let release = dir.published(&os(), &keys, &[]).unwrap().unwrap().release;
     let manifest = dir.manifest(&release).unwrap();
     let large = manifest
         .index

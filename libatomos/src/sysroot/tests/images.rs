@@ -522,3 +522,37 @@ fn an_image_shows_the_commit_and_its_usr_can_be_written_to_for_a_while() {
     };
     std::thread::spawn(test).join().unwrap();
 }
+
+/// The initramfs may have fallen back to one that the list of deployments has let go of: the objects are its files.
+#[test]
+fn what_runs_keeps_its_objects_and_can_be_left_though_no_list_has_it() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    let running = machine.booted_into(&one);
+    let deploy = || {
+        running
+            .deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new())
+            .unwrap()
+    };
+    machine.commit("2", |_| ());
+    deploy();
+    machine.commit("3", |_| ());
+    deploy();
+    let mut state = running.state().unwrap();
+    let stranger = crate::DeploymentId {
+        serial: 9,
+        ..one.deployment.clone()
+    };
+    let target = state.rollback_target(Some(&stranger)).unwrap();
+    assert_eq!(target.id, one.deployment);
+    state.deployments.retain(|other| other.id != one.deployment);
+    state
+        .save(&Dir::open_ambient(machine.path("sysroot/atomos")).unwrap())
+        .unwrap();
+    running.recover_boot(&NoProgress).unwrap();
+    running
+        .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert!(running.repo().load_commit(&one.deployment.commit).is_ok());
+}
