@@ -40,7 +40,7 @@ fn main() {
     write("dirtree", dirtrees);
     write(
         "refs",
-        text(format!("{hex} os/stable\n{hex} origin:os/testing\n")),
+        text(format!("refs 2\n{hex} os/stable\n{hex} origin:os/testing\n")),
     );
     write("aliases", text("debian/13 latest\nlatest stable\n".to_owned()));
     write(

@@ -156,13 +156,21 @@ fn a_repository_whose_refs_are_damaged() {
         &good[..good.len() - 1],
         &[&good[..], b"x\n"].concat(),
         b"\xff\xfe\n",
+        // What a disk may leave of it.
+        b"",
+        &good[..good.iter().position(|byte| *byte == b'\n').unwrap() + 1],
+        b"gone",
     ] {
         std::fs::write(place.path("repo/refs"), bad).unwrap();
+        if bad == b"gone" {
+            std::fs::remove_file(place.path("repo/refs")).unwrap();
+        }
         // Nobody may take refs that cannot be read for none: a pruner would remove everything.
         for args in [&["prune"][..], &["commit", "-b", "os", "tree"], &["fsck"]] {
             let run = place.atomos(args);
             assert_ne!(run.code, Some(0));
             assert!(run.err.contains("repo/refs"), "{run:#?}");
+            assert!(run.err.contains("hint: "), "{run:#?}");
         }
     }
     std::fs::write(place.path("repo/refs"), good).unwrap();

@@ -171,14 +171,7 @@ pub fn published() -> Scratch {
     scratch.atomos(&["key", "generate", "key"]).code(0);
     scratch.version("1");
     scratch.publish(&[]).code(0);
-    scratch
-        .atomos(&["init", "--repo", "client", "--mode", "bare-user"])
-        .code(0);
-    let site = scratch.path("site");
-    let site = site.to_str().unwrap();
-    scratch
-        .client(&["remote", "add", "origin", site, "--key", "key.pub"])
-        .code(0);
+    scratch.new_client();
     scratch
 }
 
@@ -215,6 +208,16 @@ impl Scratch {
         let signed = more.iter().any(|arg| matches!(*arg, "--key" | "--sign-command"));
         let key: &[&str] = if signed { &[] } else { &["--key", "key"] };
         self.atomos(&[&["publish", "--to", "site"], key, more].concat())
+    }
+
+    /// Makes the repository `client`, which has nothing yet, with `site` as the remote `origin`.
+    pub fn new_client(&self) {
+        self.atomos(&["init", "--repo", "client", "--mode", "bare-user"])
+            .code(0);
+        let site = self.path("site");
+        let site = site.to_str().unwrap();
+        self.client(&["remote", "add", "origin", site, "--key", "key.pub"])
+            .code(0);
     }
 
     /// Runs the program on the repository `client`.

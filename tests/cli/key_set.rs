@@ -653,8 +653,9 @@ fn every_ref_of_a_site_goes_over_to_the_new_keys() {
         .atomos(&["commit", "-b", "staging", "--version", "1s", "tree"])
         .code(0);
     scratch.publish(&[]).code(0);
-    // One that only the site has any more.
+    // One that only the site has any more, and nobody its commit.
     scratch.atomos(&["refs", "--delete", "staging"]).code(0);
+    scratch.atomos(&["prune"]).code(0);
     let new = rotate(&scratch, 1, "key");
     let run = scratch.client(&["pull", "origin", "os", "staging"]).code(0);
     assert!(run.err.contains("Pulled origin:staging: 1s ("), "{}", run.err);

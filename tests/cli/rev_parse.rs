@@ -81,5 +81,5 @@ fn where_history_ends_is_said_and_is_no_damage() {
     scratch.atomos(&["fsck"]).code(0);
     std::fs::write(scratch.path("repo/refs"), "garbage\n").unwrap();
     let run = scratch.atomos(&["fsck"]).code(6);
-    assert!(run.err.contains("repo/refs: line 1"), "{}", run.err);
+    assert!(run.err.contains("repo/refs: its first line"), "{}", run.err);
 }

@@ -70,6 +70,50 @@ fn what_is_damaged_is_listed_and_publishing_again_mends_it() {
     assert!(run.err.contains("it has no atomos.json"), "{}", run.err);
 }
 
+#[test]
+fn damaged_files_that_were_removed_come_back_by_publishing_as_the_hint_says() {
+    let scratch = published();
+    for kind in ["packs", "images", "manifests", "releases"] {
+        for file in fs::read_dir(scratch.path("site").join(kind)).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let run = scratch
+            .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+            .code(6);
+        assert!(run.err.contains("publish again"), "{kind}: {}", run.err);
+        // Who has keys for records alone may renew; nothing is made then.
+        if kind != "releases" {
+            let run = scratch.publish(&["--renew"]).code(0);
+            assert!(
+                run.err.contains("until it is published without --renew"),
+                "{kind}: {}",
+                run.err
+            );
+        }
+        let run = scratch.publish(&[]).code(0);
+        assert!(run.err.starts_with("Published os 1 ("), "{kind}: {}", run.err);
+        assert!(
+            run.err.contains(&format!("that os needs, such as {kind}/"))
+                && run.err.contains("the new release does not need them"),
+            "{kind}: {}",
+            run.err
+        );
+        fs::remove_dir_all(scratch.path("client")).unwrap();
+        scratch.new_client();
+        scratch.client(&["pull", "origin", "os"]).code(0);
+        // What only the older release needs goes as the hint says.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        scratch
+            .atomos(&["site", "prune", "site", "--keep", "1", "--grace", "0"])
+            .code(0);
+        scratch
+            .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+            .code(0);
+    }
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.starts_with("Unchanged: os 1 ("), "{}", run.err);
+}
+
 /// Releases of different sizes, so that each needs something of its own.
 fn with_releases(count: u32) -> Scratch {
     let scratch = published();

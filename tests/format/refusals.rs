@@ -358,22 +358,42 @@ fn config_of_another_format_or_with_unknown_needs_is_refused_and_says_so() {
 #[test]
 fn refs_that_no_writer_writes_are_refused_with_their_line() {
     let hex = Digest::of(b"x").to_hex();
-    for (text, why) in [
+    for (lines, why) in [
         (format!("{hex} a"), "last line is cut short"),
-        ("\n".to_owned(), "line 1"),
-        (format!("{hex} a\n\n"), "line 2"),
-        (format!("{hex}  a\n"), "line 1"),
-        (format!("{hex} a\r\n"), "line 1"),
-        (format!("{} a\n", hex.to_uppercase()), "line 1"),
-        (format!("{} a\n", &hex[1..]), "line 1"),
-        (format!("{hex} ..\n"), "line 1"),
-        (format!("{hex} b\n{hex} a\n"), "line 2: the names are not sorted"),
-        (format!("{hex} a\n{hex} a\n"), "line 2: the names are not sorted"),
-        (format!("{hex} a\n{hex} a/b\n"), "line 2"),
-        (format!("{hex} a\n{hex} a-b\n{hex} a/b\n"), "line 3"),
+        ("\n".to_owned(), "line 2"),
+        (format!("{hex} a\n\n"), "line 3"),
+        (format!("{hex}  a\n"), "line 2"),
+        (format!("{hex} a\r\n"), "line 2"),
+        (format!("{} a\n", hex.to_uppercase()), "line 2"),
+        (format!("{} a\n", &hex[1..]), "line 2"),
+        (format!("{hex} ..\n"), "line 2"),
+        (format!("{hex} b\n{hex} a\n"), "line 3: the names are not sorted"),
+        (format!("{hex} a\n{hex} a\n"), "line 3: the names are not sorted"),
+        (format!("{hex} a\n{hex} a/b\n"), "line 3"),
+        (format!("{hex} a\n{hex} a-b\n{hex} a/b\n"), "line 4"),
+    ] {
+        let text = format!("refs {}\n{lines}", lines.lines().count());
+        let error = decode::refs(text.as_bytes()).unwrap_err();
+        assert!(error.contains(why), "{why:?} is not in {error:?} for {text:?}");
+    }
+    for (text, why) in [
+        (String::new(), "its first line"),
+        ("refs".to_owned(), "its first line"),
+        ("refs 0".to_owned(), "its first line"),
+        ("refs 00\n".to_owned(), "its first line"),
+        ("refs -1\n".to_owned(), "its first line"),
+        (format!("{hex} a\n"), "its first line"),
+        (
+            format!("refs 2\n{hex} a\n"),
+            "it has 1 refs, and says that there are 2",
+        ),
+        (
+            format!("refs 0\n{hex} a\n"),
+            "it has 1 refs, and says that there are 0",
+        ),
     ] {
         let error = decode::refs(text.as_bytes()).unwrap_err();
         assert!(error.contains(why), "{why:?} is not in {error:?} for {text:?}");
     }
-    assert!(decode::refs(b"").unwrap().is_empty());
+    assert!(decode::refs(b"refs 0\n").unwrap().is_empty());
 }

@@ -7,7 +7,7 @@ use libatomos::digest::CommitId;
 use libatomos::error::ErrorKind;
 use libatomos::names::RefName;
 use libatomos::publish::{Profile, PublishOptions, RefOutcome, publish};
-use libatomos::repo::Repo;
+use libatomos::repo::{Repo, RepoError};
 
 use super::RunResult;
 use super::key::read_public;
@@ -111,7 +111,7 @@ fn patch_base(repo: &Repo, refs: &[RefName], text: &str) -> Result<CommitId, Cli
         while let Some(id) = next {
             // History may have been cut.
             let commit = match repo.load_commit(&id) {
-                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(RepoError::ObjectMissing { .. }) => break,
                 result => result?,
             };
             if commit.version == text {
@@ -176,6 +176,22 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
             published.reference,
             published.commit.short(),
             published.number
+        ));
+    }
+    for lost in &report.lost {
+        let again = report.refs.iter().any(|published| {
+            published.reference == lost.reference && published.outcome == RefOutcome::Released
+        });
+        ui.warning(format_args!(
+            "the site had lost {} that {} needs, such as {}; {}",
+            text::count(lost.files.len() as u64, "file", "files"),
+            lost.reference,
+            lost.files[0],
+            if again {
+                "the new release does not need them"
+            } else {
+                "machines that need them cannot pull it until it is published without --renew"
+            }
         ));
     }
     for name in &report.old_key_set {

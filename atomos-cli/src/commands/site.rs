@@ -12,7 +12,7 @@ use super::key::read_public;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
-use crate::report::CliError;
+use crate::report::{CliError, shown};
 use crate::signing::{SigningArgs, borrowed};
 
 /// Look after a published site
@@ -92,6 +92,10 @@ struct WithdrawArgs {
     #[arg(long, value_name = "TEXT")]
     reason: String,
 
+    /// A public key that machines were given, for records of before the first key set; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pinned: Vec<PathBuf>,
+
     #[command(flatten)]
     signing: SigningArgs,
 }
@@ -142,16 +146,28 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
             text::size(report.bytes),
             text::count(report.files, "file", "files")
         ));
+        if report.refs == 0 {
+            ui.warning("the site has no refs: nobody can pull anything from it");
+        }
         if trusted.is_none() {
             ui.status("Signatures were not looked at; --key FILE.pub has them verified as machines do");
         }
         return Ok(Outcome::Done);
     }
     let is_signed = |file: &str| file.starts_with("refs/") || file.starts_with("keys/");
-    let hint = if report.findings.iter().all(|finding| is_signed(&finding.file)) {
-        "--key takes the keys that machines were given; `atomos key set show --site DIR` shows those that count now"
+    let dir = shown(&args.dir);
+    let hint = if !report.findings.iter().all(|finding| is_signed(&finding.file)) {
+        format!(
+            "remove the damaged files and publish again: what the newest releases lack is made anew; older ones that lack something go with `atomos site prune {dir} --keep 1 --grace 0`"
+        )
+    } else if trusted.is_none() {
+        format!(
+            "remove the damaged records and publish again; `atomos key set show --site {dir}` shows the keys that count"
+        )
     } else {
-        "remove the damaged files and publish again: what is missing is made anew"
+        format!(
+            "--key takes the keys that machines were given; `atomos key set show --site {dir}` shows those that count now"
+        )
     };
     Err(CliError::of_kind(
         libatomos::ErrorKind::Corrupt,
@@ -199,7 +215,20 @@ fn take_back(context: &Context, args: &WithdrawArgs) -> RunResult {
     let reference: RefName = reference.parse()?;
     let signers = args.signing.signers()?;
     let signers = borrowed(&signers);
-    let record = withdraw(&args.dir, &reference, selector, &args.reason, &signers, None)?;
+    let pinned = args
+        .pinned
+        .iter()
+        .map(|file| read_public(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let record = withdraw(
+        &args.dir,
+        &reference,
+        selector,
+        &args.reason,
+        &signers,
+        &pinned,
+        None,
+    )?;
     if context.json() {
         context.ui().result(|out| json::write(out, &record))?;
     }

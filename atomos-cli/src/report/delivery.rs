@@ -72,6 +72,13 @@ fn hint_for_pull(error: &PullError) -> Option<String> {
             "`atomos remote show NAME` shows the keys that count; ask the publisher whether they are right"
                 .to_owned()
         }
+        PullError::OlderThanCopy { path, .. } => {
+            format!(
+                "nothing was changed; the remote's site is behind, or not what it was: where that is right, remove {}",
+                shown(path)
+            )
+        }
+        PullError::Lock(error) => return hint_for_lock(error),
         PullError::Older { .. } => "ask the publisher, or name another mirror".to_owned(),
         PullError::Expired { expires, now, .. } => format!(
             "it was good until {}, and it is {} or later; look at this machine's clock; if it is right, the publisher has to publish again, and `bundle apply --accept-expired` takes a bundle all the same",

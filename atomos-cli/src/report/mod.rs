@@ -134,7 +134,7 @@ impl From<InvalidName> for CliError {
     }
 }
 
-fn shown(path: &std::path::Path) -> String {
+pub fn shown(path: &std::path::Path) -> String {
     crate::output::text::escape_path(path)
 }
 

@@ -99,6 +99,12 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
             format!("`atomos refs --repo {}` lists the refs", shown(repo))
         }
         RepoError::AmbiguousPrefix { .. } => "give more digits of the digest".to_owned(),
+        RepoError::State { path, .. } if path.file_name().is_some_and(|name| name == "refs") => {
+            let (file, dir) = (shown(path), path.parent().map(shown).unwrap_or_default());
+            format!(
+                "put a good copy of {file} in its place; without one, `echo refs 0 > {file}` begins without refs: then pull again, or name the commits of {dir}/commits with `atomos refs --create NAME=COMMIT`, before anything is pruned"
+            )
+        }
         RepoError::State { path, .. } => {
             format!("nothing reads it as it is: put a good copy of {} in its place, or move it away and `atomos reset` the refs that it had", shown(path))
         }

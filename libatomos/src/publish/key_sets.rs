@@ -118,8 +118,9 @@ impl SiteDir {
     pub(super) fn refs_of_older_keys(&self, keys: &TrustedKeys) -> Result<Vec<RefName>, PublishError> {
         let mut old = Vec::new();
         for reference in self.refs()? {
-            if let Some((record, _)) = self.published_unverified(&reference)?
-                && record.keys < keys.number()
+            if self
+                .record_unverified(&reference)?
+                .is_some_and(|record| record.keys < keys.number())
             {
                 old.push(reference);
             }

@@ -1,4 +1,4 @@
-//! Looking after a site: verifying it, removing what nobody needs, taking a release back.
+//! Looking after a site: verifying it, removing what nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -9,18 +9,18 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::compress::Decompressor;
-use crate::digest::{BlobId, CommitId, Digest};
+use crate::digest::{BlobId, Digest};
 use crate::fs::{FsError, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::sign::{Envelope, PublicKey, Signer, TrustedKeys};
+use crate::sign::{Envelope, PublicKey, TrustedKeys};
 use crate::site::{
-    Artifact, BlobList, FileRef, Frame, Manifest, RECORD_TYPE, RELEASE_TYPE, Record, Release, Withdrawn,
-    blob_frames, image_frames, is_selected, limits, record_path,
+    Artifact, BlobList, FileRef, Frame, Manifest, Record, Release, blob_frames, image_frames, limits,
+    record_path,
 };
 
 use super::PublishError;
-use super::publisher::{check_clock, next_sequence, now, signers};
+use super::publisher::now;
 use super::site_dir::{SiteDir, SiteWriter};
 
 /// Something wrong with a site.
@@ -84,6 +84,11 @@ impl SiteDir {
             match self.fsck_ref(&reference, keys.as_ref(), &given, &mut needed) {
                 Ok(()) => {}
                 Err(PublishError::OtherKeys { source, .. }) => report.add(record_path(&reference), &source),
+                // Not always the record: what it leads to may be.
+                Err(PublishError::Damaged { path, reason }) => {
+                    let file = path.strip_prefix(self.dir().path()).unwrap_or(&path);
+                    report.add(file.to_string_lossy().into_owned(), &reason);
+                }
                 Err(error) => report.add(record_path(&reference), &error),
             }
         }
@@ -218,15 +223,8 @@ impl SiteDir {
         {
             return Ok(());
         }
-        let index = self.manifest(release)?.index;
-        for pack in index.packs {
-            files.insert((Artifact::Pack, pack.digest), pack.size);
-        }
-        for file in index.patch_files {
-            files.insert((Artifact::Patch, file.digest), file.size);
-        }
-        if let Some((image, _)) = index.image {
-            files.insert((Artifact::Image, image.digest), image.size);
+        for (kind, file) in self.manifest(release)?.index.files() {
+            files.insert((kind, file.digest), file.size);
         }
         Ok(())
     }
@@ -248,19 +246,24 @@ impl SiteDir {
         &self,
         reference: &RefName,
     ) -> Result<Option<(Record, Release)>, PublishError> {
-        let Some(bytes) = self
-            .dir()
-            .read_optional(record_path(reference), limits::MAX_RECORD)?
-        else {
+        let Some(record) = self.record_unverified(reference)? else {
             return Ok(None);
         };
-        let envelope = Envelope::decode(&bytes)?;
-        let record = Record::from_payload(envelope.unverified_payload())?;
         let release = self.release(&FileRef {
             digest: record.release,
             size: record.release_size,
         })?;
         Ok(Some((record, release)))
+    }
+
+    /// Reads a ref's record.
+    pub(super) fn record_unverified(&self, reference: &RefName) -> Result<Option<Record>, PublishError> {
+        let name = record_path(reference);
+        let Some(bytes) = self.dir().read_optional(&name, limits::MAX_RECORD)? else {
+            return Ok(None);
+        };
+        let envelope = Envelope::decode(&bytes).map_err(|error| self.damaged(&name, error))?;
+        Ok(Some(Record::from_payload(envelope.unverified_payload())?))
     }
 
     /// Takes every blob out of its pack, and out of the image, and verifies it.
@@ -462,137 +465,4 @@ pub fn prune_site(
         }
     }
     Ok(report)
-}
-
-/// Takes a release back: the ref's record names the newest release that was not taken back, and says why. Machines that have it go
-/// back, and none takes it again.
-pub fn withdraw(
-    path: &Path,
-    reference: &RefName,
-    selector: &str,
-    reason: &str,
-    given: &[&dyn Signer],
-    time: Option<i64>,
-) -> Result<Record, PublishError> {
-    let repository = SiteDir::open(path)?.repository().to_owned();
-    let writer = SiteWriter::open(path, &repository)?;
-    let publics: Vec<_> = given.iter().map(|signer| signer.public()).collect();
-    let keys = writer.site.trusted_keys(&publics)?;
-    let record_signers = signers(given, &keys.set().record, "record")?;
-    let no_such = |selector: &str| PublishError::NoSuchRelease {
-        reference: reference.clone(),
-        selector: selector.to_owned(),
-    };
-    let published = writer
-        .site
-        .published(reference, &keys, &publics)?
-        .ok_or_else(|| writer.site.no_such_ref(reference))?;
-    let already = published
-        .record
-        .withdrawn
-        .iter()
-        .find(|one| is_selected(selector, &one.commit, &one.version));
-    if let Some(one) = already {
-        return Err(PublishError::Withdrawn {
-            reference: reference.clone(),
-            commit: one.commit,
-            reason: one.reason.clone(),
-        });
-    }
-    let mut needed = Needed::default();
-    writer.site.collect(
-        &published.record,
-        published.release.clone(),
-        0,
-        i64::MAX,
-        &mut needed,
-    )?;
-    let matches = |release: &&Release| is_selected(selector, &release.commit, &release.version);
-    let gone = needed
-        .releases
-        .iter()
-        .find(matches)
-        .ok_or_else(|| no_such(selector))?;
-    let mut record = published.record.clone();
-    if !record.withdrawn.iter().any(|one| one.commit == gone.commit) {
-        record.withdrawn.push(Withdrawn {
-            number: gone.number,
-            commit: gone.commit,
-            version: gone.version.clone(),
-            reason: reason.to_owned(),
-        });
-    }
-    let withdrawn: BTreeSet<CommitId> = record.withdrawn.iter().map(|one| one.commit).collect();
-    let mut newest = None;
-    for release in &needed.releases {
-        // One that was pruned cannot be pulled.
-        let manifest = Artifact::Manifest.path(&release.manifest.digest);
-        if !withdrawn.contains(&release.commit)
-            && newest.is_none_or(|newest: &Release| newest.number < release.number)
-            && writer.site.dir().exists(manifest)?
-        {
-            newest = Some(release);
-        }
-    }
-    let newest = newest.ok_or_else(|| PublishError::NothingLeft {
-        reference: reference.clone(),
-    })?;
-    let file = needed_file(&writer.site, &published.record, &published.release, newest)?;
-    record.release = file.digest;
-    record.release_size = file.size;
-    // One of before a rotation has the signatures of then.
-    let file = writer.release_signed_by(&record, &keys, |payload| {
-        let role = keys.set().release.as_ref().unwrap_or(&keys.set().record);
-        let signers = signers(given, role, "release")?;
-        Ok(Envelope::sign(RELEASE_TYPE, payload, &signers)?)
-    })?;
-    record.sequence = next_sequence(&record, &keys)?;
-    record.keys = keys.number();
-    let life = record.expires - record.time;
-    let last = (published.record.keys == keys.number()).then_some(record.time);
-    record.time = time.unwrap_or_else(now);
-    record.expires = record.time.saturating_add(life);
-    check_clock(reference, record.expires, last, None)?;
-    record.release = file.digest;
-    record.release_size = file.size;
-    record.number = newest.number;
-    record.commit = newest.commit;
-    record.version.clone_from(&newest.version);
-    record.compatible.clone_from(&newest.compatible);
-    record.min_from = newest.min_from;
-    let envelope = Envelope::sign(RECORD_TYPE, record.to_payload(), &record_signers)?;
-    writer.place_artifacts()?;
-    writer.write_record(reference, &envelope.encode())?;
-    writer.sync()?;
-    Ok(record)
-}
-
-/// Finds the file of a release in the histories.
-fn needed_file(
-    site: &SiteDir,
-    record: &Record,
-    newest: &Release,
-    wanted: &Release,
-) -> Result<FileRef, PublishError> {
-    if newest.number == wanted.number && newest.commit == wanted.commit {
-        return Ok(FileRef {
-            digest: record.release,
-            size: record.release_size,
-        });
-    }
-    let mut release = newest.clone();
-    loop {
-        if let Some(entry) = release.history.iter().find(|entry| entry.number == wanted.number) {
-            return Ok(entry.release);
-        }
-        match release.history.last() {
-            Some(oldest) => release = site.release(&oldest.release)?,
-            None => {
-                return Err(PublishError::NoSuchRelease {
-                    reference: wanted.reference.clone(),
-                    selector: wanted.number.to_string(),
-                });
-            }
-        }
-    }
 }

@@ -15,6 +15,7 @@ mod release;
 mod site_dir;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 
 use std::path::PathBuf;
 
@@ -31,9 +32,10 @@ use crate::repo::RepoError;
 use crate::sign::{KeyId, PublicKey, SignError, Signer};
 use crate::site::SiteError;
 
-pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site, withdraw};
+pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site};
 pub use publisher::publish;
 pub use site_dir::{Published, SiteDir};
+pub use withdraw::withdraw;
 
 /// How much work to spend on fewer bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -119,6 +121,17 @@ pub enum RefOutcome {
     Unchanged,
 }
 
+/// What a site has lost of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LostFiles {
+    /// The ref.
+    #[serde(rename = "ref")]
+    pub reference: RefName,
+    /// The files, relative to the site: they are gone, or not as large as they were.
+    pub files: Vec<String>,
+}
+
 /// What publishing did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -129,6 +142,8 @@ pub struct PublishReport {
     pub key_set: u64,
     /// Refs of the site whose record an earlier key set has signed: machines that know the newer set refuse it.
     pub old_key_set: Vec<RefName>,
+    /// What the site has lost of the releases that it had. Where the ref was released anew, that is mended by it.
+    pub lost: Vec<LostFiles>,
     /// Blobs that the site did not have.
     pub new_blobs: u64,
     /// Bytes in them.

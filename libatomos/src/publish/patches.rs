@@ -20,7 +20,7 @@ use super::PublishError;
 use super::consolidate::Known;
 use super::manifests::prefix;
 use super::pack::Output;
-use super::site_dir::SiteWriter;
+use super::site_dir::{SiteDir, SiteWriter};
 
 /// Releases back from the new one that patches are made from.
 const BACK: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -52,15 +52,26 @@ pub(super) fn bases(
     Ok(bases)
 }
 
-/// Returns the patches of an earlier release that make blobs of this tree.
-pub(super) fn carry(previous: &Manifest, blobs: &BlobList) -> Vec<Placed> {
+/// Returns the patches of an earlier release that make blobs of this tree, as far as the site has them still.
+pub(super) fn carry(
+    site: &SiteDir,
+    previous: &Manifest,
+    blobs: &BlobList,
+) -> Result<Vec<Placed>, PublishError> {
+    let is_there = previous
+        .index
+        .patch_files
+        .iter()
+        .map(|file| site.has_artifact(Artifact::Patch, file))
+        .collect::<Result<Vec<_>, _>>()?;
     let index_of = |old: u32| {
         let blob = previous.blobs.blobs().get(old as usize)?;
         blobs.index_of(&blob.id)
     };
     let mut files = BTreeSet::new();
     let mut carried = Vec::new();
-    for patch in &previous.index.patches {
+    let patches = previous.index.patches.iter();
+    for patch in patches.filter(|patch| is_there[patch.file() as usize]) {
         let mut patch = patch.clone();
         let alive = match &mut patch {
             PatchFrame::Prefix { blob, .. } => match index_of(*blob) {
@@ -83,7 +94,7 @@ pub(super) fn carry(previous: &Manifest, blobs: &BlobList) -> Vec<Placed> {
             carried.push((file, patch));
         }
     }
-    carried
+    Ok(carried)
 }
 
 /// Opens blobs for the maker.

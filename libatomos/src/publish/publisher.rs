@@ -5,16 +5,15 @@ use std::path::Path;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
-use crate::error::ErrorKind;
 use crate::names::RefName;
 use crate::progress::Progress;
 use crate::repo::{Repo, RepoError};
 use crate::sign::{Envelope, PublicKey, Role, Signer, TrustedKeys};
-use crate::site::{FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release};
+use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release};
 
 use super::consolidate::Known;
-use super::site_dir::{Published, SiteWriter};
-use super::{PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
+use super::site_dir::SiteWriter;
+use super::{LostFiles, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
 
 /// Seconds that a record is believed unless the publisher says otherwise: 30 days.
 const LIFETIME: i64 = 30 * 24 * 3600;
@@ -149,8 +148,40 @@ pub(super) struct Publisher<'a> {
 pub(super) struct Job {
     pub(super) reference: RefName,
     pub(super) commit: CommitId,
-    pub(super) previous: Option<Published>,
+    pub(super) previous: Option<Previous>,
     pub(super) outcome: RefOutcome,
+}
+
+/// What is published of a ref.
+#[derive(Clone)]
+pub(super) struct Previous {
+    pub(super) record: Record,
+    /// Its release; `None` where the site has lost it.
+    pub(super) release: Option<Release>,
+    /// What the release needs and the site has lost.
+    lost: Vec<(Artifact, FileRef)>,
+}
+
+impl Job {
+    /// The release stays as it is.
+    fn renewing(reference: &RefName, previous: Previous) -> Self {
+        Self {
+            reference: reference.clone(),
+            commit: previous.record.commit,
+            outcome: RefOutcome::Renewed,
+            previous: Some(previous),
+        }
+    }
+}
+
+impl Previous {
+    fn lost_of(&self, reference: &RefName) -> LostFiles {
+        let files = self.lost.iter();
+        LostFiles {
+            reference: reference.clone(),
+            files: files.map(|(kind, file)| kind.path(&file.digest)).collect(),
+        }
+    }
 }
 
 impl Publisher<'_> {
@@ -168,8 +199,13 @@ impl Publisher<'_> {
             .iter()
             .map(|name| self.job(name))
             .collect::<Result<Vec<_>, _>>()?;
-        for name in orphans {
-            jobs.extend(self.orphan(name)?);
+        for reference in orphans {
+            match self.previous(reference)? {
+                // Nobody can make another release of it.
+                Some(previous) if previous.release.is_none() => report.lost.push(previous.lost_of(reference)),
+                Some(previous) => jobs.push(Job::renewing(reference, previous)),
+                None => {}
+            }
         }
         for job in jobs.iter().filter(|job| job.outcome != RefOutcome::Unchanged) {
             self.check_clock(job)?;
@@ -182,21 +218,25 @@ impl Publisher<'_> {
         let mut records = Vec::new();
         for job in jobs {
             self.cancel.check()?;
-            let (file, release) = match (job.outcome, &job.previous) {
-                (RefOutcome::Renewed, Some(previous)) => {
+            let previous = job.previous.as_ref();
+            if let Some(previous) = previous.filter(|previous| !previous.lost.is_empty()) {
+                report.lost.push(previous.lost_of(&job.reference));
+            }
+            let kept = previous.and_then(|previous| Some((&previous.record, previous.release.as_ref()?)));
+            let (file, release) = match (job.outcome, kept) {
+                (RefOutcome::Renewed, Some((record, release))) => {
                     let sign = |payload| self.sign_release(payload);
-                    let file = self.writer.release_signed_by(&previous.record, self.keys, sign)?;
-                    (file, previous.release.clone())
+                    let file = self.writer.release_signed_by(record, self.keys, sign)?;
+                    (file, release.clone())
                 }
-                (RefOutcome::Released, _) => self.release(&job, &mut known, &mut report)?,
-                (_, Some(previous)) => {
+                (RefOutcome::Unchanged, Some((record, release))) => {
                     let file = FileRef {
-                        digest: previous.record.release,
-                        size: previous.record.release_size,
+                        digest: record.release,
+                        size: record.release_size,
                     };
-                    (file, previous.release.clone())
+                    (file, release.clone())
                 }
-                (_, None) => unreachable!("a ref without a record gets a release"),
+                _ => self.release(&job, &mut known, &mut report)?,
             };
             let sequence = match &job.previous {
                 Some(previous) => next_sequence(&previous.record, self.keys)?,
@@ -232,8 +272,32 @@ impl Publisher<'_> {
         Ok(report)
     }
 
-    fn published(&self, reference: &RefName) -> Result<Option<Published>, PublishError> {
-        self.writer.site.published(reference, self.keys, &self.earlier)
+    /// Reads what is published of a ref, and verifies it. What the site has lost of it is no error.
+    fn previous(&self, reference: &RefName) -> Result<Option<Previous>, PublishError> {
+        let site = &self.writer.site;
+        let Some((record, keys)) = site.record(reference, self.keys, &self.earlier)? else {
+            return Ok(None);
+        };
+        let release = match site.release_of(&record, &keys) {
+            Ok(release) => Some(release),
+            Err(PublishError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let lost = match &release {
+            Some(release) => site.lost_of(release)?,
+            None => {
+                let file = FileRef {
+                    digest: record.release,
+                    size: record.release_size,
+                };
+                vec![(Artifact::Release, file)]
+            }
+        };
+        Ok(Some(Previous {
+            record,
+            release,
+            lost,
+        }))
     }
 
     fn job(&self, reference: &RefName) -> Result<Job, PublishError> {
@@ -244,18 +308,13 @@ impl Publisher<'_> {
                 name: reference.clone(),
                 repo: self.repo.dir().path().to_owned(),
             })?;
-        let previous = self.published(reference)?;
+        let previous = self.previous(reference)?;
         let outcome = match &previous {
             Some(previous) => {
                 let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);
                 // Its place is taken, and that has to be signed for as long as nothing else is published.
                 if withdrawn.is_some() && (self.options.renew || self.options.key_set.is_some()) {
-                    return Ok(Job {
-                        reference: reference.clone(),
-                        commit: previous.record.commit,
-                        outcome: RefOutcome::Renewed,
-                        previous: Some(previous.clone()),
-                    });
+                    return Ok(Job::renewing(reference, previous.clone()));
                 }
                 if let Some(withdrawn) = withdrawn {
                     return Err(PublishError::Withdrawn {
@@ -288,31 +347,24 @@ impl Publisher<'_> {
         Ok(Envelope::sign(RELEASE_TYPE, payload, &self.release_signers()?)?)
     }
 
-    /// A ref that only the site has: its release stays as it is.
-    fn orphan(&self, reference: &RefName) -> Result<Option<Job>, PublishError> {
-        let previous = self.published(reference)?;
-        Ok(previous.map(|previous| Job {
-            reference: reference.clone(),
-            commit: previous.record.commit,
-            outcome: RefOutcome::Renewed,
-            previous: Some(previous),
-        }))
-    }
-
-    fn outcome(&self, previous: &Published, commit: &CommitId) -> RefOutcome {
-        let release = &previous.release;
+    fn outcome(&self, previous: &Previous, commit: &CommitId) -> RefOutcome {
+        let record = &previous.record;
         let other_terms = (!self.options.compatible.is_empty()
-            && self.options.compatible != release.compatible)
+            && self.options.compatible != record.compatible)
             || self
                 .options
                 .min_from
-                .is_some_and(|number| number != release.min_from);
-        if release.commit != *commit || other_terms || !self.options.patch_from.is_empty() {
+                .is_some_and(|number| number != record.min_from);
+        if record.commit != *commit || other_terms || !self.options.patch_from.is_empty() {
             return RefOutcome::Released;
         }
-        let life = previous.record.expires - previous.record.time;
-        let left = previous.record.expires - self.time;
-        let other_keys = previous.record.keys != self.keys.number();
+        // What the site has lost is made anew; whoever only renews may not have the keys for that.
+        if previous.release.is_none() || (!previous.lost.is_empty() && !self.options.renew) {
+            return RefOutcome::Released;
+        }
+        let life = record.expires - record.time;
+        let left = record.expires - self.time;
+        let other_keys = record.keys != self.keys.number();
         if self.options.renew || other_keys || left < life / 3 {
             RefOutcome::Renewed
         } else {
@@ -322,17 +374,25 @@ impl Publisher<'_> {
 
     /// Collects where blobs lie already, for all refs of the site.
     fn collect_known(&self, known: &mut HashMap<BlobId, Known>) -> Result<(), PublishError> {
-        for reference in self.writer.site.refs()? {
+        let site = &self.writer.site;
+        for reference in site.refs()? {
             self.cancel.check()?;
-            let Some(published) = self.published(&reference)? else {
+            let release = self.previous(&reference)?.and_then(|previous| previous.release);
+            let Some(release) = release else {
                 continue;
             };
-            let manifest = self.writer.site.manifest(&published.release)?;
-            for place in &manifest.index.places {
+            let Some(manifest) = site.manifest_unless_lost(&release)? else {
+                continue;
+            };
+            let packs = &manifest.index.packs;
+            let is_there = packs
+                .iter()
+                .map(|pack| site.has_artifact(Artifact::Pack, pack))
+                .collect::<Result<Vec<_>, _>>()?;
+            let there = manifest.index.places.iter();
+            for place in there.filter(|place| is_there[place.pack as usize]) {
                 let id = manifest.blobs.blobs()[place.blob as usize].id;
-                known
-                    .entry(id)
-                    .or_insert_with(|| Known::of(place, &manifest.index.packs));
+                known.entry(id).or_insert_with(|| Known::of(place, packs));
             }
         }
         Ok(())
@@ -343,7 +403,8 @@ impl Publisher<'_> {
         let previous = previous.filter(|record| record.keys == self.keys.number());
         let commit = match self.repo.load_commit(&job.commit) {
             Ok(commit) => Some(commit.time),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            // Only the site has it.
+            Err(RepoError::ObjectMissing { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         check_clock(

@@ -139,7 +139,7 @@ impl Publisher<'_> {
             subject: commit.subject.clone(),
             compatible: if self.options.compatible.is_empty() {
                 previous
-                    .map(|previous| previous.release.compatible.clone())
+                    .map(|previous| previous.record.compatible.clone())
                     .unwrap_or_default()
             } else {
                 self.options.compatible.clone()
@@ -147,7 +147,7 @@ impl Publisher<'_> {
             min_from: self
                 .options
                 .min_from
-                .or(previous.map(|previous| previous.release.min_from))
+                .or(previous.map(|previous| previous.record.min_from))
                 .unwrap_or(0),
             totals: Totals {
                 files: blobs.files(),
@@ -198,8 +198,17 @@ impl Publisher<'_> {
         if self.options.no_patches {
             return Ok(Vec::new());
         }
-        let carried = match &job.previous {
-            Some(previous) => patches::carry(&self.writer.site.manifest(&previous.release)?, blobs),
+        let site = &self.writer.site;
+        let release = job
+            .previous
+            .as_ref()
+            .and_then(|previous| previous.release.as_ref());
+        let manifest = match release {
+            Some(release) => site.manifest_unless_lost(release)?,
+            None => None,
+        };
+        let carried = match manifest {
+            Some(manifest) => patches::carry(site, &manifest, blobs)?,
             None => Vec::new(),
         };
         let levels = self.options.profile.levels();
@@ -267,7 +276,7 @@ fn next_number(job: &Job) -> Result<u64, PublishError> {
         return Ok(1);
     };
     let withdrawn = previous.record.withdrawn.iter().map(|one| one.number).max();
-    let last = previous.release.number.max(withdrawn.unwrap_or(0));
+    let last = previous.record.number.max(withdrawn.unwrap_or(0));
     last.checked_add(1).ok_or_else(|| PublishError::LastSequence {
         reference: job.reference.clone(),
     })
@@ -278,8 +287,11 @@ fn history(job: &Job) -> Vec<HistoryEntry> {
     let Some(previous) = &job.previous else {
         return Vec::new();
     };
-    let mut history = previous.release.history.clone();
-    let release = &previous.release;
+    // What came before a release that is lost is known by that alone.
+    let Some(release) = &previous.release else {
+        return Vec::new();
+    };
+    let mut history = release.history.clone();
     history.insert(
         0,
         HistoryEntry {

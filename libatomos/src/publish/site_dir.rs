@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::digest::Digest;
-use crate::fs::{Dir, FileLock, FsError, LockMode};
+use crate::fs::{Dir, FileKind, FileLock, FsError, LockMode};
 use crate::names::RefName;
-use crate::sign::{Envelope, KeySet, PublicKey, TrustedKeys};
+use crate::sign::{Envelope, KeySet, PublicKey, SignError, TrustedKeys};
 use crate::site::{
     Artifact, FORMAT, FileRef, INFO, KEYS, Manifest, RECORD_TYPE, REFS, RELEASE_TYPE, Record, Release,
     SiteInfo, key_set_path, limits, record_path,
@@ -101,7 +101,7 @@ impl SiteDir {
                     continue;
                 };
                 let name = format!("{prefix}/{name}");
-                if dir.stat(&entry.name)?.kind == crate::fs::FileKind::Dir {
+                if dir.stat(&entry.name)?.kind == FileKind::Dir {
                     stack.push(name);
                 } else if let Ok(name) = name[1..].parse() {
                     names.push(name);
@@ -170,6 +170,20 @@ impl SiteDir {
         keys: &TrustedKeys,
         given: &[PublicKey],
     ) -> Result<Option<Published>, PublishError> {
+        let Some((record, keys)) = self.record(reference, keys, given)? else {
+            return Ok(None);
+        };
+        let release = self.release_of(&record, &keys)?;
+        Ok(Some(Published { record, release }))
+    }
+
+    /// Reads a ref's record as [`SiteDir::published`] does, and returns it with the keys that have signed it.
+    pub(super) fn record(
+        &self,
+        reference: &RefName,
+        keys: &TrustedKeys,
+        given: &[PublicKey],
+    ) -> Result<Option<(Record, TrustedKeys)>, PublishError> {
         let name = record_path(reference);
         let Some(bytes) = self.dir.read_optional(&name, limits::MAX_RECORD)? else {
             return Ok(None);
@@ -185,31 +199,40 @@ impl SiteDir {
             return Err(self.damaged(&name, reason));
         }
         let keys = self.keys_of(record.keys, keys, given)?;
-        let other_keys = |name: &str, source| PublishError::OtherKeys {
-            path: self.path(name),
-            source,
-        };
         keys.verify_record(&envelope, RECORD_TYPE)
-            .map_err(|source| other_keys(&name, source))?;
+            .map_err(|source| self.other_keys(&name, source))?;
         if record.reference != *reference || record.repository != self.info.repository {
             return Err(self.damaged(&name, "it is another ref's record"));
         }
+        Ok(Some((record, keys)))
+    }
+
+    /// Reads the release that a verified record names, and verifies it by the same keys.
+    pub(super) fn release_of(&self, record: &Record, keys: &TrustedKeys) -> Result<Release, PublishError> {
         let file = FileRef {
             digest: record.release,
             size: record.release_size,
         };
+        let name = Artifact::Release.path(&file.digest);
         let envelope = self.release_envelope(&file)?;
-        let release_name = Artifact::Release.path(&file.digest);
         keys.verify_release(&envelope, RELEASE_TYPE)
-            .map_err(|source| other_keys(&release_name, source))?;
+            .map_err(|source| self.other_keys(&name, source))?;
         let release = Release::from_payload(envelope.unverified_payload())?;
         let is_of_record = release.repository == record.repository
             && release.reference == record.reference
             && (release.commit, release.number) == (record.commit, record.number);
         if !is_of_record {
-            return Err(self.damaged(&name, "its release is another one than it says"));
+            let reason = "its release is another one than it says";
+            return Err(self.damaged(&record_path(&record.reference), reason));
         }
-        Ok(Some(Published { record, release }))
+        Ok(release)
+    }
+
+    fn other_keys(&self, name: &str, source: SignError) -> PublishError {
+        PublishError::OtherKeys {
+            path: self.path(name),
+            source,
+        }
     }
 
     /// Returns key set `number`, from which a chain must lead to `keys`.
@@ -233,11 +256,9 @@ impl SiteDir {
         // The newest may be about to be placed; it was judged by the one before.
         for next in number + 1..=self.newest_key_set_number()?.min(keys.number()) {
             let name = key_set_path(next);
-            let source = |source| PublishError::OtherKeys {
-                path: self.path(&name),
-                source,
-            };
-            last = last.advance(&self.key_set_bytes(next)?).map_err(source)?;
+            last = last
+                .advance(&self.key_set_bytes(next)?)
+                .map_err(|source| self.other_keys(&name, source))?;
         }
         if last.number() == keys.number() && last != *keys {
             return Err(self.damaged(&key_set_path(last.number()), "it is another key set"));
@@ -263,13 +284,48 @@ impl SiteDir {
         Ok(Manifest::decode(&bytes, &release.commit, &[])?)
     }
 
+    /// Reads the whole manifest of a release, where the site has it still.
+    pub(super) fn manifest_unless_lost(&self, release: &Release) -> Result<Option<Manifest>, PublishError> {
+        match self.manifest(release) {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(PublishError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns what a release needs that the site has lost: files that are gone, or of another size.
+    pub(super) fn lost_of(&self, release: &Release) -> Result<Vec<(Artifact, FileRef)>, PublishError> {
+        let relative = release.manifests.iter().map(|relative| relative.file);
+        let mut files: Vec<_> = relative.map(|file| (Artifact::Manifest, file)).collect();
+        let mut lost = Vec::new();
+        match self.manifest_unless_lost(release)? {
+            Some(manifest) => files.extend(manifest.index.files()),
+            None => lost.push((Artifact::Manifest, release.manifest)),
+        }
+        for (kind, file) in files {
+            if !self.has_artifact(kind, &file)? {
+                lost.push((kind, file));
+            }
+        }
+        Ok(lost)
+    }
+
     fn read_artifact(&self, kind: Artifact, file: &FileRef, limit: usize) -> Result<Vec<u8>, PublishError> {
         let name = kind.path(&file.digest);
-        let bytes = self.dir.read(&name, limit)?;
+        let bytes = self
+            .dir
+            .read_optional(&name, limit)?
+            .ok_or_else(|| self.damaged(&name, "it is not there"))?;
         if bytes.len() as u64 != file.size || Digest::of(&bytes) != file.digest {
             return Err(self.damaged(&name, "its bytes are not those of its name"));
         }
         Ok(bytes)
+    }
+
+    /// Returns whether an artifact is there, as large as it has to be. Its bytes are [`SiteDir::fsck`]'s matter.
+    pub(super) fn has_artifact(&self, kind: Artifact, file: &FileRef) -> Result<bool, PublishError> {
+        let stat = self.dir.stat_optional(kind.path(&file.digest))?;
+        Ok(stat.is_some_and(|stat| stat.kind == FileKind::File && stat.size == file.size))
     }
 
     /// Opens an artifact for reading.

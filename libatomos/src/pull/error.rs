@@ -6,7 +6,7 @@ use crate::cancel::Cancelled;
 use crate::digest::{CommitId, Digest};
 use crate::error::ErrorKind;
 use crate::failpoint::Tripped;
-use crate::fs::FsError;
+use crate::fs::{FsError, LockError};
 use crate::names::{InvalidName, RefName};
 use crate::remote::{RemoteError, RemoteName};
 use crate::repo::RepoError;
@@ -50,6 +50,19 @@ pub enum PullError {
         /// Key set and sequence that were seen.
         seen: (u64, u64),
         /// Those of this record.
+        found: (u64, u64),
+    },
+    /// A record is older than the one of the copy that it would take the place of.
+    #[error(
+        "{} is newer than what the remote has: key set {}, sequence {}, and the remote says key set {}, sequence {}",
+        path.display(), seen.0, seen.1, found.0, found.1
+    )]
+    OlderThanCopy {
+        /// The copy's record.
+        path: PathBuf,
+        /// Its key set and sequence.
+        seen: (u64, u64),
+        /// Those of the remote's.
         found: (u64, u64),
     },
     /// Two records of the same number say different things.
@@ -230,6 +243,9 @@ pub enum PullError {
     /// A name is not acceptable.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// Another process is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The caller asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -253,6 +269,7 @@ impl PullError {
             Self::Untrusted { source, .. } => source.kind(),
             Self::OtherRecord { .. }
             | Self::Older { .. }
+            | Self::OlderThanCopy { .. }
             | Self::Equivocation { .. }
             | Self::Expired { .. }
             | Self::Withdrawn { .. } => ErrorKind::Untrusted,
@@ -273,6 +290,7 @@ impl PullError {
             Self::Remote(error) => error.kind(),
             Self::Repo(error) => error.kind(),
             Self::Fs(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
             Self::Name(_) => ErrorKind::Invalid,
             Self::Cancelled(_) => ErrorKind::Cancelled,
             Self::Failpoint(_) => ErrorKind::Io,

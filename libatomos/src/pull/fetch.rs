@@ -108,11 +108,8 @@ impl Fetcher<'_> {
             let response = match attempts.get(&question) {
                 Ok(response) => response,
                 Err(error) => match error.kind {
-                    TransportErrorKind::Temporary
-                    | TransportErrorKind::Cancelled
-                    | TransportErrorKind::Local => {
-                        return Err(error.into());
-                    }
+                    TransportErrorKind::Cancelled | TransportErrorKind::Local => return Err(error.into()),
+                    TransportErrorKind::Temporary if !attempts.broke_off() => return Err(error.into()),
                     _ => {
                         self.fail(request.kind, pieces.iter(), &error.to_string());
                         return Ok(());
@@ -142,6 +139,7 @@ impl Fetcher<'_> {
                 };
                 match self.receiver.take(&frame, &piece.content, &mut assembly) {
                     Ok(()) => {
+                        attempts.progressed();
                         self.phase.advance(end - piece.range.start);
                         if let Some(done) = pieces.pop_front() {
                             if parts.first().and_then(part_of) != part_of(&done) {

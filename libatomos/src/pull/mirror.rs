@@ -1,21 +1,24 @@
 //! Copying a site, verified, for those who serve it elsewhere.
 //!
 //! Everything that the refs lead to is fetched by its digest, and the records last, so that whoever pulls from the copy meanwhile
-//! sees what is whole. What the copy has already is not fetched again.
+//! sees what is whole. What the copy has already is not fetched again: it was verified when it came, and the disk had all of it when that
+//! run ended. After one that did not end, what is there is read.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::digest::Digest;
-use crate::fs::{Dir, FsError};
+use crate::fs::{Dir, FileLock, FsError, LockMode, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Unit};
 use crate::remote::Metered;
+use crate::sign::Envelope;
 use crate::site::{
-    Artifact, FileRef, INFO, KEYS, Manifest, Release, SiteInfo, key_set_path, limits, record_path,
+    Artifact, FileRef, INFO, KEYS, Manifest, Record, Release, SiteInfo, key_set_path, limits, record_path,
 };
 use crate::transport::Request;
 
@@ -35,8 +38,22 @@ pub struct MirrorReport {
     pub present: u64,
 }
 
+/// How to mirror.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct MirrorOptions {
+    /// Read what the copy has already, too, and fetch again what is damaged.
+    pub verify: bool,
+}
+
 /// Files that are being fetched. No path of a site starts with a dot.
 const WORK: &str = ".mirror";
+
+/// In [`WORK`]: a run has not ended, and what it has fetched may not be on the disk.
+const UNFINISHED: &str = "unfinished";
+
+/// How long another mirror into the same directory is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns whether a mirror that was interrupted before it had its [`INFO`] has such an entry.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
@@ -45,10 +62,59 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     })
 }
 
+/// Refuses a record that is older than the copy's own: a stale source would lead back whoever pulls from the copy.
+fn refuse_older(dir: &Dir, reference: &RefName, record: &Record) -> Result<(), PullError> {
+    let path = record_path(reference);
+    let Some(bytes) = dir.read_optional(&path, limits::MAX_RECORD)? else {
+        return Ok(());
+    };
+    // What is no record, or another repository's, is not worth keeping.
+    let own = Envelope::decode(&bytes)
+        .ok()
+        .and_then(|envelope| Record::from_payload(envelope.unverified_payload()).ok())
+        .filter(|own| own.repository == record.repository && own.reference == record.reference);
+    let Some(own) = own else {
+        return Ok(());
+    };
+    let (seen, found) = ((own.keys, own.sequence), (record.keys, record.sequence));
+    if found < seen {
+        return Err(PullError::OlderThanCopy {
+            path: dir.path().join(path),
+            seen,
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// Returns whether the copy has a file: by its size, and where `verify` says so, by its bytes.
+fn is_here(dir: &Dir, path: &str, wanted: &FileRef, verify: bool) -> Result<bool, PullError> {
+    let Some(file) = dir.open_file_optional(path)? else {
+        return Ok(false);
+    };
+    let fail = |error| FsError::new("read", dir.path().join(path), error);
+    if file.metadata().map_err(fail)?.len() != wanted.size {
+        return Ok(false);
+    }
+    if !verify {
+        return Ok(true);
+    }
+    let (found, _) = hash_file(&file).map_err(fail)?;
+    Ok(*found.digest() == wanted.digest)
+}
+
 impl Session<'_> {
     /// Copies the newest release of each ref, with all that it needs, into the site at `to`, which is made if there is nothing. The
     /// records are verified as a pull verifies them.
-    pub fn mirror(&mut self, refs: &[RefName], to: &Path) -> Result<MirrorReport, PullError> {
+    ///
+    /// # Errors
+    /// Among others [`PullError::OlderThanCopy`] where the copy has a newer record: nobody is led back.
+    pub fn mirror(
+        &mut self,
+        refs: &[RefName],
+        to: &Path,
+        options: &MirrorOptions,
+    ) -> Result<MirrorReport, PullError> {
         let dir = Dir::ensure_ambient(to)?;
         if !dir.exists(INFO)?
             && let Some(entry) = dir.entries()?.into_iter().find(|entry| !is_ours(&entry.name))
@@ -59,15 +125,28 @@ impl Session<'_> {
             });
         }
         let work = dir.ensure_dir(WORK, 0o700)?;
+        let _lock = FileLock::acquire(
+            &work,
+            "lock",
+            "the mirror",
+            LockMode::Exclusive,
+            LOCK_TIMEOUT,
+            |_| {},
+        )?;
+        let verify = options.verify || work.exists(UNFINISHED)?;
         for entry in work.entries()? {
-            work.remove_tree(&entry.name)?;
+            if entry.name != "lock" {
+                work.remove_tree(&entry.name)?;
+            }
         }
+        work.write_atomic(UNFINISHED, b"", 0o600)?;
         let mut report = MirrorReport::default();
         let mut records = Vec::new();
         let mut files: BTreeSet<(Artifact, Digest, u64)> = BTreeSet::new();
         let mut repository = None;
         for reference in refs {
             let record = self.look(reference)?;
+            refuse_older(&dir, reference, &record)?;
             let release = self.trust().signed_release(&record, self.state())?;
             repository.get_or_insert_with(|| record.repository.clone());
             files.insert((Artifact::Release, record.release, record.release_size));
@@ -98,8 +177,7 @@ impl Session<'_> {
             self.source().cancel().check()?;
             let path = kind.path(&digest);
             dir.ensure_dir(kind.dir(), 0o755)?;
-            let here = dir.stat_optional(&path)?.is_some_and(|stat| stat.size == size);
-            if here {
+            if is_here(&dir, &path, &FileRef { digest, size }, verify)? {
                 report.present += 1;
             } else {
                 self.copy_file(kind, &FileRef { digest, size }, &work)?;
@@ -112,7 +190,7 @@ impl Session<'_> {
         drop(phase);
         let newest_keys = records.iter().map(|(_, _, keys)| *keys).max().unwrap_or(0);
         for number in 1..=newest_keys {
-            self.copy_small(&dir, &key_set_path(number))?;
+            self.copy_small(&dir, &key_set_path(number), verify)?;
         }
         if let Some(repository) = repository.filter(|_| !matches!(dir.exists(INFO), Ok(true))) {
             let info = SiteInfo {
@@ -131,7 +209,7 @@ impl Session<'_> {
             dir.write_atomic(&path, text.as_bytes(), 0o644)?;
         }
         dir.sync_fs()?;
-        dir.remove_tree(WORK)?;
+        work.remove_file(UNFINISHED)?;
         Ok(report)
     }
 
@@ -148,14 +226,8 @@ impl Session<'_> {
         let (bytes, url) = read_artifact(self.source(), Artifact::Manifest, &release.manifest)?;
         let manifest = Manifest::decode(&bytes, &release.commit, &[])
             .map_err(|source| PullError::Site { url, source })?;
-        for pack in manifest.index.packs {
-            add(Artifact::Pack, pack);
-        }
-        for file in manifest.index.patch_files {
-            add(Artifact::Patch, file);
-        }
-        if let Some((image, _)) = manifest.index.image {
-            add(Artifact::Image, image);
+        for (kind, file) in manifest.index.files() {
+            add(kind, file);
         }
         Ok(())
     }
@@ -193,8 +265,8 @@ impl Session<'_> {
         }
     }
 
-    fn copy_small(&self, dir: &Dir, path: &str) -> Result<(), PullError> {
-        if dir.exists(path)? {
+    fn copy_small(&self, dir: &Dir, path: &str, again: bool) -> Result<(), PullError> {
+        if !again && dir.exists(path)? {
             return Ok(());
         }
         let request = Request::whole(path, limits::MAX_RECORD as u64);

@@ -32,7 +32,7 @@ mod trust_tests;
 
 pub use bundle::{BundleReport, create_bundle};
 pub use error::PullError;
-pub use mirror::MirrorReport;
+pub use mirror::{MirrorOptions, MirrorReport};
 pub use objects::SiteObjects;
 pub use report::{PullReport, PulledRef};
 pub use session::{PullOptions, Session, SessionOptions, Wanted, pull};

@@ -51,6 +51,60 @@ fn a_site_is_whole_until_a_bit_flips_in_any_of_its_files() {
 }
 
 #[test]
+fn what_a_site_has_lost_is_made_anew() {
+    let mut world = World::new();
+    world.write("usr/share/large", &super::tests::noise(7, 300_000));
+    world.release("1");
+    let mut program = super::tests::noise(1000, 200_000);
+    program[1000..1100].fill(0);
+    world.write("usr/bin/program", &program);
+    let commit = world.release("2");
+    let mut number = 2;
+    for kind in ["packs", "patches", "images", "manifests", "releases"] {
+        for how in ["gone", "short"] {
+            for file in files(&world, kind) {
+                match how {
+                    "short" => std::fs::File::options()
+                        .write(true)
+                        .open(&file)
+                        .unwrap()
+                        .set_len(9)
+                        .unwrap(),
+                    _ => std::fs::remove_file(&file).unwrap(),
+                }
+            }
+            let report = world.publish_with(|_| {});
+            number += 1;
+            assert_eq!(report.refs[0].outcome, RefOutcome::Released, "{kind} {how}");
+            assert_eq!((report.refs[0].commit, report.refs[0].number), (commit, number));
+            assert!(
+                report.lost[0].files.iter().all(|file| file.starts_with(kind)),
+                "{:?}",
+                report.lost
+            );
+            // Everything comes from the site, and the next release can be pulled as well.
+            world.start_over();
+            world.pull();
+            world.assert_same_as_tree();
+            let again = world.publish_with(|_| {});
+            assert_eq!(again.refs[0].outcome, RefOutcome::Unchanged, "{kind} {how}");
+            assert_eq!(again.lost, []);
+        }
+    }
+    world.write("usr/bin/program", b"a third");
+    world.release("3");
+    world.pull();
+    world.assert_same_as_tree();
+    // Who has the keys of records only can renew, and is told.
+    for file in files(&world, "packs") {
+        std::fs::remove_file(&file).unwrap();
+    }
+    let report = world.publish_with(|options| options.renew = true);
+    assert_eq!(report.refs[0].outcome, RefOutcome::Renewed);
+    assert!(!report.lost.is_empty());
+}
+
+#[test]
 fn pruning_keeps_what_the_newest_releases_need_and_what_is_young() {
     let world = World::new();
     for version in ["1", "2", "3", "4"] {
@@ -142,6 +196,7 @@ fn a_version_is_not_taken_for_the_beginning_of_a_digest() {
             selector,
             "why",
             &by,
+            &[],
             Some(NOW),
         )
     };
@@ -183,6 +238,7 @@ fn a_withdrawn_release_is_left_by_those_who_have_it_and_taken_by_nobody() {
         "2",
         "does not boot",
         &by,
+        &[],
         Some(NOW),
     )
     .unwrap();
@@ -240,7 +296,9 @@ fn a_mirror_serves_what_the_site_serves_and_fetches_nothing_twice() {
         let (progress, cancel) = (NoProgress, Cancel::new());
         let mut session =
             Session::open(&world.client, &super::tests::name(), &options, &progress, &cancel).unwrap();
-        session.mirror(&["os".parse().unwrap()], &copy).unwrap()
+        session
+            .mirror(&["os".parse().unwrap()], &copy, &MirrorOptions::default())
+            .unwrap()
     };
     let first = mirror();
     assert!(first.files > 4);
@@ -253,6 +311,90 @@ fn a_mirror_serves_what_the_site_serves_and_fetches_nothing_twice() {
     let report = SiteDir::open(&copy)
         .unwrap()
         .fsck(Some(&keys), &NoProgress, &Cancel::new())
+        .unwrap();
+    assert_eq!(report.findings, []);
+}
+
+#[test]
+fn a_mirror_trusts_its_own_files_after_a_run_that_ended_and_no_older_record() {
+    let world = World::new();
+    world.release("1");
+    let copy = world.scratch.path().join("copy");
+    let mirror = |verify: bool| {
+        let options = world.session(|_| {});
+        let (progress, cancel) = (NoProgress, Cancel::new());
+        let mut session =
+            Session::open(&world.client, &super::tests::name(), &options, &progress, &cancel).unwrap();
+        session.mirror(&[super::tests::os()], &copy, &MirrorOptions { verify })
+    };
+    mirror(false).unwrap();
+    let flip = || {
+        for kind in ["packs", "images", "manifests", "releases"] {
+            let file = std::fs::read_dir(copy.join(kind))
+                .unwrap()
+                .next()
+                .unwrap()
+                .unwrap();
+            let mut bytes = std::fs::read(file.path()).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(file.path(), bytes).unwrap();
+        }
+    };
+    let findings = || {
+        let site = SiteDir::open(&copy).unwrap();
+        let keys = TrustedKeys::pinned([world.key.public()]).unwrap();
+        site.fsck(Some(&keys), &NoProgress, &Cancel::new())
+            .unwrap()
+            .findings
+    };
+    flip();
+    assert_eq!(mirror(false).unwrap().files, 0);
+    assert_ne!(findings(), []);
+    assert_eq!(mirror(true).unwrap().files, 4);
+    assert_eq!(findings(), []);
+    // What a run has left that was cut off, with the power perhaps.
+    flip();
+    std::fs::write(copy.join(".mirror/unfinished"), "").unwrap();
+    assert_eq!(mirror(false).unwrap().files, 4);
+    assert_eq!(findings(), []);
+    assert_eq!(mirror(false).unwrap().files, 0);
+    // A source that is behind, for somebody who has not seen better.
+    let old = std::fs::read(world.site().join("refs/os")).unwrap();
+    world.write("usr/bin/program", b"2");
+    world.release("2");
+    mirror(false).unwrap();
+    let new = std::fs::read(copy.join("refs/os")).unwrap();
+    std::fs::write(world.site().join("refs/os"), old).unwrap();
+    std::fs::remove_file(world.client.dir().path().join("remotes/origin.state")).unwrap();
+    let error = mirror(false).unwrap_err();
+    assert!(matches!(error, PullError::OlderThanCopy { .. }), "{error}");
+    assert_eq!(std::fs::read(copy.join("refs/os")).unwrap(), new);
+    // What is no record is no reason to keep a record away.
+    std::fs::write(copy.join("refs/os"), "rubbish").unwrap();
+    mirror(false).unwrap();
+}
+
+#[test]
+fn two_mirrors_into_one_directory_take_turns() {
+    let world = World::new();
+    world.release("1");
+    let copy = world.scratch.path().join("copy");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let options = world.session(|_| {});
+                let (progress, cancel) = (NoProgress, Cancel::new());
+                Session::open(&world.client, &super::tests::name(), &options, &progress, &cancel)
+                    .unwrap()
+                    .mirror(&[super::tests::os()], &copy, &MirrorOptions::default())
+                    .unwrap();
+            });
+        }
+    });
+    let report = SiteDir::open(&copy)
+        .unwrap()
+        .fsck(None, &NoProgress, &Cancel::new())
         .unwrap();
     assert_eq!(report.findings, []);
 }

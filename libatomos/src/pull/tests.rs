@@ -74,6 +74,14 @@ impl World {
         world
     }
 
+    /// A machine that has nothing yet.
+    pub(super) fn start_over(&mut self) {
+        let path = self.client.dir().path().to_owned();
+        std::fs::remove_dir_all(&path).unwrap();
+        self.client = Repo::init(&path, RepoMode::BareUser).unwrap();
+        self.remote(|_| {});
+    }
+
     pub(super) fn tree(&self) -> PathBuf {
         self.scratch.path().join("tree")
     }

@@ -443,8 +443,17 @@ fn what_took_the_place_of_a_withdrawn_release_is_renewed_and_goes_over_to_new_ke
     let first = world.release("1");
     world.write("usr/bin/new", b"2");
     world.release("2");
-    let withdraw =
-        |time| crate::publish::withdraw(&world.site(), &os(), "2", "it is bad", &[&world.key], Some(time));
+    let withdraw = |time| {
+        crate::publish::withdraw(
+            &world.site(),
+            &os(),
+            "2",
+            "it is bad",
+            &[&world.key],
+            &[],
+            Some(time),
+        )
+    };
     let error = withdraw(NOW - 31 * DAY).unwrap_err();
     assert!(matches!(error, PublishError::Clock { .. }), "{error}");
     withdraw(NOW).unwrap();

@@ -26,6 +26,8 @@ pub struct Attempts<'s, 'a> {
     whole: Vec<bool>,
     current: usize,
     last: Option<TransportError>,
+    /// Whether `last` is that of a body, of a server that answers.
+    broke_off: bool,
     wait: Option<Duration>,
 }
 
@@ -38,6 +40,7 @@ impl<'s, 'a> Attempts<'s, 'a> {
             whole: vec![false; mirrors],
             current: 0,
             last: None,
+            broke_off: false,
             wait: None,
         }
     }
@@ -85,13 +88,20 @@ impl Attempts<'_, '_> {
                     }
                     return Ok(response);
                 }
-                Err(error) if error.kind == TransportErrorKind::Cancelled => return Err(error),
-                Err(error) if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() => {
-                    self.whole[index] = true;
-                    self.last = Some(error);
+                Err(error) => {
+                    self.broke_off = false;
+                    if error.kind == TransportErrorKind::Cancelled {
+                        return Err(error);
+                    }
+                    if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() {
+                        self.whole[index] = true;
+                        self.last = Some(error);
+                    } else if error.is_temporary() {
+                        self.temporary(error);
+                    } else {
+                        self.give_up(error);
+                    }
                 }
-                Err(error) if error.is_temporary() => self.temporary(error),
-                Err(error) => self.give_up(error),
             }
         }
     }
@@ -108,6 +118,7 @@ impl Attempts<'_, '_> {
             // The next question ends with that. No mirror is to blame.
             return;
         }
+        self.broke_off = true;
         match error.kind() {
             io::ErrorKind::FileTooLarge => {
                 self.give_up(TransportError::new(url, TransportErrorKind::TooLarge, error));
@@ -119,6 +130,18 @@ impl Attempts<'_, '_> {
     /// What came is not what it should be: this mirror is not asked for it again.
     pub fn reject(&mut self, url: &str, reason: &str) {
         self.give_up(TransportError::new(url, TransportErrorKind::Protocol, reason));
+    }
+
+    /// Something of the thing came: the mirror's tries are for what is left of it.
+    pub fn progressed(&mut self) {
+        self.tries[self.current] = 0;
+    }
+
+    /// Returns whether the last mirror that was tried answers, and what it sends ends too early: the file is to blame there,
+    /// more likely than the network.
+    #[must_use]
+    pub const fn broke_off(&self) -> bool {
+        self.broke_off
     }
 
     /// Returns whether no mirror is left to ask.

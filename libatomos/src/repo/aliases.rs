@@ -137,7 +137,9 @@ pub(crate) fn format(aliases: &Aliases) -> Vec<u8> {
 
 /// Reads the bytes of `aliases`; anything but what a writer would have written is refused.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Aliases, String> {
-    parse_lines(bytes, |target| target.parse().map_err(|error| format!("{error}")))
+    parse_lines(bytes, 1, |target| {
+        target.parse().map_err(|error| format!("{error}"))
+    })
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Repo {
         }
         dir.ensure_dir(TMP, 0o700)?;
         dir.ensure_dir(ROOTS, 0o755)?;
-        dir.write_atomic(REFS, b"", 0o644)?;
+        dir.write_atomic(REFS, &super::refs::format(&Default::default()), 0o644)?;
         dir.open_or_create_file(LOCK, 0o644)?;
         let config = Config {
             format: FORMAT,

@@ -2,6 +2,9 @@
 //!
 //! All refs are lines of one file, `<digest> <name>`, sorted by name. Replacing that file is the visible step of every
 //! transaction: however many refs it moves, a reader sees all of them moved or none.
+//!
+//! The first line says how many there are: what a disk has lost must not be taken for no refs, or a pruner would
+//! remove everything.
 
 use std::collections::BTreeMap;
 
@@ -30,11 +33,9 @@ pub struct RefUpdate {
 impl Repo {
     /// Returns every ref.
     pub fn refs(&self) -> Result<Refs, RepoError> {
-        let bytes = self
-            .dir()
-            .read_optional(REFS, limits::MAX_REFS)?
-            .unwrap_or_default();
-        parse(&bytes).map_err(|reason| RepoError::State {
+        let bytes = self.dir().read_optional(REFS, limits::MAX_REFS)?;
+        let refs = bytes.map_or_else(|| Err("it is not there".to_owned()), |bytes| parse(&bytes));
+        refs.map_err(|reason| RepoError::State {
             path: self.dir().path().join(REFS),
             reason,
         })
@@ -110,7 +111,8 @@ impl Repo {
 
 /// Returns the bytes of `refs`.
 pub(crate) fn format(refs: &Refs) -> Vec<u8> {
-    let mut text = String::with_capacity(refs.len() * 100);
+    let mut text = String::with_capacity(refs.len() * 100 + 16);
+    text.push_str(&format!("refs {}\n", refs.len()));
     for (name, commit) in refs {
         text.push_str(&format!("{commit} {name}\n"));
     }
@@ -119,12 +121,32 @@ pub(crate) fn format(refs: &Refs) -> Vec<u8> {
 
 /// Reads the bytes of `refs`; anything but what a writer would have written is refused.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Refs, String> {
-    parse_lines(bytes, |digest| digest.parse().map_err(|error| format!("{error}")))
+    let (count, lines) =
+        count_line(bytes).ok_or_else(|| "its first line does not say how many refs there are".to_owned())?;
+    let refs = parse_lines(lines, 2, |digest| {
+        digest.parse().map_err(|error| format!("{error}"))
+    })?;
+    if refs.len() != count {
+        return Err(format!(
+            "it has {} refs, and says that there are {count}",
+            refs.len()
+        ));
+    }
+    Ok(refs)
 }
 
-/// Reads lines of a value, a space and a name, sorted by name, no name within another.
+/// Splits off the first line of `refs`.
+fn count_line(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let digits = std::str::from_utf8(&bytes[..end]).ok()?.strip_prefix("refs ")?;
+    let count: usize = digits.parse().ok()?;
+    (count.to_string() == digits).then_some((count, &bytes[end + 1..]))
+}
+
+/// Reads lines of a value, a space and a name, sorted by name, no name within another. The first of them is line `number`.
 pub(super) fn parse_lines<V>(
     bytes: &[u8],
+    number: usize,
     value: impl Fn(&str) -> Result<V, String>,
 ) -> Result<BTreeMap<RefName, V>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
@@ -133,7 +155,7 @@ pub(super) fn parse_lines<V>(
     }
     let mut lines = BTreeMap::new();
     for (index, line) in text.split_terminator('\n').enumerate() {
-        let invalid = |reason: String| format!("line {}: {reason}", index + 1);
+        let invalid = |reason: String| format!("line {}: {reason}", index + number);
         let (first, name) = line
             .split_once(' ')
             .ok_or_else(|| invalid("there is no space".to_owned()))?;
@@ -177,20 +199,30 @@ mod tests {
             &[("a".parse().unwrap(), CommitId::new(Digest::of(b"x")))].into(),
         ))
         .unwrap();
+        let line = good.strip_prefix("refs 1\n").unwrap();
+        assert!(parse(b"refs 0\n").unwrap().is_empty());
         for bad in [
             good.trim_end().to_owned(),
             good.replace(" a", " ../a"),
             good.replace('\n', "\r\n"),
-            format!("{good}{}", good.replace(" a", " a/b")),
-            format!("{good}{good}"),
+            format!("refs 2\n{line}{}", line.replace(" a", " a/b")),
+            format!("refs 2\n{line}{line}"),
+            // Nothing, or less than there was.
+            String::new(),
+            "refs 1\n".to_owned(),
+            good.replace("refs 1", "refs 2"),
+            good.replace("refs 1", "refs 0"),
+            good.replace("refs 1", "refs 01"),
+            good.replace("refs 1", "refs +1"),
+            line.to_owned(),
             "x\n".to_owned(),
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(
-            parse(format!("{good}zz b\n").as_bytes())
+            parse(format!("refs 2\n{line}zz b\n").as_bytes())
                 .unwrap_err()
-                .starts_with("line 2")
+                .starts_with("line 3")
         );
     }
 }

@@ -9,7 +9,7 @@ use crate::patch;
 use super::limits::{MAX_FRAME, MAX_STREAMS, SEGMENT, WHOLE_BLOB};
 use super::segments::{blob_frames, image_frames};
 use super::varint::{read, read_count, read_signed, write, write_signed};
-use super::{BlobList, FileRef};
+use super::{Artifact, BlobList, FileRef};
 
 /// Where a blob lies: consecutive frames of a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,6 +184,14 @@ impl Offsets {
 }
 
 impl Index {
+    /// Returns every file that it leads to.
+    pub fn files(&self) -> impl Iterator<Item = (Artifact, FileRef)> + '_ {
+        let packs = self.packs.iter().map(|file| (Artifact::Pack, *file));
+        let patches = self.patch_files.iter().map(|file| (Artifact::Patch, *file));
+        let image = self.image.iter().map(|(file, _)| (Artifact::Image, *file));
+        packs.chain(patches).chain(image)
+    }
+
     /// Returns the bytes of the section. `blobs` is the tree's list.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

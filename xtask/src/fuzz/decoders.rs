@@ -96,7 +96,10 @@ pub const DECODERS: [Decoder; 10] = [
     Decoder {
         target: "refs",
         parts: &[
-            part("libatomos/src/repo/refs.rs", Of(&["parse", "parse_lines"])),
+            part(
+                "libatomos/src/repo/refs.rs",
+                Of(&["parse", "count_line", "parse_lines"]),
+            ),
             NAMES,
             DIGEST,
         ],

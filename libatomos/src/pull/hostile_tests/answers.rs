@@ -1,8 +1,8 @@
 //! Answers that are no answers.
 
-use atomos_httpd::testing::{Deed, Fault};
+use atomos_httpd::testing::{BadServer, Deed, Fault};
 
-use super::{Has, Site};
+use super::{Has, Site, chain};
 
 /// Everything that a machine with nothing asks for, and the objects that a machine one release behind asks for.
 const PLACES: [(Has, &str); 2] = [(Has::Nothing, ""), (Has::First, "p")];
@@ -127,4 +127,48 @@ fn an_endless_body_is_cut_off() {
 #[test]
 fn a_circle_of_redirects_is_left() {
     fails_everywhere(&Deed::RedirectLoop, &["redirect"]);
+}
+
+#[test]
+fn an_image_or_a_patch_that_breaks_off_is_made_up_for_by_packs() {
+    let mut site = Site::new(true);
+    let image = [
+        Deed::Close(20),
+        Deed::Close(40_000),
+        Deed::ShortLength(30_000),
+        Deed::Reset(5000),
+    ];
+    let patches = [Deed::Close(20), Deed::ShortLength(20)];
+    for (has, prefix, deeds) in [
+        (Has::Nothing, "images/", &image[..]),
+        (Has::First, "patches/", &patches[..]),
+    ] {
+        for deed in deeds {
+            let bad = BadServer::start(site.world.site(), [Fault::on(prefix, deed.clone())]);
+            site.client(has, &[bad.url()]);
+            let (result, warnings) = site.pull();
+            let report = result.unwrap_or_else(|error| panic!("{deed:?} on {prefix}: {}", chain(&error)));
+            assert_eq!(report.refs[0].version, "2");
+            site.world.assert_same_as_tree();
+            assert!(
+                warnings
+                    .iter()
+                    .any(|text| text.contains(prefix) && text.contains("taken from elsewhere")),
+                "{deed:?} on {prefix}: {warnings:?}"
+            );
+        }
+    }
+    // A server that is not there at all is no reason to ask it for more.
+    let bad = BadServer::start(
+        site.world.site(),
+        [
+            Fault::on("images/", Deed::Hangup),
+            Fault::on("packs/", Deed::Hangup),
+        ],
+    );
+    site.client(Has::Nothing, &[bad.url()]);
+    let (result, _) = site.pull();
+    let error = result.unwrap_err();
+    assert!(chain(&error).contains("images/"), "{}", chain(&error));
+    assert!(!bad.requests().iter().any(|seen| seen.path.starts_with("packs/")));
 }

@@ -1,0 +1,149 @@
+//! Taking a release back.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::digest::CommitId;
+use crate::names::RefName;
+use crate::sign::{Envelope, PublicKey, Signer};
+use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release, Withdrawn, is_selected};
+
+use super::PublishError;
+use super::maintain::Needed;
+use super::publisher::{check_clock, next_sequence, now, signers};
+use super::site_dir::{SiteDir, SiteWriter};
+
+/// Takes a release back: the ref's record names the newest release that was not taken back, and says why. Machines that have it go
+/// back, and none takes it again. `pinned` are the keys that machines were given, as far as no signer has them: by those, records of
+/// before the first key set are verified.
+pub fn withdraw(
+    path: &Path,
+    reference: &RefName,
+    selector: &str,
+    reason: &str,
+    given: &[&dyn Signer],
+    pinned: &[PublicKey],
+    time: Option<i64>,
+) -> Result<Record, PublishError> {
+    let repository = SiteDir::open(path)?.repository().to_owned();
+    let writer = SiteWriter::open(path, &repository)?;
+    let publics: Vec<_> = given.iter().map(|signer| signer.public()).collect();
+    let keys = writer.site.trusted_keys(&publics)?;
+    let record_signers = signers(given, &keys.set().record, "record")?;
+    let no_such = |selector: &str| PublishError::NoSuchRelease {
+        reference: reference.clone(),
+        selector: selector.to_owned(),
+    };
+    let published = writer
+        .site
+        .published(reference, &keys, &[pinned, &publics].concat())?
+        .ok_or_else(|| writer.site.no_such_ref(reference))?;
+    let already = published
+        .record
+        .withdrawn
+        .iter()
+        .find(|one| is_selected(selector, &one.commit, &one.version));
+    if let Some(one) = already {
+        return Err(PublishError::Withdrawn {
+            reference: reference.clone(),
+            commit: one.commit,
+            reason: one.reason.clone(),
+        });
+    }
+    let mut needed = Needed::default();
+    writer.site.collect(
+        &published.record,
+        published.release.clone(),
+        0,
+        i64::MAX,
+        &mut needed,
+    )?;
+    let matches = |release: &&Release| is_selected(selector, &release.commit, &release.version);
+    let gone = needed
+        .releases
+        .iter()
+        .find(matches)
+        .ok_or_else(|| no_such(selector))?;
+    let mut record = published.record.clone();
+    if !record.withdrawn.iter().any(|one| one.commit == gone.commit) {
+        record.withdrawn.push(Withdrawn {
+            number: gone.number,
+            commit: gone.commit,
+            version: gone.version.clone(),
+            reason: reason.to_owned(),
+        });
+    }
+    let withdrawn: BTreeSet<CommitId> = record.withdrawn.iter().map(|one| one.commit).collect();
+    let mut newest = None;
+    for release in &needed.releases {
+        // One that was pruned cannot be pulled.
+        let manifest = Artifact::Manifest.path(&release.manifest.digest);
+        if !withdrawn.contains(&release.commit)
+            && newest.is_none_or(|newest: &Release| newest.number < release.number)
+            && writer.site.dir().exists(manifest)?
+        {
+            newest = Some(release);
+        }
+    }
+    let newest = newest.ok_or_else(|| PublishError::NothingLeft {
+        reference: reference.clone(),
+    })?;
+    let file = needed_file(&writer.site, &published.record, &published.release, newest)?;
+    record.release = file.digest;
+    record.release_size = file.size;
+    // One of before a rotation has the signatures of then.
+    let file = writer.release_signed_by(&record, &keys, |payload| {
+        let role = keys.set().release.as_ref().unwrap_or(&keys.set().record);
+        let signers = signers(given, role, "release")?;
+        Ok(Envelope::sign(RELEASE_TYPE, payload, &signers)?)
+    })?;
+    record.sequence = next_sequence(&record, &keys)?;
+    record.keys = keys.number();
+    let life = record.expires - record.time;
+    let last = (published.record.keys == keys.number()).then_some(record.time);
+    record.time = time.unwrap_or_else(now);
+    record.expires = record.time.saturating_add(life);
+    check_clock(reference, record.expires, last, None)?;
+    record.release = file.digest;
+    record.release_size = file.size;
+    record.number = newest.number;
+    record.commit = newest.commit;
+    record.version.clone_from(&newest.version);
+    record.compatible.clone_from(&newest.compatible);
+    record.min_from = newest.min_from;
+    let envelope = Envelope::sign(RECORD_TYPE, record.to_payload(), &record_signers)?;
+    writer.place_artifacts()?;
+    writer.write_record(reference, &envelope.encode())?;
+    writer.sync()?;
+    Ok(record)
+}
+
+/// Finds the file of a release in the histories.
+fn needed_file(
+    site: &SiteDir,
+    record: &Record,
+    newest: &Release,
+    wanted: &Release,
+) -> Result<FileRef, PublishError> {
+    if newest.number == wanted.number && newest.commit == wanted.commit {
+        return Ok(FileRef {
+            digest: record.release,
+            size: record.release_size,
+        });
+    }
+    let mut release = newest.clone();
+    loop {
+        if let Some(entry) = release.history.iter().find(|entry| entry.number == wanted.number) {
+            return Ok(entry.release);
+        }
+        match release.history.last() {
+            Some(oldest) => release = site.release(&oldest.release)?,
+            None => {
+                return Err(PublishError::NoSuchRelease {
+                    reference: wanted.reference.clone(),
+                    selector: wanted.number.to_string(),
+                });
+            }
+        }
+    }
+}
