@@ -159,15 +159,15 @@ fn what_cannot_be_a_bundle_is_named() {
         ),
         (
             &["apply", "key.pub", "--remote", "origin"],
-            1,
+            6,
             "cannot get key.pub: it is no bundle",
         ),
         (
             &["apply", "nowhere", "--remote", "origin"],
-            1,
+            3,
             "cannot open ./nowhere",
         ),
-        (&["apply", "key.pub", "--remote", "nope"], 1, "it is no bundle"),
+        (&["apply", "key.pub", "--remote", "nope"], 6, "it is no bundle"),
         (&["apply", "key.pub"], 2, "--remote <NAME>"),
     ] {
         let run = scratch
@@ -177,6 +177,24 @@ fn what_cannot_be_a_bundle_is_named() {
         assert!(
             !scratch.path("b").exists() && !scratch.path("b.new").exists(),
             "{said}"
+        );
+    }
+    // Cut off on its way.
+    scratch
+        .atomos(&["bundle", "create", "site", "os", "-o", "whole"])
+        .code(0);
+    let whole = fs::read(scratch.path("whole")).unwrap();
+    for len in [0, 10, 100, whole.len() / 2, whole.len() - 1] {
+        fs::write(scratch.path("cut"), &whole[..len]).unwrap();
+        let run = scratch
+            .atomos(&[
+                "bundle", "--repo", "machine", "apply", "cut", "--remote", "origin",
+            ])
+            .code(6);
+        assert!(
+            run.err.contains("cut: it was cut off: it has "),
+            "{len}: {}",
+            run.err
         );
     }
     // Signed by somebody else.

@@ -106,8 +106,9 @@ fn generate(context: &Context, file: &Path) -> Result<PublicKey, CliError> {
             .mode(mode)
             .open(path)
             .and_then(|mut file| {
-                file.write_all(pem.as_bytes())?;
-                file.sync_all()
+                let written = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all());
+                // Half a key is in the way of the next try, and is of no use.
+                written.inspect_err(|_| drop(std::fs::remove_file(path)))
             })
             .map_err(|error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => exists(path),
@@ -115,7 +116,9 @@ fn generate(context: &Context, file: &Path) -> Result<PublicKey, CliError> {
             })
     };
     write(file, 0o600, &secret.to_pem())?;
-    write(&public_file, 0o644, &secret.public().to_pem())?;
+    // Nothing was signed by it yet.
+    write(&public_file, 0o644, &secret.public().to_pem())
+        .inspect_err(|_| drop(std::fs::remove_file(file)))?;
     context.ui().status(format_args!(
         "Wrote the secret key to {}, and the public one to {}",
         file.display(),

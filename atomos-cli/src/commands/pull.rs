@@ -213,6 +213,11 @@ pub fn narrate(context: &Context, report: &PullReport, dry_run: bool) {
         }
         return;
     }
+    // What was planned is for blobs alone; what came is all that went over the network.
+    let (bytes, requests) = match dry_run {
+        true => (report.planned_bytes, report.planned_requests),
+        false => (report.traffic.bytes, report.traffic.requests),
+    };
     let patches = if report.patched_blobs > 0 {
         format!("; patches save {}", text::size(report.saved_by_patches))
     } else {
@@ -220,8 +225,8 @@ pub fn narrate(context: &Context, report: &PullReport, dry_run: bool) {
     };
     ui.status(format_args!(
         "{} in {} for {} of {}{patches}",
-        text::size(report.planned_bytes),
-        text::count(report.planned_requests, "request", "requests"),
+        text::size(bytes),
+        text::count(requests, "request", "requests"),
         text::count(report.missing_blobs, "new blob", "new blobs"),
         text::size(report.missing_bytes)
     ));

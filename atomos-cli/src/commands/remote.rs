@@ -98,7 +98,7 @@ struct AddArgs {
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     client_key: Option<PathBuf>,
 
-    /// A proxy, or `none`, whatever the environment says
+    /// A proxy, or `none`; otherwise the environment says, by `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
 

@@ -113,6 +113,12 @@ fn url(text: &str) -> Result<(), &'static str> {
     if host.is_empty() {
         return Err("it has no host");
     }
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    if let Some((_, port)) = after_host.rsplit_once(':')
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err("its port is no number from 1 to 65535");
+    }
     Ok(())
 }
 

@@ -62,21 +62,36 @@ impl BundleTransport {
     /// Opens a bundle.
     pub fn open(path: &Path) -> Result<Self, TransportError> {
         let url = path.display().to_string();
-        let fail = |reason: String| TransportError::new(&url, TransportErrorKind::Local, reason);
-        let name = path.file_name().ok_or_else(|| fail("it is no file".to_owned()))?;
+        let fail = |kind, reason: String| TransportError::new(&url, kind, reason);
+        let name = path
+            .file_name()
+            .ok_or_else(|| fail(TransportErrorKind::Local, "it is no file".to_owned()))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let file = Dir::open_ambient(parent.unwrap_or(Path::new(".")))
             .and_then(|dir| dir.open_file(name))
-            .map_err(|error| fail(error.to_string()))?;
+            .map_err(|error| match error.is_not_found() {
+                true => fail(TransportErrorKind::NotFound, error.to_string()),
+                false => fail(TransportErrorKind::Local, error.to_string()),
+            })?;
         Self::from_file(file, url)
     }
 
     /// Reads a bundle from an open file; `url` is what messages call it.
     pub fn from_file(file: File, url: String) -> Result<Self, TransportError> {
-        let fail = |reason: String| TransportError::new(&url, TransportErrorKind::Local, reason);
-        let read = |buffer: &mut [u8], at| {
+        let fail = |reason: String| TransportError::new(&url, TransportErrorKind::Protocol, reason);
+        let local = |error: io::Error| TransportError::new(&url, TransportErrorKind::Local, error);
+        let cut_off = |has: u64, needs: u64| {
+            fail(format!(
+                "it was cut off: it has {has} bytes, and its beginning says {needs}"
+            ))
+        };
+        let has = file.metadata().map_err(local)?.len();
+        let read = |buffer: &mut [u8], at: u64| {
             file.read_exact_at(buffer, at)
-                .map_err(|error| fail(error.to_string()))
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => cut_off(has, at.saturating_add(buffer.len() as u64)),
+                    _ => local(error),
+                })
         };
         let mut head = [0; 12];
         read(&mut head, 0)?;
@@ -117,6 +132,9 @@ impl BundleTransport {
                 at,
             });
             at = at.saturating_add(piece.len);
+        }
+        if has < at {
+            return Err(cut_off(has, at));
         }
         let files = files
             .into_iter()

@@ -266,6 +266,10 @@ impl HttpTransport {
             (ureq::Error::InvalidProxyUrl, _) => {
                 (TransportErrorKind::Local, "the proxy's URL is none".to_owned())
             }
+            (ureq::Error::ConnectProxyFailed(reason), _) => (
+                TransportErrorKind::Temporary,
+                format!("the proxy does not connect: {reason}"),
+            ),
             (ureq::Error::Timeout(what), _) => (
                 TransportErrorKind::Temporary,
                 format!("the server did not answer in time ({what})"),
@@ -279,6 +283,12 @@ impl HttpTransport {
             ),
             (ureq::Error::Io(error), _) => (TransportErrorKind::Temporary, error.to_string()),
             (other, _) => (TransportErrorKind::Temporary, other.to_string()),
+        };
+        let reason = match &self.options.proxy {
+            Some(proxy) if kind == TransportErrorKind::Temporary => {
+                format!("{reason}, by the proxy {}", super::without_secrets(proxy))
+            }
+            _ => reason,
         };
         TransportError::new(url.to_string(), kind, reason)
     }

@@ -166,5 +166,7 @@ fn a_proxys_password_is_in_no_message() {
             HttpTransport::new("http://site.invalid", options).and_then(|transport| whole(&transport));
         let error = result.unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
+        // And it is named: the site may be as it should be.
+        assert!(error.to_string().contains("proxy"), "{error}");
     }
 }
