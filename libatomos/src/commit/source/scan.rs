@@ -27,29 +27,23 @@ pub struct ScanOptions {
 /// Directories that are listed at once. What a list has takes memory twice until it is in the tree.
 const AT_ONCE: usize = 512;
 
-/// What one directory holds: nodes without children, their inodes, and whether these have other names.
+/// What one directory is, and what it holds: nodes without children, their inodes, and whether these have other names. What the
+/// directories in it are is seen when they are listed themselves: each is opened once.
 struct Listing {
+    metadata: Metadata,
+    stamp: Stamp,
     nodes: Vec<(SourceNode, Stamp, bool)>,
-    /// Sockets and mounted directories, by path.
+    /// Sockets, by path.
     skipped: Vec<PathBuf>,
-    /// Those that are mounted.
-    mounted: Vec<PathBuf>,
+    /// Whether it is mounted here: its contents are not the tree's.
+    is_mounted: bool,
 }
 
 impl SourceTree {
     /// Lists everything beneath `root`. Does not follow links; leaves out what is mounted in the tree.
     pub fn scan(root: Dir, options: &ScanOptions, cancel: &Cancel) -> Result<Self, CommitError> {
         let stat = root.stat_self()?;
-        let xattrs = read_xattrs(&root, root.path())?;
-        let root_node = SourceNode {
-            name: Box::default(),
-            metadata: Metadata {
-                xattrs,
-                ..metadata_of(&stat)
-            },
-            kind: SourceKind::Dir { children: Vec::new() },
-        };
-        let mut tree = Self::with_root(root_node);
+        let mut tree = Self::with_root(directory_node(Box::default()));
         tree.stamps.push(Stamp::of(&stat));
         tree.linked.push(false);
         tree.roots.push((0, root.try_clone()?));
@@ -89,29 +83,56 @@ impl SourceTree {
         for (node, stamp, is_linked) in listing.nodes {
             let index = self.nodes.len() as u32;
             if matches!(node.kind, SourceKind::Dir { .. }) {
-                let child = path.join(OsStr::from_bytes(&node.name));
-                if !listing.skipped.contains(&child) {
-                    next.push((index, child));
-                }
+                next.push((index, path.join(OsStr::from_bytes(&node.name))));
             }
             children.push(index);
             self.nodes.push(node);
             self.stamps.push(stamp);
             self.linked.push(is_linked);
         }
-        self.nodes[parent as usize].kind = SourceKind::Dir { children };
+        let node = &mut self.nodes[parent as usize];
+        node.kind = SourceKind::Dir { children };
+        node.metadata = listing.metadata;
+        self.stamps[parent as usize] = listing.stamp;
         self.skipped.extend(listing.skipped);
-        self.mounted.extend(listing.mounted);
+        if listing.is_mounted {
+            self.skipped.push(path.to_owned());
+            self.mounted.push(path.to_owned());
+        }
         self.directories.push(path.to_owned());
     }
 }
 
 impl Listing {
     fn push(&mut self, node: SourceNode, stat: &Stat) {
-        // A directory has a link for each directory in it, and is no file of the store.
         let is_linked = stat.kind == FileKind::File && stat.nlink > 1;
         self.nodes.push((node, Stamp::of(stat), is_linked));
     }
+}
+
+fn directory_node(name: Box<[u8]>) -> SourceNode {
+    SourceNode {
+        name,
+        metadata: Metadata::with_mode(0),
+        kind: SourceKind::Dir { children: Vec::new() },
+    }
+}
+
+/// Opens a directory of the tree. Returns whether something is mounted there: /proc in a chroot, or another directory.
+fn open(root: &Dir, path: &Path, device: u64) -> Result<(Dir, Stat, bool), CommitError> {
+    if path.as_os_str().is_empty() {
+        let dir = root.open_dir(".")?;
+        let stat = dir.stat_self()?;
+        return Ok((dir, stat, false));
+    }
+    let (dir, is_mount) = match root.open_dir_unless_mount(path)? {
+        Some(dir) => (dir, false),
+        None => (root.open_dir(path)?, true),
+    };
+    let stat = dir.stat_self()?;
+    // A subvolume is no mount, and has inodes of its own.
+    let is_mounted = is_mount || stat.dev != device;
+    Ok((dir, stat, is_mounted))
 }
 
 fn list(
@@ -121,20 +142,30 @@ fn list(
     device: u64,
     options: &ScanOptions,
 ) -> Result<Listing, CommitError> {
-    let dir = if path.as_os_str().is_empty() {
-        root.try_clone()?
-    } else {
-        root.open_dir(path)?
-    };
+    let (mut dir, stat, is_mounted) = open(root, path, device)?;
     let mut listing = Listing {
+        metadata: Metadata {
+            xattrs: read_xattrs(&dir, dir.path())?,
+            ..metadata_of(&stat)
+        },
+        stamp: Stamp::of(&stat),
         nodes: Vec::new(),
         skipped: Vec::new(),
-        mounted: Vec::new(),
+        is_mounted,
     };
-    for entry in dir.entries()? {
+    if is_mounted {
+        return Ok(listing);
+    }
+    for entry in dir.entries_once()? {
         let name = &entry.name;
         let full = || path.join(name);
         if !options.exclude.is_empty() && options.exclude.contains(&full()) {
+            continue;
+        }
+        // The directory's word for it is enough: whatever else it has become meanwhile cannot be listed.
+        if entry.kind == FileKind::Dir {
+            let node = directory_node(name.as_bytes().into());
+            listing.nodes.push((node, listing.stamp, false));
             continue;
         }
         let stat = dir.stat(name)?;
@@ -147,30 +178,7 @@ fn list(
                     name: None,
                 },
             },
-            FileKind::Dir => {
-                let unmounted = dir
-                    .open_dir_unless_mount(Path::new(name))?
-                    .filter(|_| stat.dev == device);
-                let is_foreign = unmounted.is_none();
-                let child = match unmounted {
-                    Some(child) => child,
-                    None => dir.open_dir(name)?,
-                };
-                metadata.xattrs = read_xattrs(&child, child.path())?;
-                if is_foreign {
-                    // Something is mounted here: /proc in a chroot, or another directory. Its contents are not the tree's.
-                    listing.skipped.push(full());
-                    listing.mounted.push(full());
-                    let node = SourceNode {
-                        name: name.as_bytes().into(),
-                        metadata,
-                        kind: SourceKind::Dir { children: Vec::new() },
-                    };
-                    listing.push(node, &stat);
-                    continue;
-                }
-                SourceKind::Dir { children: Vec::new() }
-            }
+            FileKind::Dir => SourceKind::Dir { children: Vec::new() },
             FileKind::Symlink => {
                 metadata.mode = 0o777;
                 SourceKind::Symlink(dir.read_link(name)?.into())
