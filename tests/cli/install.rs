@@ -362,6 +362,99 @@ fn a_repository_s_remote_goes_along() {
 }
 
 #[test]
+fn a_machine_does_not_follow_somebody_else_under_the_same_name() {
+    let scratch = site();
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    scratch.atomos(&["key", "generate", "evil"]).code(0);
+    scratch
+        .atomos(&["sysroot", "init", "--sysroot", "target"])
+        .code(0);
+    let repo = ["--repo", "target/atomos/repo"];
+    let add = [
+        "remote",
+        "add",
+        "origin",
+        "https://evil.example",
+        "--key",
+        "evil.pub",
+    ];
+    scratch.atomos(&[&add[..], &repo].concat()).code(0);
+    let run = scratch.client(&to_directory(&["origin:os"])).code(5);
+    assert!(run.err.contains("it has another remote origin"), "{}", run.err);
+    assert!(
+        run.err.contains("/target remote remove origin` has it forgotten"),
+        "{}",
+        run.err
+    );
+    scratch
+        .atomos(&["remote", "remove", "origin", "--repo", "target/atomos/repo"])
+        .code(0);
+    scratch.client(&to_directory(&["origin:os"])).code(0);
+}
+
+#[test]
+fn a_mistyped_key_or_address_is_put_right_by_the_right_one() {
+    let scratch = site();
+    scratch.atomos(&["key", "generate", "other"]).code(0);
+    let (right, wrong) = (scratch.path("site"), scratch.path("sight"));
+    let run = |site: &std::path::Path, key: &str| {
+        let words = to_directory(&["os", "--site", site.to_str().unwrap(), "--key", key]);
+        let mut command = scratch.command(&words);
+        scratch.run(command.env_remove("ATOMOS_REPO"))
+    };
+    run(&right, "other.pub").code(7);
+    run(&wrong, "key.pub").code(5);
+    run(&right, "key.pub").code(0);
+}
+
+#[test]
+fn a_directory_of_btrfs_that_is_bound_is_no_subvolume() {
+    if !can_run_recipes(&["losetup", "mkfs.btrfs"]) {
+        return;
+    }
+    let scratch = bench();
+    let image = scratch.path("disk.img");
+    std::fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
+    std::fs::File::create(scratch.path("boot.img"))
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let script = "mkfs.btrfs -q disk.img; mkfs.ext4 -q -F boot.img; mkdir top; mount -o loop disk.img top
+mkdir top/dir; btrfs -q subvolume create top/sub
+for what in dir sub; do
+    mount --bind top/$what target; mkdir target/boot; mount -o loop boot.img target/boot
+    atomos install --to-filesystem target --repo repo os --bootloader none --dry-run --json 2>&1 || echo refused
+    umount target/boot; umount target
+done; umount top";
+    let program = Path::new(env!("CARGO_BIN_EXE_atomos")).parent().unwrap();
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-e",
+            "-u",
+            "-c",
+            script,
+        ])
+        .current_dir(scratch.path(""))
+        .env(
+            "PATH",
+            format!("{}:{}", program.display(), std::env::var("PATH").unwrap()),
+        )
+        .output()
+        .unwrap();
+    let out = succeeded(&output);
+    let (dir, sub) = out.split_once("refused\n").unwrap();
+    assert!(
+        dir.contains("it is \"/dir\" of its file system, and not its root"),
+        "{dir}"
+    );
+    assert!(sub.contains("\"rootflags=subvol=sub\""), "{sub}");
+}
+
+#[test]
 fn what_is_in_the_target_already_can_be_installed() {
     let scratch = bench();
     scratch

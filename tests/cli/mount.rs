@@ -69,6 +69,20 @@ fn sh(scratch: &Scratch, script: &str) {
 }
 
 #[test]
+fn a_repository_is_not_hidden_by_what_it_shows() {
+    let Some(mounted) = Mounted::new() else { return };
+    for place in ["repo", "."] {
+        let run = mounted.scratch.atomos(&["mount", "probe", place]).code(5);
+        assert!(
+            run.err.contains("the repository that it is of lies there"),
+            "{place}: {}",
+            run.err
+        );
+    }
+    mounted.scratch.atomos(&["refs"]).code(0);
+}
+
+#[test]
 fn what_is_mounted_is_what_was_committed_to_the_last_attribute() {
     let Some(mounted) = Mounted::new() else { return };
     let scratch = &mounted.scratch;

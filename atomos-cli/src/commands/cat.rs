@@ -24,7 +24,7 @@ use crate::report::CliError;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  atomos cat debian/13 /etc/os-release
+  atomos cat debian/13 /usr/lib/os-release
   atomos cat 'debian/13^' /usr/lib/os-release")]
 pub struct CatArgs {
     /// A ref, a digest, or the beginning of one

@@ -37,7 +37,7 @@ use crate::ui::Label;
 #[command(after_help = "\
 Examples:
   atomos fsck
-  atomos fsck --json | jq '.findings[].used-by'
+  atomos fsck --json | jq '.findings[].\"used-by\"'
   atomos fsck --repair --from origin --from /mnt/backup/repo
   atomos fsck --repair --from https://os.example.org/site --dry-run")]
 pub struct FsckArgs {

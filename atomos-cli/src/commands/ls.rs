@@ -26,7 +26,7 @@ use crate::report::CliError;
 #[command(after_help = "\
 Examples:
   atomos ls debian/13 /usr/lib/modules
-  atomos ls -lR debian/13 /etc")]
+  atomos ls -lR debian/13 /usr/etc")]
 pub struct LsArgs {
     /// List what lies beneath, too, with whole paths
     #[arg(short = 'R', long)]

@@ -98,6 +98,9 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         }
         SysrootError::NoOrigin { .. } => "`atomos switch REF` makes it follow one".to_owned(),
         SysrootError::Lock(error) => return hint_for_lock(error),
+        SysrootError::Boot(BootError::NoSpace { path, droppable, .. }) if droppable.is_empty() => {
+            format!("make room in {}: nothing of what atomos has there can go", shown(path))
+        }
         SysrootError::Boot(BootError::NoSpace { .. }) => {
             "remove a deployment with `atomos undeploy ID`, then run the command again".to_owned()
         }

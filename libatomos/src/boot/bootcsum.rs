@@ -14,7 +14,8 @@
 //! unseen, and because both places have the same layout, one function digests either.
 //!
 //! 32 hexadecimal digits of it are used, 128 bits. A file name has 255 bytes and a stateroot may take 200, which leaves
-//! no room for 64 digits; the kernel is not verified by this digest but by the tree it is part of; and two kernels with
+//! no room for 64 digits; the kernel is not verified by this digest but by the tree it is part of, when it is
+//! deployed ([`KernelFiles::digests`]); and two kernels with
 //! one bootcsum would have to be made by whoever makes both trees, who could as well ship either.
 
 use std::ffi::OsString;
@@ -26,7 +27,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::hex;
+use crate::digest::{BlobId, hex};
 use crate::fs::{Dir, FileKind, FsError, read_up_to};
 
 use super::BootError;
@@ -269,8 +270,15 @@ impl KernelFiles {
 
     /// Reads all files and returns the digest that names them.
     pub fn digest(&self) -> Result<BootCsum, BootError> {
+        Ok(self.digests()?.0)
+    }
+
+    /// As [`digest`](Self::digest), with the digest of each file by itself, in the order of [`files`](Self::files): what the tree that they
+    /// are of says that they are.
+    pub fn digests(&self) -> Result<(BootCsum, Vec<BlobId>), BootError> {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         let mut buffer = vec![0; 256 * 1024];
+        let mut blobs = Vec::with_capacity(self.files.len());
         for file in &self.files {
             let name = file.name.as_os_str().as_bytes();
             hasher.update(&(name.len() as u64).to_le_bytes());
@@ -278,11 +286,12 @@ impl KernelFiles {
             hasher.update(&file.size.to_le_bytes());
             let opened = self.open_file(file)?;
             let path = || self.dir.path().join(&file.source);
-            let mut size = 0;
+            let (mut size, mut own) = (0, blake3::Hasher::new());
             loop {
                 let len =
                     read_up_to(&opened, &mut buffer).map_err(|error| FsError::new("read", path(), error))?;
                 hasher.update(&buffer[..len]);
+                own.update(&buffer[..len]);
                 size += len as u64;
                 if len < buffer.len() {
                     break;
@@ -292,10 +301,11 @@ impl KernelFiles {
                 let changed = std::io::Error::other("its size changed while it was read");
                 return Err(FsError::new("read", path(), changed).into());
             }
+            blobs.push(BlobId::new(own.finalize().into()));
         }
         let mut csum = [0; 16];
         csum.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        Ok(BootCsum(csum))
+        Ok((BootCsum(csum), blobs))
     }
 }
 

@@ -60,6 +60,12 @@ pub enum ComposefsError {
         /// The place.
         path: PathBuf,
     },
+    /// The repository would be under what is mounted.
+    #[error("cannot mount an image on {}: the repository that it is of lies there", path.display())]
+    CoversRepository {
+        /// The place.
+        path: PathBuf,
+    },
     /// No image is mounted there.
     #[error("cannot unmount {}: no image is mounted there", path.display())]
     NotMounted {
@@ -98,7 +104,9 @@ impl ComposefsError {
                 ErrorKind::Unsupported
             }
             Self::Exists { .. } | Self::Mounted { .. } => ErrorKind::AlreadyExists,
-            Self::NoName { .. } | Self::NotAnImage { .. } => ErrorKind::Invalid,
+            Self::NoName { .. } | Self::NotAnImage { .. } | Self::CoversRepository { .. } => {
+                ErrorKind::Invalid
+            }
             Self::NotMounted { .. } => ErrorKind::NotFound,
             Self::Seal { .. } => ErrorKind::Untrusted,
             Self::Sign(error) => error.kind(),

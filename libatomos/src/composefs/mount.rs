@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount as detach,
 };
 
-use crate::fs::{Dir, FsError, make_writable_in_private};
+use crate::fs::{Dir, FsError, is_within, make_writable_in_private};
 use crate::repo::{ObjectKind, Repo};
 
 use super::{ComposefsError, Image, MountId};
@@ -47,6 +47,11 @@ pub fn mount(
         });
     }
     let place = Dir::open_ambient(target)?;
+    if is_within(repo.dir(), &place)? {
+        return Err(ComposefsError::CoversRepository {
+            path: target.to_owned(),
+        });
+    }
     let overlay = overlay(repo, image, &format!("{SOURCE}{id}"), target, files, None)?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&overlay, "", &place, "", how)

@@ -112,6 +112,9 @@ checks! {
     /// The kernel has to find the root file system by itself.
     NoInitramfs "no-initramfs" Warning
         "the kernel has no initramfs.img: it must find and mount the root file system alone";
+    /// Nothing would make a deployment the root.
+    NoPrepareRoot "no-prepare-root" Warning
+        "there is no /usr/lib/atomos/atomos-prepare-root: unless its initramfs has it from elsewhere, no deployment of the tree boots; bootloader-hooks/";
     /// `atomos-prepare-root` would stop, or pass over what was meant.
     PrepareRootConf "prepare-root-conf" Error
         "a line that atomos-prepare-root does not understand, or no file: it passes the line over, or does not boot";

@@ -162,6 +162,9 @@ fn kernel(view: &View, found: &mut Findings) {
             found.at(Check::NoInitramfs, version);
         }
     }
+    if view.file("usr/lib/atomos/atomos-prepare-root").is_none() {
+        found.add(Check::NoPrepareRoot);
+    }
     for version in others.iter().filter(|version| view.has_entries(version)) {
         found.at(Check::UnusedModules, version);
     }

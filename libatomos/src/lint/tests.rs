@@ -11,7 +11,7 @@ use crate::progress::NoProgress;
 use crate::repo::{Repo, RepoMode};
 
 /// A tree that nothing is wrong with.
-const GOOD: [&str; 23] = [
+const GOOD: [&str; 24] = [
     "bin -> usr/bin",
     "sbin -> usr/sbin",
     "boot/",
@@ -25,6 +25,7 @@ const GOOD: [&str; 23] = [
     "tmp/",
     "var/",
     "usr/bin/sh",
+    "usr/lib/atomos/atomos-prepare-root",
     "usr/lib/atomos/health.d/",
     "usr/lib/systemd/system.conf.d/10-atomos-watchdog.conf",
     "usr/etc/passwd",
@@ -106,7 +107,8 @@ fn each_fault_is_found_and_nothing_else() {
             &["several-kernels"],
         ),
         (&["usr/lib/modules/5/a.ko"], &["unused-modules"]),
-        (&["!usr/lib/atomos"], &["no-health-checks"]),
+        (&["!usr/lib/atomos"], &["no-prepare-root", "no-health-checks"]),
+        (&["!usr/lib/atomos/atomos-prepare-root"], &["no-prepare-root"]),
         (
             &[
                 "!usr/lib/systemd/system.conf.d/10-atomos-watchdog.conf",

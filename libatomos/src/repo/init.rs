@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::digest::hex;
 use crate::format::limits;
-use crate::fs::{Dir, FsError, LockNotice};
+use crate::fs::{Dir, FileLock, FsError, LockMode, LockNotice};
 
 use super::config::{Config, FORMAT, Features, RepoMode};
 use super::layout::{CONFIG, LOCK, REFS, ROOTS, TMP};
@@ -37,14 +37,7 @@ impl Repo {
             });
         }
         if dir.exists(CONFIG)? {
-            let repo = Self::open_at(dir)?;
-            if repo.mode() != mode {
-                return Err(RepoError::Occupied {
-                    path: repo.dir.path().to_owned(),
-                    reason: "there is a repository of the other mode",
-                });
-            }
-            return Ok(repo);
+            return Self::open_as(dir, mode);
         }
         let ours = |name: &str| {
             ObjectKind::ALL.iter().any(|kind| kind.dir() == name) || [TMP, ROOTS, LOCK, REFS].contains(&name)
@@ -60,6 +53,18 @@ impl Repo {
                 reason: "the directory is not empty",
             });
         }
+        // Two at once would make two repositories, the second in the place of the first.
+        let _lock = FileLock::acquire(
+            &dir,
+            LOCK,
+            "the repository",
+            LockMode::Exclusive,
+            DEFAULT_LOCK_TIMEOUT,
+            |_| {},
+        )?;
+        if dir.exists(CONFIG)? {
+            return Self::open_as(dir, mode);
+        }
         // The objects of a bare repository have true modes, old setuid files among them: nobody else may reach them.
         let private = if mode == RepoMode::Bare { 0o700 } else { 0o755 };
         for kind in ObjectKind::ALL {
@@ -68,7 +73,6 @@ impl Repo {
         dir.ensure_dir(TMP, 0o700)?;
         dir.ensure_dir(ROOTS, 0o755)?;
         dir.write_atomic(REFS, &super::refs::format(&Default::default()), 0o644)?;
-        dir.open_or_create_file(LOCK, 0o644)?;
         let config = Config {
             format: FORMAT,
             mode,
@@ -80,6 +84,18 @@ impl Repo {
         dir.write_atomic(CONFIG, config.to_text().as_bytes(), 0o644)?;
         dir.sync_fs()?;
         Self::open_at(dir)
+    }
+
+    /// Opens a repository that is there already, if it is of the mode that was asked for.
+    fn open_as(dir: Dir, mode: RepoMode) -> Result<Self, RepoError> {
+        let repo = Self::open_at(dir)?;
+        if repo.mode() == mode {
+            return Ok(repo);
+        }
+        Err(RepoError::Occupied {
+            path: repo.dir.path().to_owned(),
+            reason: "there is a repository of the other mode",
+        })
     }
 
     /// Opens the repository at `path`.
@@ -140,4 +156,27 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String, FsError> {
         }
     }
     Ok(hex(&buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_who_make_a_repository_at_once_make_one() {
+        for _ in 0..20 {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("repo");
+            let ids: Vec<String> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| Repo::init(&path, RepoMode::BareUser).unwrap().config().id.clone())
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+            assert_eq!(Repo::open(&path).unwrap().config().id, ids[0]);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Between the truth and `/boot`.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::boot::name::EntryName;
@@ -9,12 +10,12 @@ use crate::boot::{
     KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel,
     check_space, extlinux_conf, forecast, is_in_menu, kernel_space, plan_reconcile, verify_entries,
 };
-use crate::digest::BlobId;
-use crate::format::{Commit, Node};
+use crate::digest::{BlobId, DirTreeId};
+use crate::format::{Commit, Entry, Node};
 use crate::fs::Dir;
 use crate::names::StaterootName;
 use crate::progress::Progress;
-use crate::repo::Located;
+use crate::repo::{Located, ObjectKind, RepoError};
 
 use super::booted::ENTRY_KARG;
 use super::cleanup::leads_to;
@@ -236,22 +237,55 @@ impl Sysroot {
         Ok(self.atomos.open_dir(path)?)
     }
 
-    /// Returns the digest of the tree's kernel, once it is known that there is room for it in `/boot`.
+    /// Returns the digest of the tree's kernel, once it is known that it is what the commit records, and that there is room for it in
+    /// `/boot`.
+    ///
+    /// A deployment's files are links to the store, and nothing reads them again before they are booted. What a loader reads is
+    /// copied from them: a kernel that the disk has damaged would be copied, and whatever compares it later would find
+    /// it to be what was copied.
     pub(super) fn prepare_kernel(
         &self,
-        id: &DeploymentId,
+        decision: &Decision,
         root: &Dir,
         state: &State,
     ) -> Result<BootCsum, SysrootError> {
         let files = KernelFiles::find(root)?;
-        let bootcsum = files.digest()?;
+        let (bootcsum, found) = files.digests()?;
+        for (file, found) in files.files().iter().zip(found) {
+            let path = Path::new(MODULES)
+                .join(files.version().unwrap_or_default())
+                .join(&file.source);
+            self.check_recorded(decision.commit.root, &path, found)?;
+        }
         let needed = NeededKernel {
-            stateroot: id.stateroot.clone(),
+            stateroot: decision.id.stateroot.clone(),
             bootcsum: Some(bootcsum),
             sizes: files.sizes().collect(),
         };
         check_space(&self.boot_dir()?, &[needed], &self.removable_kernels(state)?)?;
         Ok(bootcsum)
+    }
+
+    /// Fails where a file of a deployment's tree is not what the commit's tree `root` records at `path`.
+    pub(super) fn check_recorded(
+        &self,
+        root: DirTreeId,
+        path: &Path,
+        found: BlobId,
+    ) -> Result<(), SysrootError> {
+        let located = self.repo.locate("", root, None, path.as_os_str().as_bytes())?;
+        match located {
+            Located::Entry(Entry {
+                node: Node::File { blob, .. },
+                ..
+            }) if blob != found => Err(RepoError::ObjectDamaged {
+                kind: ObjectKind::Blob,
+                digest: *blob.digest(),
+                reason: format!("as {} it has the digest {found}", path.display()),
+            }
+            .into()),
+            _ => Ok(()),
+        }
     }
 
     /// Fails when there is no room for the commit's kernel in `/boot`, before anything is written. A kernel that may be there

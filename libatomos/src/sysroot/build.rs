@@ -79,7 +79,7 @@ impl Sysroot {
         }
         let work = || {
             let checkout = self.check_out(decision, &root, &options, progress, cancel)?;
-            let bootcsum = self.prepare_kernel(id, &root, state)?;
+            let bootcsum = self.prepare_kernel(decision, &root, state)?;
             decision.origin.save(&deployments, id)?;
             Ok((checkout, bootcsum, next(&root, &deployments)?))
         };

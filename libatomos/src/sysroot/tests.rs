@@ -18,6 +18,7 @@ use super::{
     UpgradeOptions, UpgradeOutcome,
 };
 
+mod damage;
 mod image_care;
 mod images;
 mod sealing;

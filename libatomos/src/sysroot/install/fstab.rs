@@ -53,22 +53,49 @@ fn line(fs: &MountedFs, uuid: &str) -> String {
 }
 
 /// Adds lines to the `/etc/fstab` of a deployment's `tree`, but those whose mount point has a line already, or is not
-/// there: what cannot be mounted would be a failure at every boot.
-pub(super) fn add(tree: &Dir, lines: &[String]) -> Result<(), SysrootError> {
+/// there: what cannot be mounted would be a failure at every boot. Returns what a person should know of those. A line that differs in
+/// the file system alone is an earlier installation's, and is replaced.
+pub(super) fn add(tree: &Dir, lines: &[String]) -> Result<Vec<String>, SysrootError> {
     let etc = tree.open_dir("etc")?;
     let bytes = etc.read_optional("fstab", MAX_FSTAB)?.unwrap_or_default();
     let Ok(mut text) = String::from_utf8(bytes) else {
         return Err(refuse(etc.path(), "its fstab is not UTF-8"));
     };
-    let mut changed = false;
+    let (mut changed, mut notes) = (false, Vec::new());
+    let words = |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
     for line in lines {
-        let mount_point = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+        let mount_point = |line: &str| words(line).into_iter().nth(1);
         let theirs =
-            |other: &str| !other.trim_start().starts_with('#') && mount_point(other) == mount_point(line);
+            |other: &&str| !other.trim_start().starts_with('#') && mount_point(other) == mount_point(line);
         // What is beneath /boot lies on the machine's own, and not in the tree.
         let place = mount_point(line).unwrap_or_default();
         let missing = !place.starts_with("/boot/") && !tree.exists(place.trim_start_matches('/'))?;
-        if missing || text.lines().any(theirs) {
+        if missing {
+            notes.push(format!(
+                "the tree has no directory {place}, so /etc/fstab of the deployment gets no line for it: {line}"
+            ));
+            continue;
+        }
+        if let Some(other) = text.lines().find(theirs).map(str::to_owned) {
+            let (old, new) = (words(&other), words(line));
+            if old == new {
+                continue;
+            }
+            if old[1..] == new[1..] {
+                let replace = |one: &str| {
+                    if one == other {
+                        line.clone()
+                    } else {
+                        one.to_owned()
+                    }
+                };
+                text = text.lines().map(|one| replace(one) + "\n").collect();
+                changed = true;
+            } else {
+                notes.push(format!(
+                    "/etc/fstab of the deployment has a line for {place} already, which stays: {other}; what is mounted there now would have: {line}"
+                ));
+            }
             continue;
         }
         if !text.is_empty() && !text.ends_with('\n') {
@@ -81,7 +108,7 @@ pub(super) fn add(tree: &Dir, lines: &[String]) -> Result<(), SysrootError> {
     if changed {
         etc.write_atomic("fstab", text.as_bytes(), 0o644)?;
     }
-    Ok(())
+    Ok(notes)
 }
 
 #[cfg(test)]
@@ -134,13 +161,29 @@ mod tests {
         add(&tree, &ours).unwrap();
         let read = || String::from_utf8(etc.read("fstab", 1000).unwrap()).unwrap();
         assert_eq!(read(), "A /boot ext4 ro 0 2\nB /efi vfat ro 0 2\n");
-        add(&tree, &ours).unwrap();
+        assert_eq!(add(&tree, &ours).unwrap(), [""; 0]);
         assert_eq!(read().lines().count(), 2, "once is enough");
+        // A file system that was made anew.
+        etc.write_atomic(
+            "fstab",
+            b"# OLD /boot ext4 ro 0 2\nOLD /boot ext4 ro 0 2\nB /efi vfat ro 0 2",
+            0o644,
+        )
+        .unwrap();
+        assert_eq!(add(&tree, &ours).unwrap(), [""; 0]);
+        assert_eq!(
+            read(),
+            "# OLD /boot ext4 ro 0 2\nA /boot ext4 ro 0 2\nB /efi vfat ro 0 2\n"
+        );
         etc.write_atomic("fstab", b"# x /boot y\nMINE\t/boot  ext4 rw 0 0", 0o644)
             .unwrap();
-        add(&tree, &ours).unwrap();
+        let notes = add(&tree, &ours).unwrap();
+        assert!(
+            notes.len() == 1 && notes[0].contains("MINE\t/boot  ext4 rw 0 0"),
+            "{notes:?}"
+        );
         tree.remove_dir("efi").unwrap();
-        add(
+        let notes = add(
             &tree,
             &[
                 "C /boot/efi vfat ro 0 2".to_owned(),
@@ -148,6 +191,10 @@ mod tests {
             ],
         )
         .unwrap();
+        assert!(
+            notes.len() == 1 && notes[0].contains("no directory /efi/x"),
+            "{notes:?}"
+        );
         assert_eq!(
             read().lines().last(),
             Some("C /boot/efi vfat ro 0 2"),

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use crate::fs::Dir;
 
-use super::probe::Layout;
+use super::esp;
+use super::probe::{Esp, Layout};
 use super::{InstallOptions, InstallPlan, SysrootError, refuse};
 
 /// Where GRUB looks, below `/boot`.
@@ -29,9 +30,13 @@ const MAX_CFG: usize = 16 * 1024 * 1024;
 const REPLACED: &str = "grub.cfg.before-atomos";
 
 /// Refuses what GRUB would not boot from.
-pub(super) fn check(layout: &Layout, options: &InstallOptions) -> Result<(), SysrootError> {
+pub(super) fn check(layout: &Layout, options: &InstallOptions, resumes: bool) -> Result<(), SysrootError> {
     if options.existing {
         return Ok(());
+    }
+    if let Some(esp) = efi(layout, options) {
+        // No GRUB says whose it is.
+        esp::check(&layout.target, &esp.path, options, resumes, |_| false)?;
     }
     let root = Dir::open_ambient(&layout.target)?;
     let Some(dir) = root.open_dir_optional(Path::new("boot").join(DIRECTORY))? else {
@@ -64,11 +69,7 @@ pub(super) fn programs(
         words.push(device.display().to_string());
         calls.push(words);
     }
-    if let Some(esp) = layout
-        .esp
-        .as_ref()
-        .filter(|esp| esp.is_fat() || options.esp.is_some())
-    {
+    if let Some(esp) = efi(layout, options) {
         calls.push(call(&[
             format!("--target={}", efi_target(std::env::consts::ARCH)),
             format!("--efi-directory={}", layout.target.join(&esp.path).display()),
@@ -84,6 +85,12 @@ pub(super) fn programs(
         );
     }
     calls
+}
+
+/// Returns the EFI system partition that `grub-install` is told of.
+fn efi<'a>(layout: &'a Layout, options: &InstallOptions) -> Option<&'a Esp> {
+    let esp = layout.esp.as_ref();
+    esp.filter(|esp| esp.is_fat() || options.esp.is_some())
 }
 
 /// GRUB's name of an architecture with UEFI.

@@ -16,6 +16,7 @@
 //! copied from the tree. GRUB is in sectors and in modules for this machine, so `grub-install` of the machine that
 //! installs puts it there; the caller starts it, for the library starts no programs.
 
+mod esp;
 mod fstab;
 mod grub;
 mod probe;
@@ -205,7 +206,7 @@ impl InstallPlan {
             _ => Vec::new(),
         };
         if loader == Loader::SystemdBoot {
-            systemd_boot::check(&layout)?;
+            systemd_boot::check(&layout, options, resumes)?;
             source.check_tree(
                 target,
                 systemd_boot::DIRECTORY,
@@ -213,7 +214,7 @@ impl InstallPlan {
             )?;
         }
         if loader == Loader::Grub {
-            grub::check(&layout, options)?;
+            grub::check(&layout, options, resumes)?;
         }
         if loader == Loader::None {
             warnings.push("no boot loader is installed: one has to be there that reads /boot".to_owned());

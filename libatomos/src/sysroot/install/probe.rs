@@ -18,6 +18,9 @@ const MAX_MOUNTINFO: usize = 64 * 1024 * 1024;
 /// Where an EFI system partition is looked for, below the target, in this order.
 const ESP_PLACES: [&str; 3] = ["efi", "boot/efi", "boot"];
 
+/// The number of the inode that is the root of a btrfs subvolume, and of nothing else.
+const SUBVOLUME: u64 = 256;
+
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,7 +78,9 @@ impl Layout {
         {
             // It goes to kernel arguments and to fstab, which would both have to quote it in a way of their own.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/@._-+".contains(&byte);
-            if fs.kind != "btrfs" || !fs.subtree.bytes().all(plain) {
+            // A directory that is bound there looks the same in the kernel's list, and cannot be mounted by name.
+            let is_subvolume = fs.kind == "btrfs" && root.stat_self()?.ino == SUBVOLUME;
+            if !is_subvolume || !fs.subtree.bytes().all(plain) {
                 let reason = format!("it is {:?} of its file system, and not its root", fs.subtree);
                 return Err(refuse(&target, reason));
             }

@@ -1,10 +1,12 @@
 //! Doing what was planned.
 
+use std::path::Path;
+
 use crate::boot::KernelArgs;
 use crate::cancel::Cancel;
 use crate::failpoint;
 use crate::fs::Dir;
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::repo::RepoMode;
 use crate::sysroot::{DeployOptions, DeployReport, DeploymentId, KargsChange, Origin, Sysroot, SysrootError};
 
@@ -61,12 +63,18 @@ impl InstallPlan {
         };
         failpoint::hit("install.deployed")?;
         let tree = sysroot.deployment_dir(&deployment)?;
-        fstab::add(&tree, &self.fstab)?;
+        for text in fstab::add(&tree, &self.fstab)? {
+            progress.report(Event::Warning { text: &text });
+        }
         tree.sync_fs()?;
         failpoint::hit("install.fstab")?;
 
         match self.loader {
-            Loader::SystemdBoot => loader_files.extend(systemd_boot::install(self, &root, &tree)?),
+            Loader::SystemdBoot => loader_files.extend({
+                let tree_of_commit = sysroot.repo.load_commit(&deployment.commit)?.root;
+                let check = |path: &Path, found| sysroot.check_recorded(tree_of_commit, path, found);
+                systemd_boot::install(self, &root, &tree, &check)?
+            }),
             Loader::Grub => loader_files.extend(grub::configure(&root)?),
             Loader::Auto | Loader::None => {}
         }
@@ -131,16 +139,19 @@ fn made_before(
     plan: &InstallPlan,
     commit: crate::digest::CommitId,
 ) -> Result<Option<DeploymentId>, SysrootError> {
-    let mut kargs = KernelArgs::new();
-    for karg in &plan.kargs {
-        kargs.append_if_missing(karg)?;
-    }
-    let kargs = kargs.to_string();
     let state = sysroot.state()?;
-    let same = state
+    let newest = state
         .deployments
         .first()
-        .filter(|deployment| deployment.id.stateroot == plan.stateroot && deployment.id.commit == commit)
-        .filter(|deployment| deployment.kargs == kargs);
-    Ok(same.map(|deployment| deployment.id.clone()))
+        .filter(|deployment| deployment.id.stateroot == plan.stateroot && deployment.id.commit == commit);
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
+    // It has those of the deployment before it, too.
+    let own: KernelArgs = newest.kargs.parse()?;
+    let mut all = own.clone();
+    for karg in &plan.kargs {
+        all.append_if_missing(karg)?;
+    }
+    Ok((all == own).then(|| newest.id.clone()))
 }

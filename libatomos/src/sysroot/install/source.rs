@@ -79,7 +79,9 @@ impl InstallSource<'_> {
         match self {
             Self::Repo { repo, reference } => {
                 if let Some((remote, _)) = Origin::remote_ref(reference) {
-                    copy_remote(repo, target, &remote).map_err(PullError::from)?;
+                    if !copy_remote(repo, target, &remote).map_err(PullError::from)? {
+                        return Err(other_remote(sysroot, &remote));
+                    }
                 }
                 let options = LocalPullOptions::default();
                 let refs = std::slice::from_ref(reference);
@@ -105,10 +107,13 @@ impl InstallSource<'_> {
                 if !known {
                     config.create(target, remote).map_err(PullError::from)?;
                 } else if RemoteConfig::load(target, remote).map_err(PullError::from)? != **config {
-                    return Err(refuse(
-                        sysroot.path(),
-                        format!("it has another remote {remote}, with another configuration"),
-                    ));
+                    // What nothing was ever had from is what a mistyped key or address has left.
+                    let seen = RemoteState::load(target, remote).map_err(PullError::from)?;
+                    if !seen.refs.is_empty() {
+                        return Err(other_remote(sysroot, remote));
+                    }
+                    RemoteConfig::remove(target, remote).map_err(PullError::from)?;
+                    config.create(target, remote).map_err(PullError::from)?;
                 }
                 let mut session = Session::open(target, remote, session, progress, cancel)?;
                 let pull = PullOptions {
@@ -127,12 +132,26 @@ impl InstallSource<'_> {
     }
 }
 
-/// Makes the remote of one repository known to another, where it is not.
-fn copy_remote(from: &Repo, to: &Repo, name: &RemoteName) -> Result<(), crate::remote::RemoteError> {
-    if !RemoteConfig::list(from)?.contains(name) || RemoteConfig::list(to)?.contains(name) {
-        return Ok(());
+/// The machine would follow somebody else under the same name.
+fn other_remote(sysroot: &Sysroot, remote: &RemoteName) -> SysrootError {
+    let reason = format!(
+        "it has another remote {remote}, with another configuration; `atomos --sysroot {} remote remove {remote}` has it forgotten",
+        sysroot.path().display()
+    );
+    refuse(sysroot.path(), reason)
+}
+
+/// Makes the remote of one repository known to another, where it is not. Returns whether it is the same there.
+fn copy_remote(from: &Repo, to: &Repo, name: &RemoteName) -> Result<bool, crate::remote::RemoteError> {
+    if !RemoteConfig::list(from)?.contains(name) {
+        return Ok(true);
+    }
+    let config = RemoteConfig::load(from, name)?;
+    if RemoteConfig::list(to)?.contains(name) {
+        return Ok(RemoteConfig::load(to, name)? == config);
     }
     // The memory first: a remote without it would believe an old version.
     RemoteState::load(from, name)?.save(to, name)?;
-    RemoteConfig::load(from, name)?.save(to, name)
+    config.save(to, name)?;
+    Ok(true)
 }

@@ -10,10 +10,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::digest::{BlobId, Digest};
 use crate::fs::Dir;
 
+use super::esp::{self, MAX_LOADER};
 use super::probe::{Esp, Layout};
-use super::{InstallPlan, SysrootError, refuse};
+use super::{InstallOptions, InstallPlan, SysrootError, refuse};
 
 /// Where a tree has the loader.
 pub(in crate::sysroot) const DIRECTORY: &str = "usr/lib/systemd/boot/efi";
@@ -21,23 +23,20 @@ pub(in crate::sysroot) const DIRECTORY: &str = "usr/lib/systemd/boot/efi";
 /// Architectures, as UEFI abbreviates them.
 const ARCHITECTURES: [&str; 6] = ["x64", "aa64", "ia32", "arm", "riscv64", "loongarch64"];
 
-/// Bytes in a loader. Those of today have 150,000.
-const MAX_LOADER: usize = 16 * 1024 * 1024;
-
 /// What every systemd-boot has in it, by which `bootctl` knows one, too.
 const MARK: &[u8] = b"#### LoaderInfo: systemd-boot ";
 
 const LOADER_CONF: &str =
     "# The newest entry of atomos is the first, so none is named here as the default.\ntimeout 3\n";
 
-/// Refuses what systemd-boot could not boot from.
-pub(super) fn check(layout: &Layout) -> Result<(), SysrootError> {
-    if layout.esp.is_none() {
+/// Refuses what systemd-boot could not boot from, and where another loader is in its place.
+pub(super) fn check(layout: &Layout, options: &InstallOptions, resumes: bool) -> Result<(), SysrootError> {
+    let Some(esp) = &layout.esp else {
         return Err(refuse(
             &layout.target,
             "systemd-boot needs an EFI system partition, and none is mounted at /efi, /boot/efi or /boot",
         ));
-    }
+    };
     if layout.boot.is_none() {
         return Err(refuse(
             &layout.target,
@@ -45,11 +44,14 @@ pub(super) fn check(layout: &Layout) -> Result<(), SysrootError> {
              one of them at /boot",
         ));
     }
-    Ok(())
+    esp::check(&layout.target, &esp.path, options, resumes, |bytes| {
+        contains(bytes, MARK)
+    })
 }
 
-/// What the tree has of the loader: the architecture, and the bytes.
-fn loaders(tree: &Dir) -> Result<Vec<(&'static str, Vec<u8>)>, SysrootError> {
+/// What the tree has of the loader: the architecture, and the bytes. `check` is told where each was found, and the digest of what
+/// was read there: firmware starts it, and nothing looks at it again.
+fn loaders(tree: &Dir, check: &CheckRecorded<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, SysrootError> {
     let mut found = Vec::new();
     let Some(dir) = tree.open_dir_optional(DIRECTORY)? else {
         return Ok(found);
@@ -58,7 +60,8 @@ fn loaders(tree: &Dir) -> Result<Vec<(&'static str, Vec<u8>)>, SysrootError> {
         // The one that is signed for Secure Boot, where there is one, as `bootctl` does.
         for suffix in [".signed", ""] {
             let name = format!("systemd-boot{architecture}.efi{suffix}");
-            if let Some(bytes) = dir.read_optional(name, MAX_LOADER)? {
+            if let Some(bytes) = dir.read_optional(&name, MAX_LOADER)? {
+                check(&Path::new(DIRECTORY).join(name), BlobId::new(Digest::of(&bytes)))?;
                 found.push((architecture, bytes));
                 break;
             }
@@ -67,11 +70,19 @@ fn loaders(tree: &Dir) -> Result<Vec<(&'static str, Vec<u8>)>, SysrootError> {
     Ok(found)
 }
 
+/// Fails where a file of the deployed tree is not what its commit records: its path, and the digest of what was read there.
+pub(super) type CheckRecorded<'a> = dyn Fn(&Path, BlobId) -> Result<(), SysrootError> + 'a;
+
 /// Copies the loader of `tree`. What the firmware starts is last. Returns what was written.
-pub(super) fn install(plan: &InstallPlan, root: &Dir, tree: &Dir) -> Result<Vec<PathBuf>, SysrootError> {
+pub(super) fn install(
+    plan: &InstallPlan,
+    root: &Dir,
+    tree: &Dir,
+    check: &CheckRecorded<'_>,
+) -> Result<Vec<PathBuf>, SysrootError> {
     let place = plan.esp.as_deref().unwrap_or(Path::new("boot"));
     let esp = root.open_dir(place)?;
-    let loaders = loaders(tree)?;
+    let loaders = loaders(tree, check)?;
     if loaders.is_empty() {
         let reason = format!("its tree has no /{DIRECTORY}/systemd-boot*.efi");
         return Err(refuse(&plan.target, reason));
@@ -84,11 +95,7 @@ pub(super) fn install(plan: &InstallPlan, root: &Dir, tree: &Dir) -> Result<Vec<
         let other = fallback.read_optional(&name, MAX_LOADER)?;
         let is_other = other.is_some_and(|other| other != *bytes && !contains(&other, MARK));
         if is_other && !plan.existing {
-            let path = place.join("EFI/BOOT").join(name);
-            return Err(refuse(
-                &plan.target,
-                format!("/{} is another boot loader", path.display()),
-            ));
+            return Err(esp::another(&plan.target, &place.join("EFI/BOOT").join(name)));
         }
     }
     let mut written = Vec::new();
@@ -119,16 +126,9 @@ fn fallback_name(architecture: &str) -> String {
     format!("BOOT{}.EFI", architecture.to_uppercase())
 }
 
-/// FAT finds a name in whatever case; elsewhere, one that stands in another case is taken.
 fn ensure_dir(parent: &Dir, name: &str) -> Result<Dir, SysrootError> {
-    let found = parent.entries()?.into_iter().find(|entry| {
-        entry
-            .name
-            .to_str()
-            .is_some_and(|other| other.eq_ignore_ascii_case(name))
-    });
-    match found {
-        Some(entry) => Ok(parent.open_dir(entry.name)?),
+    match esp::open(parent, name)? {
+        Some((_, dir)) => Ok(dir),
         None => Ok(parent.ensure_dir(name, 0o755)?),
     }
 }

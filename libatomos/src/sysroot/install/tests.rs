@@ -365,12 +365,81 @@ fn another_loader_of_the_firmware_s_is_not_replaced_unasked_and_an_older_one_of_
     let fallback = bench.target().join("boot/Efi/boot/BOOTX64.EFI");
     fs::write(&fallback, "another").unwrap();
     let reason = refused(bench.install(&for_systemd_boot()));
-    assert_eq!(reason, "/boot/EFI/BOOT/BOOTX64.EFI is another boot loader");
+    assert_eq!(reason, "/boot/Efi/boot/BOOTX64.EFI is another boot loader");
+    assert!(
+        !bench.target().join("atomos").exists(),
+        "it is seen before anything is done"
+    );
     assert_eq!(fs::read_to_string(&fallback).unwrap(), "another");
     fs::write(&fallback, "#### LoaderInfo: systemd-boot 252 ####").unwrap();
     bench.install(&for_systemd_boot()).unwrap();
     assert_eq!(fs::read_to_string(&fallback).unwrap(), SYSTEMD_BOOT);
     bench.assert_installed();
+}
+
+#[test]
+fn grub_does_not_take_the_place_of_another_loader_unasked() {
+    let bench = Bench::new();
+    let fallback = bench.target().join("efi/EFI/BOOT");
+    fs::create_dir_all(&fallback).unwrap();
+    fs::write(fallback.join("grubx64.efi"), "beside it").unwrap();
+    let options = InstallOptions {
+        esp: Some("efi".into()),
+        ..in_a_directory(Loader::Grub)
+    };
+    bench.plan(&options).unwrap();
+    fs::write(fallback.join("bootaa64.efi"), "another").unwrap();
+    assert_eq!(
+        refused(bench.plan(&options)),
+        "/efi/EFI/BOOT/bootaa64.efi is another boot loader"
+    );
+    let asked = InstallOptions {
+        existing: true,
+        ..options.clone()
+    };
+    bench.plan(&asked).unwrap();
+    // An interrupted run may have put it there.
+    fs::create_dir_all(bench.target().join("atomos")).unwrap();
+    fs::remove_file(fallback.join("bootaa64.efi")).unwrap();
+    let fail = |_: &[String]| Err(io::Error::other("no"));
+    let plan = bench.plan(&options).unwrap();
+    plan.carry_out(&bench.source(), &fail, &NoProgress, &Cancel::new())
+        .unwrap_err();
+    fs::write(fallback.join("bootx64.efi"), "of the first run").unwrap();
+    assert!(bench.plan(&options).unwrap().resumes);
+}
+
+#[test]
+fn a_repeated_installation_onto_a_system_keeps_what_that_boots() {
+    let bench = Bench::new();
+    let first = InstallOptions {
+        kargs: vec!["root=LABEL=x".to_owned(), "quiet".to_owned()],
+        ..in_a_directory(Loader::None)
+    };
+    let (original, _) = bench.install(&first).unwrap();
+    let again = InstallOptions {
+        existing: true,
+        kargs: vec!["root=LABEL=x".to_owned(), "splash".to_owned()],
+        grub_device: Some("/dev/disk".into()),
+        ..in_a_directory(Loader::Grub)
+    };
+    let fail = |_: &[String]| Err(io::Error::other("no such disk"));
+    for _ in 0..3 {
+        let plan = bench.plan(&again).unwrap();
+        plan.carry_out(&bench.source(), &fail, &NoProgress, &Cancel::new())
+            .unwrap_err();
+    }
+    let (report, _) = bench.install(&again).unwrap();
+    assert!(report.deploy.is_none(), "the first try has made it");
+    let sysroot = Sysroot::open(&bench.target(), &again.sysroot).unwrap();
+    let made: Vec<_> = sysroot
+        .state()
+        .unwrap()
+        .deployments
+        .into_iter()
+        .map(|one| one.id)
+        .collect();
+    assert_eq!(made, [report.deployment, original.deployment]);
 }
 
 /// Stops an installation at every point; what the firmware starts comes last; then it is run again.
