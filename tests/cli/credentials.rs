@@ -84,6 +84,47 @@ fn every_way_to_say_who_asks_reaches_the_server() {
 }
 
 #[test]
+fn a_mirror_learns_nothing_that_the_site_is_told() {
+    let (site, at_site) = listener();
+    let (mirror, at_mirror) = listener();
+    for args in [
+        &["--user", "me", "--password-file", "password"][..],
+        &["--token-file", "token"],
+        &["--token-command", "echo from-command"],
+        &["--header", "X-Board: a"],
+    ] {
+        let told = |mirror: &str, heads: &Receiver<Vec<String>>| {
+            let scratch = Scratch::new();
+            scratch.write("password", "open sesame\n");
+            scratch.write("token", "t0ken\n");
+            let add = [
+                "remote",
+                "add",
+                "origin",
+                &site,
+                "--mirror",
+                mirror,
+                "--no-verify",
+            ];
+            scratch.atomos(&[&add, args].concat()).code(0);
+            let mut command = scratch.command(&["pull", "origin", "os"]);
+            scratch.run(command.env("PATH", "/usr/bin:/bin")).code(3);
+            let secret = |head: Vec<String>| {
+                head.iter().any(|line| {
+                    let line = line.to_ascii_lowercase();
+                    line.starts_with("authorization") || line.starts_with("x-board")
+                })
+            };
+            assert!(secret(at_site.recv().unwrap()), "{args:?}");
+            secret(heads.recv().unwrap())
+        };
+        assert!(!told(&mirror, &at_mirror), "{args:?}");
+        // Another directory of the same server.
+        assert!(told(&format!("{site}/mirror"), &at_site), "{args:?}");
+    }
+}
+
+#[test]
 fn proxies_are_the_environments_unless_the_remote_has_its_own() {
     let (here, heads) = listener();
     let site = "http://os.example.invalid/site";

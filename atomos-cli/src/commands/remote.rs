@@ -61,7 +61,8 @@ struct AddArgs {
     /// Where the site is
     url: String,
 
-    /// Another place where the same site is; asked when the first one fails
+    /// Another place where the same site is; asked when the first one fails. It is told nothing of who asks: no user, token, certificate or header,
+    /// unless it is on the site's own server, and what netrc has for its host
     #[arg(long, value_name = "URL")]
     mirror: Vec<String>,
 

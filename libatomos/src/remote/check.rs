@@ -39,7 +39,7 @@ pub(super) fn all(config: &RemoteConfig) -> Result<(), String> {
     }
     let mut seen = BTreeSet::new();
     for text in &config.urls {
-        url(text).map_err(|reason| format!("`urls`: {text:?}: {reason}"))?;
+        url(text).map_err(|reason| format!("`urls`: {:?}: {reason}", without_secrets(text)))?;
         if !seen.insert(text.trim_end_matches('/')) {
             return Err(format!("`urls`: {text:?} stands twice"));
         }

@@ -1,10 +1,13 @@
 //! From a configuration to transports.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::cancel::Cancel;
+#[cfg(feature = "http")]
+use crate::transport::is_same_origin;
 use crate::transport::{DirTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::{RemoteConfig, RemoteError};
@@ -126,7 +129,7 @@ pub fn open_mirrors(
 ) -> Result<Vec<Box<dyn Transport>>, RemoteError> {
     let open = |url: &String| -> Result<Box<dyn Transport>, RemoteError> {
         let Some(path) = local_path(url) else {
-            return http(url, config, options);
+            return http(url, &as_known_to(url, config), options);
         };
         let path =
             path.map_err(|reason| TransportError::new(url.as_str(), TransportErrorKind::Local, reason))?;
@@ -143,6 +146,31 @@ pub fn open_mirrors(
         }
     };
     config.urls.iter().map(open).collect()
+}
+
+/// Returns the configuration as far as `url` may learn of it: what proves who asks is for the site, the first of the URLs that is not a
+/// directory. A mirror is anybody's, and may be asked without TLS. What netrc has for its host is meant for it.
+#[cfg(feature = "http")]
+fn as_known_to<'c>(url: &str, config: &'c RemoteConfig) -> Cow<'c, RemoteConfig> {
+    let site = config.urls.iter().find(|url| local_path(url).is_none());
+    if site.is_some_and(|site| is_same_origin(site, url)) {
+        return Cow::Borrowed(config);
+    }
+    Cow::Owned(RemoteConfig {
+        user: None,
+        password_file: None,
+        token_file: None,
+        token_command: None,
+        client_cert: None,
+        client_key: None,
+        headers: Default::default(),
+        ..config.clone()
+    })
+}
+
+#[cfg(not(feature = "http"))]
+fn as_known_to<'c>(_: &str, config: &'c RemoteConfig) -> Cow<'c, RemoteConfig> {
+    Cow::Borrowed(config)
 }
 
 #[cfg(not(feature = "http"))]

@@ -35,6 +35,12 @@ impl Origin {
     }
 }
 
+/// Returns whether two URLs are of one server: what may learn a secret of one may learn it by the other.
+pub(crate) fn is_same_origin(a: &str, b: &str) -> bool {
+    let origin = |url: &str| url.parse().ok().as_ref().and_then(Origin::of);
+    origin(a).is_some_and(|a| Some(a) == origin(b))
+}
+
 /// Returns whether the status sends the client elsewhere.
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)

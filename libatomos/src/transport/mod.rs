@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use crate::error::ErrorKind;
 
+#[cfg(feature = "http")]
+pub(crate) use answer::is_same_origin;
 pub use bundle::{BundlePiece, BundleTransport};
 pub use dir::DirTransport;
 #[cfg(feature = "http")]

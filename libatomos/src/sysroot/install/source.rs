@@ -78,10 +78,10 @@ impl InstallSource<'_> {
         let target = sysroot.repo();
         match self {
             Self::Repo { repo, reference } => {
-                if let Some((remote, _)) = Origin::remote_ref(reference) {
-                    if !copy_remote(repo, target, &remote).map_err(PullError::from)? {
-                        return Err(other_remote(sysroot, &remote));
-                    }
+                if let Some((remote, _)) = Origin::remote_ref(reference)
+                    && !copy_remote(repo, target, &remote).map_err(PullError::from)?
+                {
+                    return Err(other_remote(sysroot, &remote));
                 }
                 let options = LocalPullOptions::default();
                 let refs = std::slice::from_ref(reference);
