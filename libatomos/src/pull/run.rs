@@ -119,7 +119,22 @@ impl Run<'_, '_> {
             let Ok(table) = TreeTable::encode(repo, &relative.base) else {
                 continue;
             };
-            let (bytes, url) = read_artifact(self.session.source(), Artifact::Manifest, &relative.file)?;
+            let read = read_artifact(self.session.source(), Artifact::Manifest, &relative.file);
+            let (bytes, url) = match read {
+                Ok(read) => read,
+                // A bundle has one of them; a site may have lost one, and has the whole one.
+                Err(PullError::Transport(error)) if error.is_of_file() => {
+                    if error.kind != TransportErrorKind::NotFound {
+                        let text = format!("{error}; a larger manifest is taken instead");
+                        self.session
+                            .source()
+                            .progress()
+                            .report(Event::Warning { text: &text });
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let manifest = match Manifest::decode(&bytes, &release.commit, &table) {
                 Ok(manifest) => manifest,
                 Err(source) => return Err(PullError::Site { url, source }),

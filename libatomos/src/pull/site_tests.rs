@@ -7,6 +7,7 @@ use crate::cancel::Cancel;
 use crate::progress::NoProgress;
 use crate::publish::{RefOutcome, SiteDir, SitePruneOptions, prune_site, withdraw};
 use crate::sign::{Signer, TrustedKeys};
+use crate::site::Artifact;
 
 fn fsck(world: &World) -> crate::publish::SiteFsckReport {
     let keys = TrustedKeys::pinned([world.key.public()]).unwrap();
@@ -483,6 +484,97 @@ fn after_a_hundred_releases_a_tree_lies_in_few_packs() {
         4,
         "the history leads there by way of older releases"
     );
+}
+
+#[test]
+fn a_bundle_serves_whoever_has_one_of_the_releases_that_it_can_be_for() {
+    let mut world = World::new();
+    let mut program = super::tests::noise(1000, 200_000);
+    for version in 1..=4u8 {
+        program[usize::from(version) * 1000] ^= version;
+        world.write("usr/bin/program", &program);
+        world.write("usr/share/of", &super::tests::noise(u64::from(version), 9000));
+        world.release(&version.to_string());
+    }
+    let site = SiteDir::open(&world.site()).unwrap();
+    let newest = site
+        .read_published(&super::tests::os())
+        .unwrap()
+        .unwrap()
+        .1
+        .commit;
+    let file = world.scratch.path().join("update");
+    // Releases that the machine has, and which one the bundle begins at.
+    for (have, from) in [
+        (&[][..], None),
+        (&["1"], None),
+        (&["3"], None),
+        (&["1"], Some("1")),
+        (&["1", "3"], Some("1")),
+        (&["1", "2", "3"], Some("2")),
+    ] {
+        world.start_over();
+        for version in have {
+            world
+                .pull_with(
+                    Selector::Version((*version).to_owned()),
+                    &world.session(|_| {}),
+                    &PullOptions::default(),
+                )
+                .unwrap();
+        }
+        let mut out = std::fs::File::create(&file).unwrap();
+        create_bundle(&site, &super::tests::os(), from, &mut out).unwrap();
+        let options = world.session(|_| {});
+        let (progress, cancel) = (NoProgress, Cancel::new());
+        let bundle = crate::transport::BundleTransport::open(&file).unwrap();
+        let wanted = [Wanted {
+            reference: super::tests::os(),
+            selector: Selector::Newest,
+        }];
+        let report = Session::open_with(
+            &world.client,
+            &super::tests::name(),
+            vec![Box::new(bundle)],
+            &options,
+            &progress,
+            &cancel,
+        )
+        .unwrap()
+        .pull(&wanted, &PullOptions::default())
+        .unwrap_or_else(|error| panic!("{have:?} {from:?}: {error}"));
+        assert_eq!(report.refs[0].commit, newest);
+        world.assert_same_as_tree();
+    }
+}
+
+#[test]
+fn a_manifest_for_one_release_that_is_gone_or_damaged_is_made_up_for_by_the_whole_one() {
+    let mut world = World::new();
+    world.release("1");
+    world.write("usr/bin/program", b"2");
+    world.release("2");
+    let site = SiteDir::open(&world.site()).unwrap();
+    let release = site.read_published(&super::tests::os()).unwrap().unwrap().1;
+    let relative = world
+        .site()
+        .join(Artifact::Manifest.path(&release.manifests[0].file.digest));
+    for damage in [&b"gone"[..], b"other bytes"] {
+        world.start_over();
+        world
+            .pull_with(
+                Selector::Version("1".to_owned()),
+                &world.session(|_| {}),
+                &PullOptions::default(),
+            )
+            .unwrap();
+        match damage {
+            b"gone" => std::fs::remove_file(&relative).unwrap(),
+            bytes => std::fs::write(&relative, bytes).unwrap(),
+        }
+        world.pull();
+        world.assert_same_as_tree();
+    }
 }
 
 #[test]

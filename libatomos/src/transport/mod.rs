@@ -173,6 +173,15 @@ impl TransportError {
         }
     }
 
+    /// Returns whether it is about this one file: the server answers, and may have others.
+    #[must_use]
+    pub const fn is_of_file(&self) -> bool {
+        matches!(
+            self.kind,
+            TransportErrorKind::NotFound | TransportErrorKind::Protocol | TransportErrorKind::TooLarge
+        )
+    }
+
     /// Returns whether asking the same server again may help.
     #[must_use]
     pub const fn is_temporary(&self) -> bool {
