@@ -225,6 +225,15 @@ impl Scratch {
         self.run(self.command(args).env("ATOMOS_REPO", self.path("client")))
     }
 
+    /// Returns the file of the site's release that was made last.
+    pub fn newest_release(&self) -> PathBuf {
+        let files = fs::read_dir(self.path("site/releases")).unwrap();
+        let files = files.map(|entry| entry.unwrap().path());
+        files
+            .max_by_key(|file| fs::metadata(file).unwrap().modified().unwrap())
+            .unwrap()
+    }
+
     /// Returns the bytes of all files of the site, by path.
     pub fn site_files(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
         let mut files = std::collections::BTreeMap::new();

@@ -54,6 +54,21 @@ fn make(scratch: &Scratch, secret: &str) {
 }
 
 #[test]
+fn openssl_reads_a_key_of_ours() {
+    if has_tool("openssl", "reading a key") {
+        let scratch = Scratch::new();
+        scratch.atomos(&["key", "generate", "key"]).code(0);
+        tool(
+            &scratch,
+            "openssl",
+            &["pkey", "-in", "key", "-pubout", "-out", "again.pub"],
+        );
+        let read = |name: &str| std::fs::read_to_string(scratch.path(name)).unwrap();
+        assert_eq!(read("again.pub"), read("key.pub"));
+    }
+}
+
+#[test]
 fn a_key_by_openssl_signs_and_is_trusted() {
     if has_tool("openssl", "a key of its making") {
         publishes_and_is_trusted("openssl.pem", "openssl.pub");

@@ -279,6 +279,19 @@ fn a_version_for_certain_machines_reaches_those() {
     ];
     scratch.client(&add).code(0);
     scratch.client(&["pull", "origin", "os"]).code(0);
+    // What no machine could take is not signed.
+    for (args, said) in [
+        (
+            ["--min-from", "99"],
+            "no machine can have had release 99 of os before: the last one is 2",
+        ),
+        (["--compatible", ""], "\"\" is no name of machines"),
+    ] {
+        let before = scratch.site_files();
+        let run = scratch.publish(&args).code(5);
+        assert!(run.err.contains(said), "{}", run.err);
+        assert_eq!(scratch.site_files(), before);
+    }
     // A barrier: release 2 comes before what needs it.
     scratch.version("3");
     scratch.publish(&["--min-from", "2"]).code(0);

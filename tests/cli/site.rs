@@ -114,6 +114,55 @@ fn damaged_files_that_were_removed_come_back_by_publishing_as_the_hint_says() {
     assert!(run.err.starts_with("Unchanged: os 1 ("), "{}", run.err);
 }
 
+#[test]
+fn a_ref_does_not_begin_anew_where_its_record_is_lost() {
+    let scratch = with_releases(3);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    let record = fs::read(scratch.path("site/refs/os")).unwrap();
+    fs::write(scratch.path("site/refs/os"), &record[..record.len() / 2]).unwrap();
+    let run = scratch.atomos(&["site", "fsck", "site"]).code(6);
+    assert!(run.err.contains("back from a server or a mirror"), "{}", run.err);
+    fs::remove_file(scratch.path("site/refs/os")).unwrap();
+    scratch.version("4");
+    let before = scratch.site_files();
+    let run = scratch.publish(&[]).code(10);
+    assert!(
+        run.err.contains("site/refs/os is gone") && run.err.contains("up to number 3"),
+        "{}",
+        run.err
+    );
+    assert_eq!(scratch.site_files(), before);
+    fs::write(scratch.path("site/refs/os"), &record).unwrap();
+    scratch.publish(&[]).code(0);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+}
+
+#[test]
+fn what_is_left_of_a_history_is_kept_where_the_newest_release_is_lost() {
+    let scratch = with_releases(2);
+    scratch
+        .client(&["pull", "origin", "os@1", "--allow-downgrade"])
+        .code(0);
+    scratch.version("3");
+    scratch.publish(&["--min-from", "2"]).code(0);
+    scratch.version("4");
+    scratch.publish(&[]).code(0);
+    let releases = |scratch: &Scratch| {
+        let report = scratch.client(&["history", "origin", "os", "--json"]).json();
+        let list = report.as_array().unwrap().clone();
+        list.iter()
+            .map(|one| one["number"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(releases(&scratch), [4, 3, 2, 1]);
+    let newest = scratch.newest_release();
+    fs::remove_file(newest).unwrap();
+    scratch.publish(&[]).code(0);
+    assert_eq!(releases(&scratch), [5, 3, 2, 1]);
+    // By way of the second, as before.
+    scratch.client(&["pull", "origin", "os"]).code(0);
+}
+
 /// Releases of different sizes, so that each needs something of its own.
 fn with_releases(count: u32) -> Scratch {
     let scratch = published();

@@ -162,11 +162,11 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
         )
     } else if trusted.is_none() {
         format!(
-            "remove the damaged records and publish again; `atomos key set show --site {dir}` shows the keys that count"
+            "copy what is damaged in refs/ and keys/ back from a server or a mirror: machines refuse a record that begins anew; `atomos key set show --site {dir}` shows the keys that count"
         )
     } else {
         format!(
-            "--key takes the keys that machines were given; `atomos key set show --site {dir}` shows those that count now"
+            "--key takes the keys that machines were given, and `atomos key set show --site {dir}` shows those that count now; what is damaged is copied back from a server or a mirror"
         )
     };
     Err(CliError::of_kind(

@@ -125,7 +125,7 @@ fn hint_for_transport(error: &TransportError) -> Option<String> {
                 .to_owned()
         }
         TransportErrorKind::Denied => {
-            "`atomos remote add --force` takes credentials: --user, --token-file, --netrc, --client-cert".to_owned()
+            "`atomos remote add --force` takes credentials: --user, --token-file, --netrc, --client-cert; those of a proxy stand in its URL, --proxy http://USER:PASSWORD@HOST:PORT".to_owned()
         }
         TransportErrorKind::Untrusted => {
             "`atomos remote add --force --ca FILE` adds a certificate authority".to_owned()
@@ -156,6 +156,11 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         PublishError::Clock { .. } => {
             "look at this machine's clock, and at that of the machine that signed or committed; where the other was wrong, --expires DAYS reaches past it, and a new key set (docs/keys.md) ends what a record said".to_owned()
         }
+        PublishError::RecordLost { path, .. } => format!(
+            "copy {} back from a server or a mirror that has it; if no machine has ever seen the ref, remove its releases, and begin anew",
+            shown(path)
+        ),
+        PublishError::MinFrom { .. } => "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned(),
         PublishError::LastSequence { .. } => {
             "go over to a new key set, which starts the counter again: docs/keys.md, `atomos key set create`".to_owned()
         }

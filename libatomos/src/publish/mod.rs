@@ -225,6 +225,30 @@ pub enum PublishError {
         /// Why.
         reason: String,
     },
+    /// A ref has releases, and nothing says which one is the last.
+    #[error("{} is gone, and the site has releases of it, up to number {number}: machines that know them would refuse what begins anew", path.display())]
+    RecordLost {
+        /// The record.
+        path: PathBuf,
+        /// The highest number of a release.
+        number: u64,
+    },
+    /// No machine could take the release.
+    #[error("no machine can have had release {min_from} of {reference} before: the last one is {last}")]
+    MinFrom {
+        /// The ref.
+        reference: RefName,
+        /// The release that was asked for.
+        min_from: u64,
+        /// The last release; 0 where there is none.
+        last: u64,
+    },
+    /// No machine is called so.
+    #[error("{name:?} is no name of machines")]
+    Compatible {
+        /// The name.
+        name: String,
+    },
     /// Machines would take the new record for one that has expired.
     #[error(
         "a record of {reference} that is signed now is good until {expires}, and the {what} says that it was {time} already (seconds since 1970)"
@@ -315,7 +339,10 @@ impl PublishError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotOurs { .. } | Self::Withdrawn { .. } | Self::Clock { .. } => ErrorKind::Conflict,
+            Self::NotOurs { .. } | Self::Withdrawn { .. } | Self::Clock { .. } | Self::RecordLost { .. } => {
+                ErrorKind::Conflict
+            }
+            Self::MinFrom { .. } | Self::Compatible { .. } => ErrorKind::Invalid,
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::MissingKeys { .. }
             | Self::KeySet { .. }

@@ -9,7 +9,7 @@ use crate::names::RefName;
 use crate::progress::Progress;
 use crate::repo::{Repo, RepoError};
 use crate::sign::{Envelope, PublicKey, Role, Signer, TrustedKeys};
-use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release};
+use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release, record_path};
 
 use super::consolidate::Known;
 use super::site_dir::SiteWriter;
@@ -42,6 +42,10 @@ pub fn publish(
     }
     refs.sort();
     refs.dedup();
+    let no_name = |name: &&String| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
+    if let Some(name) = options.compatible.iter().find(no_name) {
+        return Err(PublishError::Compatible { name: name.clone() });
+    }
     let writer = SiteWriter::open(to, &repo.config().id)?;
     let publics: Vec<PublicKey> = options.signers.iter().map(|signer| signer.public()).collect();
     let (keys, is_placed) = match &options.key_set {
@@ -158,6 +162,8 @@ pub(super) struct Previous {
     pub(super) record: Record,
     /// Its release; `None` where the site has lost it.
     pub(super) release: Option<Release>,
+    /// The release before it, where that is the last one that is left.
+    pub(super) earlier: Option<(FileRef, Release)>,
     /// What the release needs and the site has lost.
     lost: Vec<(Artifact, FileRef)>,
 }
@@ -276,7 +282,14 @@ impl Publisher<'_> {
     fn previous(&self, reference: &RefName) -> Result<Option<Previous>, PublishError> {
         let site = &self.writer.site;
         let Some((record, keys)) = site.record(reference, self.keys, &self.earlier)? else {
-            return Ok(None);
+            // Machines that have seen it would refuse what begins anew, for good.
+            return match site.last_release_of(reference, |_, _| true)? {
+                Some((_, release)) => Err(PublishError::RecordLost {
+                    path: site.dir().path().join(record_path(reference)),
+                    number: release.number,
+                }),
+                None => Ok(None),
+            };
         };
         let release = match site.release_of(&record, &keys) {
             Ok(release) => Some(release),
@@ -293,9 +306,16 @@ impl Publisher<'_> {
                 vec![(Artifact::Release, file)]
             }
         };
+        let earlier = match &release {
+            Some(_) => None,
+            None => site.last_release_of(reference, |envelope, release| {
+                release.number < record.number && keys.verify_release(envelope, RELEASE_TYPE).is_ok()
+            })?,
+        };
         Ok(Some(Previous {
             record,
             release,
+            earlier,
             lost,
         }))
     }
@@ -309,6 +329,14 @@ impl Publisher<'_> {
                 repo: self.repo.dir().path().to_owned(),
             })?;
         let previous = self.previous(reference)?;
+        let last = previous.as_ref().map_or(0, |previous| previous.record.number);
+        if let Some(min_from) = self.options.min_from.filter(|min_from| *min_from > last) {
+            return Err(PublishError::MinFrom {
+                reference: reference.clone(),
+                min_from,
+                last,
+            });
+        }
         let outcome = match &previous {
             Some(previous) => {
                 let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);

@@ -287,9 +287,16 @@ fn history(job: &Job) -> Vec<HistoryEntry> {
     let Some(previous) = &job.previous else {
         return Vec::new();
     };
-    // What came before a release that is lost is known by that alone.
-    let Some(release) = &previous.release else {
-        return Vec::new();
+    let (file, release) = match (&previous.release, &previous.earlier) {
+        (Some(release), _) => {
+            let file = FileRef {
+                digest: previous.record.release,
+                size: previous.record.release_size,
+            };
+            (file, release)
+        }
+        (None, Some((file, release))) => (*file, release),
+        (None, None) => return Vec::new(),
     };
     let mut history = release.history.clone();
     history.insert(
@@ -298,10 +305,7 @@ fn history(job: &Job) -> Vec<HistoryEntry> {
             number: release.number,
             version: release.version.clone(),
             commit: release.commit,
-            release: FileRef {
-                digest: previous.record.release,
-                size: previous.record.release_size,
-            },
+            release: file,
             time: release.time,
             min_from: release.min_from,
         },

@@ -228,6 +228,39 @@ impl SiteDir {
         Ok(release)
     }
 
+    /// Returns the release of the ref with the highest number that `is_wanted`, of all that the site has, whatever leads to them. Nothing
+    /// is verified but digests.
+    pub(super) fn last_release_of(
+        &self,
+        reference: &RefName,
+        is_wanted: impl Fn(&Envelope, &Release) -> bool,
+    ) -> Result<Option<(FileRef, Release)>, PublishError> {
+        let Some(dir) = self.dir.open_dir_optional(Artifact::Release.dir())? else {
+            return Ok(None);
+        };
+        let mut last: Option<(FileRef, Release)> = None;
+        for entry in dir.entries()? {
+            let Some(digest) = entry.name.to_str().and_then(|name| name.parse::<Digest>().ok()) else {
+                continue;
+            };
+            let size = dir.stat(&entry.name)?.size;
+            let file = FileRef { digest, size };
+            // What is damaged is as good as gone.
+            let Ok(envelope) = self.release_envelope(&file) else {
+                continue;
+            };
+            let Ok(release) = Release::from_payload(envelope.unverified_payload()) else {
+                continue;
+            };
+            let is_of_ref = release.reference == *reference && release.repository == self.info.repository;
+            let is_later = last.as_ref().is_none_or(|(_, last)| last.number < release.number);
+            if is_of_ref && is_later && is_wanted(&envelope, &release) {
+                last = Some((file, release));
+            }
+        }
+        Ok(last)
+    }
+
     fn other_keys(&self, name: &str, source: SignError) -> PublishError {
         PublishError::OtherKeys {
             path: self.path(name),
@@ -339,7 +372,12 @@ impl SiteWriter {
     pub(super) fn open(path: &Path, repository: &str) -> Result<Self, PublishError> {
         let dir = Dir::ensure_ambient(path)?;
         if !dir.exists(INFO)? {
-            let foreign = dir.entries()?.into_iter().find(|entry| entry.name != WORK);
+            // What a run has left that stopped before the very first file had its name.
+            let unfinished = format!(".{INFO}.new");
+            let foreign = dir
+                .entries()?
+                .into_iter()
+                .find(|entry| entry.name != WORK && entry.name != *unfinished);
             if let Some(entry) = foreign {
                 return Err(PublishError::NotOurs {
                     path: path.to_owned(),

@@ -58,7 +58,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Returns whether a mirror that was interrupted before it had its [`INFO`] has such an entry.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| {
-        name == WORK || name == KEYS || Artifact::ALL.iter().any(|kind| kind.dir() == name)
+        let is_unfinished = name.starts_with('.') && name.ends_with(".new");
+        is_unfinished || name == WORK || name == KEYS || Artifact::ALL.iter().any(|kind| kind.dir() == name)
     })
 }
 

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ed25519_dalek::pkcs8::{
+    DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes,
+};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
@@ -270,8 +272,12 @@ impl SecretKey {
     /// Returns the key as PEM. Whoever has this text can sign.
     #[must_use]
     pub fn to_pem(&self) -> String {
-        self.0
-            .to_pkcs8_pem(LineEnding::LF)
+        // Without the public key beside it, which OpenSSL does not write, and before 3.2 does not read.
+        let key = KeypairBytes {
+            secret_key: self.0.to_bytes(),
+            public_key: None,
+        };
+        key.to_pkcs8_pem(LineEnding::LF)
             .expect("a secret key has an encoding")
             .to_string()
     }

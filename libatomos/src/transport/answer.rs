@@ -94,7 +94,12 @@ pub(super) fn refusal(url: &str, status: StatusCode, headers: &HeaderMap, ranged
         408 | 421 | 425 | 429 | 500..=599 => TransportErrorKind::Temporary,
         _ => TransportErrorKind::Protocol,
     };
-    let mut error = TransportError::new(url, kind, format!("the server answered {status}"));
+    let who = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        "the proxy"
+    } else {
+        "the server"
+    };
+    let mut error = TransportError::new(url, kind, format!("{who} answered {status}"));
     error.retry_after = retry_after(headers);
     error
 }

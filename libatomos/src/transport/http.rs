@@ -266,10 +266,14 @@ impl HttpTransport {
             (ureq::Error::InvalidProxyUrl, _) => {
                 (TransportErrorKind::Local, "the proxy's URL is none".to_owned())
             }
-            (ureq::Error::ConnectProxyFailed(reason), _) => (
-                TransportErrorKind::Temporary,
-                format!("the proxy does not connect: {reason}"),
-            ),
+            (ureq::Error::ConnectProxyFailed(reason), _) => {
+                // It says so in words.
+                let kind = match reason.contains("407") {
+                    true => TransportErrorKind::Denied,
+                    false => TransportErrorKind::Temporary,
+                };
+                (kind, format!("there is no connection: {reason}"))
+            }
             (ureq::Error::Timeout(what), _) => (
                 TransportErrorKind::Temporary,
                 format!("the server did not answer in time ({what})"),
@@ -285,7 +289,7 @@ impl HttpTransport {
             (other, _) => (TransportErrorKind::Temporary, other.to_string()),
         };
         let reason = match &self.options.proxy {
-            Some(proxy) if kind == TransportErrorKind::Temporary => {
+            Some(proxy) if matches!(kind, TransportErrorKind::Temporary | TransportErrorKind::Denied) => {
                 format!("{reason}, by the proxy {}", super::without_secrets(proxy))
             }
             _ => reason,

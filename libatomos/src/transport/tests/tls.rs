@@ -293,5 +293,5 @@ fn https_goes_through_a_tunnel_that_the_proxy_cannot_look_into() {
     assert_eq!(whole(&transport).unwrap(), "unknown");
     assert_eq!(whole(&transport).unwrap(), "unknown");
     assert_eq!(proxy.connections(), 1, "the tunnel is kept");
-    fails(whole(&through("")), TransportErrorKind::Temporary, "407");
+    fails(whole(&through("")), TransportErrorKind::Denied, "407");
 }
