@@ -187,6 +187,10 @@ impl State {
                 answer.set("Retry-After", seconds.to_string());
             }
             Deed::RefuseRange => answer = Answer::plain(501),
+            Deed::NoRanges => {
+                answer = self.site.answer(&with_range(request, None));
+                answer.headers.retain(|(name, _)| *name != "Accept-Ranges");
+            }
             Deed::IgnoreRange => answer = self.site.answer(&with_range(request, None)),
             Deed::WrongRange(by) | Deed::LyingRange(by) => {
                 let wrong = self.site.answer(&shifted(request, by));

@@ -17,6 +17,8 @@ pub enum Deed {
     Unavailable(u64),
     /// The whole file with status 200, although a range was asked for. Only for requests with a range.
     IgnoreRange,
+    /// As a server that has no ranges: the whole file always, and no word of them.
+    NoRanges,
     /// `501` to a range. Only for requests with a range.
     RefuseRange,
     /// `206` with a range that starts this many bytes later, and says so. Only for requests with a range.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::digest::BlobId;
 use crate::progress::{Event, PhaseGuard};
@@ -43,6 +43,7 @@ pub(super) fn fetch(
         queue: Mutex::new(requests.into()),
         failures: Mutex::default(),
         error: Mutex::default(),
+        probe: Mutex::default(),
         stop: AtomicBool::new(false),
     };
     let threads = jobs.clamp(1, 64).min(lock(&fetcher.queue).len().max(1));
@@ -62,7 +63,7 @@ pub(super) fn fetch(
         .unwrap_or_else(PoisonError::into_inner))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -73,6 +74,8 @@ struct Fetcher<'a> {
     queue: Mutex<VecDeque<PlannedRequest>>,
     failures: Mutex<Failures>,
     error: Mutex<Option<PullError>>,
+    /// Held by whoever finds out whether there are ranges.
+    probe: Mutex<()>,
     stop: AtomicBool,
 }
 
@@ -82,17 +85,22 @@ impl Fetcher<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
+            // Where the whole file comes for a range, all that is wanted of it is taken from that one answer.
+            let mut probe = (!self.source.knows_ranges()).then(|| lock(&self.probe));
+            if self.source.knows_ranges() {
+                probe = None;
+            }
             let Some(request) = lock(&self.queue).pop_front() else {
                 return;
             };
-            if let Err(error) = self.serve(request) {
+            if let Err(error) = self.serve(request, probe) {
                 lock(&self.error).get_or_insert(error);
                 self.stop.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    fn serve(&self, request: PlannedRequest) -> Result<(), PullError> {
+    fn serve(&self, request: PlannedRequest, mut probe: Option<MutexGuard<'_, ()>>) -> Result<(), PullError> {
         let path = request.kind.path(&request.file.digest);
         let mut pieces: VecDeque<Piece> = request.pieces.into();
         let mut attempts = self.source.attempts();
@@ -122,6 +130,7 @@ impl Fetcher<'_> {
                 position = 0;
                 self.take_over(request.kind, &path, &mut pieces);
             }
+            drop(probe.take());
             let body = Metered::new(self.source, response.body);
             let mut body = BufReader::with_capacity(READ, body);
             let bad = loop {

@@ -86,6 +86,9 @@ impl Attempts<'_, '_> {
                     if response.status == Status::Whole && (request.range.is_some() || self.whole[index]) {
                         mirror.no_ranges.store(true, Ordering::Relaxed);
                     }
+                    if response.status == Status::Partial {
+                        mirror.ranges.store(true, Ordering::Relaxed);
+                    }
                     return Ok(response);
                 }
                 Err(error) => {

@@ -46,6 +46,20 @@ pub(super) struct Mirror {
     /// Asked only when no other is left.
     pub(super) demoted: AtomicBool,
     pub(super) no_ranges: AtomicBool,
+    /// Whether it has served a range.
+    pub(super) ranges: AtomicBool,
+}
+
+impl Mirror {
+    fn is_demoted(&self) -> bool {
+        self.demoted.load(Ordering::Relaxed)
+    }
+
+    fn knows_ranges(&self) -> bool {
+        self.no_ranges.load(Ordering::Relaxed)
+            || self.ranges.load(Ordering::Relaxed)
+            || self.transport.serves_ranges().is_some()
+    }
 }
 
 /// What was asked and what came.
@@ -94,6 +108,7 @@ impl<'a> Source<'a> {
                     transport,
                     demoted: AtomicBool::new(false),
                     no_ranges: AtomicBool::new(false),
+                    ranges: AtomicBool::new(false),
                 })
                 .collect(),
             limiter: Limiter::new(options.limit_rate),
@@ -127,14 +142,20 @@ impl<'a> Source<'a> {
         self.cancel
     }
 
+    /// Returns whether it is known of the mirror that will be asked next whether it serves ranges.
+    #[must_use]
+    pub fn knows_ranges(&self) -> bool {
+        let next = self.mirrors.iter().find(|mirror| !mirror.is_demoted());
+        next.or(self.mirrors.first()).is_none_or(Mirror::knows_ranges)
+    }
+
     /// Returns whether no mirror that would be asked serves ranges.
     #[must_use]
     pub fn has_no_ranges(&self) -> bool {
-        let is_demoted = |mirror: &Mirror| mirror.demoted.load(Ordering::Relaxed);
-        let all = self.mirrors.iter().all(is_demoted);
+        let all = self.mirrors.iter().all(Mirror::is_demoted);
         self.mirrors
             .iter()
-            .filter(|mirror| all || !is_demoted(mirror))
+            .filter(|mirror| all || !mirror.is_demoted())
             .all(|mirror| mirror.no_ranges.load(Ordering::Relaxed))
     }
 

@@ -176,6 +176,10 @@ impl Transport for BundleTransport {
         &self.url
     }
 
+    fn serves_ranges(&self) -> Option<bool> {
+        Some(true)
+    }
+
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError> {
         let url = format!("{}:{}", self.url, request.path);
         let Some((size, pieces)) = self.files.get(request.path) else {

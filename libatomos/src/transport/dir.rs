@@ -30,6 +30,10 @@ impl Transport for DirTransport {
         &self.url
     }
 
+    fn serves_ranges(&self) -> Option<bool> {
+        Some(true)
+    }
+
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError> {
         let url = format!("{}/{}", self.url, request.path);
         let fail = |kind, reason: String| TransportError::new(&url, kind, reason);

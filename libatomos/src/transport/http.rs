@@ -5,6 +5,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::http::{StatusCode, Uri, header};
@@ -99,6 +100,8 @@ pub struct HttpTransport {
     base: String,
     origin: Origin,
     options: HttpOptions,
+    /// Whether the server has said that it serves ranges.
+    ranges: AtomicBool,
 }
 
 impl std::fmt::Debug for HttpTransport {
@@ -171,6 +174,7 @@ impl HttpTransport {
             base: url.trim_end_matches('/').to_owned(),
             origin,
             options,
+            ranges: AtomicBool::new(false),
         })
     }
 
@@ -319,6 +323,10 @@ impl Transport for HttpTransport {
         &self.base
     }
 
+    fn serves_ranges(&self) -> Option<bool> {
+        self.ranges.load(Ordering::Relaxed).then_some(true)
+    }
+
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError> {
         let empty = request.range.as_ref().is_some_and(std::ops::Range::is_empty);
         if !check_path(request.path) || empty {
@@ -339,6 +347,9 @@ impl Transport for HttpTransport {
                 .and_then(|value| value.to_str().ok())
                 .map(str::to_owned)
         };
+        if header(header::ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")) {
+            self.ranges.store(true, Ordering::Relaxed);
+        }
         let status = match (answer.status().as_u16(), &request.range) {
             (200, _) => Status::Whole,
             (206, Some(range)) if is_range(headers, range) => Status::Partial,

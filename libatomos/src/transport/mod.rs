@@ -206,6 +206,12 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
     /// Asks for a file, or a range of one. Returns when the answer begins; its body is read as it comes.
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError>;
+
+    /// Returns whether it serves ranges, as far as that is known before one was asked for. Where it is not, the first range is asked for alone:
+    /// several at once would be so many whole files.
+    fn serves_ranges(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// Leaves out of a URL what is not for messages: a user's name and password, and a query, which may be a signature.

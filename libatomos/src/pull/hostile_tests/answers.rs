@@ -59,6 +59,19 @@ fn a_server_without_ranges_is_asked_for_whole_files() {
 }
 
 #[test]
+fn of_a_server_without_ranges_a_file_comes_once() {
+    let mut site = Site::new(true);
+    for has in [Has::Nothing, Has::First] {
+        let seen = site.completes(has, vec![Fault::on("", Deed::NoRanges)]);
+        let mut paths: Vec<_> = seen.iter().map(|seen| &seen.path).collect();
+        let asked = paths.len();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), asked, "{has:?}: {seen:#?}");
+    }
+}
+
+#[test]
 fn another_range_than_was_asked_for_is_refused() {
     let mut site = Site::new(false);
     for (has, _) in PLACES {
