@@ -646,6 +646,20 @@ fn what_is_withdrawn_after_a_rotation_leaves_a_release_that_machines_believe() {
 }
 
 #[test]
+fn a_lost_record_begins_anew_with_a_new_key_set() {
+    let scratch = published();
+    scratch.version("2");
+    scratch.publish(&[]).code(0);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    std::fs::remove_file(scratch.path("site/refs/os")).unwrap();
+    scratch.version("3");
+    scratch.publish(&[]).code(10);
+    rotate(&scratch, 1, "key");
+    let run = scratch.client(&["pull", "origin", "os"]).code(0);
+    assert!(run.err.starts_with("Pulled origin:os: 3 ("), "{}", run.err);
+}
+
+#[test]
 fn every_ref_of_a_site_goes_over_to_the_new_keys() {
     let scratch = published();
     scratch.atomos(&["refs", "--create", "staging", "os"]);

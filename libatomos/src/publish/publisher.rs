@@ -65,6 +65,7 @@ pub fn publish(
         options,
         keys: &keys,
         earlier: options.pinned.iter().chain(&publics).cloned().collect(),
+        is_new_set: !is_placed,
         record_signers: signers(&options.signers, &keys.set().record, "record")?,
         time: options.time.unwrap_or_else(now),
         writer: &writer,
@@ -141,6 +142,8 @@ pub(super) struct Publisher<'a> {
     pub(super) keys: &'a TrustedKeys,
     /// Keys that machines went by before the first key set, as far as they are at hand.
     earlier: Vec<PublicKey>,
+    /// Whether the key set is new, and machines start to count again.
+    is_new_set: bool,
     pub(super) record_signers: Vec<&'a dyn Signer>,
     pub(super) time: i64,
     pub(super) writer: &'a SiteWriter,
@@ -284,11 +287,11 @@ impl Publisher<'_> {
         let Some((record, keys)) = site.record(reference, self.keys, &self.earlier)? else {
             // Machines that have seen it would refuse what begins anew, for good.
             return match site.last_release_of(reference, |_, _| true)? {
-                Some((_, release)) => Err(PublishError::RecordLost {
+                Some((_, release)) if !self.is_new_set => Err(PublishError::RecordLost {
                     path: site.dir().path().join(record_path(reference)),
                     number: release.number,
                 }),
-                None => Ok(None),
+                _ => Ok(None),
             };
         };
         let release = match site.release_of(&record, &keys) {

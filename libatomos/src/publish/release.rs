@@ -265,7 +265,10 @@ impl Publisher<'_> {
             &phase,
             self.cancel,
         )?;
-        report.image_bytes += image.0.size;
+        // The same blobs make the same image.
+        if !self.writer.site.has_artifact(Artifact::Image, &image.0)? {
+            report.image_bytes += image.0.size;
+        }
         Ok(Some(image))
     }
 }

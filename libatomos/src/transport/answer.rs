@@ -92,6 +92,8 @@ pub(super) fn refusal(url: &str, status: StatusCode, headers: &HeaderMap, ranged
         404 | 410 => TransportErrorKind::NotFound,
         401 | 403 | 407 => TransportErrorKind::Denied,
         408 | 421 | 425 | 429 | 500..=599 => TransportErrorKind::Temporary,
+        // Nothing is wrong with a file: the server does not like who asks, or how.
+        400..=499 => TransportErrorKind::Denied,
         _ => TransportErrorKind::Protocol,
     };
     let who = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
@@ -200,7 +202,8 @@ mod tests {
             (500, true, Temporary),
             (501, false, Temporary),
             (429, false, Temporary),
-            (418, false, Protocol),
+            (418, false, Denied),
+            (400, false, Denied),
             (204, false, Protocol),
         ] {
             assert_eq!(kind(status, ranged), expected, "{status}");
