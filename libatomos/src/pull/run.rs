@@ -76,10 +76,21 @@ impl Run<'_, '_> {
             Some(total),
             Unit::Bytes,
         );
-        for (target, plan) in targets.iter().zip(plans) {
-            self.fetch(&transaction, target, plan, &phase)?;
+        let mut hopeless = Vec::new();
+        for (index, plan) in plans.into_iter().enumerate() {
+            match self.fetch(&transaction, &targets[index], plan, &phase) {
+                // It names less than the whole one: no image, and only what its base lacks.
+                Err(PullError::BadObject { .. }) if targets[index].manifest.base.is_some() => {
+                    hopeless.push(index);
+                }
+                fetched => fetched?,
+            }
         }
         drop(phase);
+        for index in hopeless {
+            targets[index] = self.whole(&releases[index])?;
+            self.fetch_whole(&transaction, &targets[index])?;
+        }
         for (target, release) in targets.iter().zip(releases) {
             self.finish(&transaction, target, release)?;
         }
@@ -146,6 +157,11 @@ impl Run<'_, '_> {
             }
             break;
         }
+        self.whole(release)
+    }
+
+    /// Reads the manifest that serves everybody.
+    fn whole(&self, release: &Release) -> Result<Target, PullError> {
         let read = read_artifact(self.session.source(), Artifact::Manifest, &release.manifest);
         let (bytes, url) = read.map_err(|error| match error {
             PullError::Transport(source) if source.kind == TransportErrorKind::NotFound => PullError::Gone {
@@ -354,6 +370,23 @@ impl Run<'_, '_> {
         })
     }
 
+    /// Fetches what a manifest for one release could not bring, by the whole one. It must not cost more than was allowed.
+    fn fetch_whole(&self, transaction: &Transaction<'_>, target: &Target) -> Result<(), PullError> {
+        let plan = self.plan(target, &Failures::default())?;
+        self.check_cost(&plan)?;
+        let progress = self.session.source().progress();
+        let phase = PhaseGuard::begin(progress, Phase::Pull, Some(plan.frame_bytes()), Unit::Bytes);
+        self.fetch(transaction, target, plan, &phase)
+    }
+
+    fn check_cost(&self, plan: &Plan) -> Result<(), PullError> {
+        let needed = self.session.source().traffic().bytes.saturating_add(plan.bytes);
+        match self.options.max_bytes {
+            Some(allowed) if needed > allowed => Err(PullError::TooManyBytes { needed, allowed }),
+            _ => Ok(()),
+        }
+    }
+
     /// Plans what could not be had, another way. It must not cost more than was allowed.
     fn plan_again(&self, target: &Target, missing: Vec<u32>, failures: &Failures) -> Result<Plan, PullError> {
         let bases = self.bases()?;
@@ -371,11 +404,8 @@ impl Run<'_, '_> {
             blob: *target.manifest.blobs.blobs()[index as usize].id.digest(),
             reason: failures.reason.clone().unwrap_or_default(),
         })?;
-        let needed = self.session.source().traffic().bytes + plan.bytes;
-        match self.options.max_bytes {
-            Some(allowed) if needed > allowed => Err(PullError::TooManyBytes { needed, allowed }),
-            _ => Ok(plan),
-        }
+        self.check_cost(&plan)?;
+        Ok(plan)
     }
 
     /// Makes the inodes whose bytes are here, stores directories and the commit, and has the ref move with them.

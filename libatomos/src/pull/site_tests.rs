@@ -578,6 +578,31 @@ fn a_manifest_for_one_release_that_is_gone_or_damaged_is_made_up_for_by_the_whol
 }
 
 #[test]
+fn a_machine_whose_pack_is_gone_takes_the_image() {
+    let mut world = World::new();
+    world.release("1");
+    world.write("usr/share/new", &super::tests::noise(77, 50_000));
+    world.release("2");
+    let mut packs = files(&world, "packs");
+    packs.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
+    world.start_over();
+    world
+        .pull_with(
+            Selector::Version("1".to_owned()),
+            &world.session(|_| {}),
+            &PullOptions::default(),
+        )
+        .unwrap();
+    // That of the second release, and every patch.
+    std::fs::remove_file(&packs[0]).unwrap();
+    for file in files(&world, "patches") {
+        std::fs::remove_file(file).unwrap();
+    }
+    world.pull();
+    world.assert_same_as_tree();
+}
+
+#[test]
 fn a_bundle_brings_an_update_without_a_network() {
     let world = World::new();
     world.release("1");
