@@ -118,8 +118,13 @@ fn what_cannot_be_deployed_is_not_sealed_and_what_is_not_sealed_is_not_deployed(
         scratch.atomos(&args).code(0);
         sysroot(&["deploy", "os"])
     };
+    let lint = || {
+        let report = scratch.atomos(&["lint", "--repo", &repo, "os", "--json"]);
+        report.out.contains("\"not-sealed\"")
+    };
     let run = deploy(&["--verity"]);
     assert_ne!(run.code, 0);
+    assert!(lint());
     assert!(
         run.err.contains("it is not sealed: commit it with --seal"),
         "{}",
@@ -131,12 +136,14 @@ fn what_cannot_be_deployed_is_not_sealed_and_what_is_not_sealed_is_not_deployed(
     scratch.write("tree/usr/lib/atomos/seal.d/other.pub", key);
     let run = deploy(&["--seal", "one"]);
     assert_ne!(run.code, 0);
+    assert!(lint());
     assert!(
         run.err.contains("are others, so it would not boot"),
         "{}",
         run.err
     );
     let run = deploy(&["--seal", "other"]);
+    assert!(!lint());
     if run.code == 0 {
         let status = sysroot(&["status", "--json"]).json();
         assert_eq!(status["deployments"][0]["root"], "verified-image");

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use clap::Args;
 use libatomos::fs::Dir;
-use libatomos::lint::{LintReport, Severity, lint_directory, lint_tree};
+use libatomos::lint::{LintReport, Severity, lint_commit, lint_directory, lint_tree};
+use libatomos::repo::Resolved;
 
 use super::RunResult;
 use crate::context::Context;
@@ -43,8 +44,10 @@ pub fn run(context: &Context, args: &LintArgs) -> RunResult {
         lint_directory(Dir::open_ambient(path)?, context.cancel())?
     } else {
         let repo = context.open_repo()?;
-        let (root, _) = repo.resolve_tree(&args.tree)?;
-        lint_tree(&repo, &root, context.cancel())?
+        match repo.resolve(&args.tree)? {
+            Resolved::Commit(id) => lint_commit(&repo, &id, context.cancel())?,
+            Resolved::Tree(root) => lint_tree(&repo, &root, context.cancel())?,
+        }
     };
     render(context, &report, args.all)?;
     if report.is_deployable() {

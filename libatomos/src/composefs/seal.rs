@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::DirTreeId;
-use crate::format::{Commit, MetadataValue};
+use crate::format::{Commit, MetadataValue, Node};
+use crate::repo::{Located, ObjectKind, Repo, RepoError, object_path};
 use crate::sign::{Envelope, PublicKey, Signer};
 use crate::verity::VerityDigest;
 
@@ -54,6 +55,15 @@ pub struct Seal {
     pub sealed: SealedImage,
     envelope: Envelope,
 }
+
+/// Where a tree has the keys that the hooks take into its initramfs.
+const KEYS: [&str; 2] = ["usr/lib/atomos/seal.d", "usr/etc/atomos/seal.d"];
+
+/// How their names end.
+const KEY: &[u8] = b".pub";
+
+/// Bytes of one that are read.
+const MAX_KEY: usize = 64 * 1024;
 
 fn unfit(reason: impl ToString) -> ComposefsError {
     ComposefsError::Seal {
@@ -155,6 +165,26 @@ impl Seal {
         }
     }
 
+    /// Returns why what boots the commit's tree would not believe the seal; `None` where it would. Where the tree has no keys, its initramfs may
+    /// have them from elsewhere.
+    pub(crate) fn why_not_of_tree(&self, repo: &Repo, commit: &Commit) -> Result<Option<String>, RepoError> {
+        let Some(keys) = keys_in_tree(repo, commit)? else {
+            return Ok(None);
+        };
+        if self.signer_among(&keys).is_some() {
+            return Ok(None);
+        }
+        let signers: Vec<_> = self.signers().map(|id| id.to_string()).collect();
+        let others = match keys.is_empty() {
+            true => format!("nothing in its /{} is an ed25519 public key", KEYS[0]),
+            false => format!("the keys in its /{} are others", KEYS[0]),
+        };
+        Ok(Some(format!(
+            "it is sealed by {}, and {others}, so it would not boot",
+            signers.join(", ")
+        )))
+    }
+
     /// Adds what a commit keeps of it, and of the image.
     pub(crate) fn add_to(&self, metadata: &mut BTreeMap<String, MetadataValue>) {
         let text = String::from_utf8(self.encode()).expect("an envelope is text");
@@ -178,6 +208,43 @@ pub fn image_verity(commit: &Commit) -> Result<Option<VerityDigest>, ComposefsEr
         Some(MetadataValue::Text(text)) => text.parse().map(Some).map_err(unfit),
         Some(_) => Err(unfit("what the commit says of its image is no text")),
     }
+}
+
+/// Returns the keys that the tree has for its initramfs; `None` where it has no file of keys. One that is no key does not count, and demands
+/// a seal all the same, as it does when it boots.
+fn keys_in_tree(repo: &Repo, commit: &Commit) -> Result<Option<Vec<PublicKey>>, RepoError> {
+    let mut keys = None;
+    for path in KEYS {
+        let tree = match repo.locate("", commit.root, None, path.as_bytes()) {
+            Ok(Located::Entry(entry)) => match entry.node {
+                Node::Dir { tree } => tree,
+                _ => continue,
+            },
+            Ok(Located::Root(..)) | Err(RepoError::PathInTree { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in repo.load_dirtree(&tree)?.entries() {
+            let Node::File { size, blob, .. } = &entry.node else {
+                continue;
+            };
+            if !entry.name.ends_with(KEY) {
+                continue;
+            }
+            let keys = keys.get_or_insert_with(Vec::new);
+            if *size == 0 || *size > MAX_KEY as u64 {
+                continue;
+            }
+            let path = object_path(blob.digest());
+            let bytes = repo.kind_dir(ObjectKind::Blob).read(path, MAX_KEY)?;
+            // What boots it takes no other bytes than text, either, be it in a comment.
+            keys.extend(
+                String::from_utf8(bytes)
+                    .ok()
+                    .and_then(|text| PublicKey::parse(&text).ok()),
+            );
+        }
+    }
+    Ok(keys)
 }
 
 #[cfg(test)]

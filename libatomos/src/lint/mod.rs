@@ -22,9 +22,10 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::commit::{CommitError, ScanOptions, SourceTree};
-use crate::digest::DirTreeId;
+use crate::composefs::Seal;
+use crate::digest::{CommitId, DirTreeId};
 use crate::fs::Dir;
-use crate::repo::{RepoError, TreeSource};
+use crate::repo::{Repo, RepoError, TreeSource};
 use crate::unpack::UpdateCost;
 
 use view::View;
@@ -127,6 +128,9 @@ checks! {
     /// Nobody could vouch for the image.
     VerifiedWithoutKey "verified-without-key" Warning
         "`composefs = verified`, and no key in /usr/lib/atomos/seal.d: unless its initramfs has one from elsewhere, the tree does not boot";
+    /// A commit that is deployed nowhere.
+    NotSealed "not-sealed" Error
+        "`composefs = verified`, and no key in /usr/lib/atomos/seal.d has sealed the commit: it is not deployed; `commit --seal`";
     /// Content that a mount hides.
     VarNotEmpty "var-not-empty" Warning
         "/var is not empty: the machine's own is mounted over it; new machines take /usr/share/factory/var";
@@ -216,6 +220,19 @@ pub struct LintReport {
 }
 
 impl LintReport {
+    /// Adds what no path can be named of.
+    fn add(&mut self, name: Check) {
+        self.findings.push(LintFinding {
+            name,
+            severity: name.severity(),
+            text: name.text(),
+            paths: Vec::new(),
+            cost: None,
+        });
+        self.findings
+            .sort_by_key(|finding| (finding.severity, finding.name));
+    }
+
     /// Returns the number of findings of a severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
@@ -235,6 +252,25 @@ impl LintReport {
 /// Lints a stored tree.
 pub fn lint_tree(trees: &dyn TreeSource, root: &DirTreeId, cancel: &Cancel) -> Result<LintReport, RepoError> {
     Ok(rules::run(&View::of_dirtrees(trees, root, cancel)?))
+}
+
+/// Lints a commit: its tree, and whether it is sealed as that asks for.
+pub fn lint_commit(repo: &Repo, id: &CommitId, cancel: &Cancel) -> Result<LintReport, RepoError> {
+    let commit = repo.load_commit(id)?;
+    let view = View::of_dirtrees(repo, &commit.root, cancel)?;
+    let mut report = rules::run(&view);
+    if !prepare_root::is_verified(&view) {
+        return Ok(report);
+    }
+    let is_sealed = match Seal::of_commit(&commit) {
+        Ok(Some(seal)) => seal.why_not_of_tree(repo, &commit)?.is_none(),
+        // What is damaged seals nothing.
+        Ok(None) | Err(_) => false,
+    };
+    if !is_sealed {
+        report.add(Check::NotSealed);
+    }
+    Ok(report)
 }
 
 /// Lints a directory, as it would be committed without any change.

@@ -69,6 +69,21 @@ pub(super) fn check(view: &View, found: &mut Findings) {
     check_keys(view, &settings, found);
 }
 
+/// Returns whether the tree asks for a root that is verified, as far as that would be understood.
+pub(super) fn is_verified(view: &View) -> bool {
+    let text = view
+        .texts
+        .get(PATH)
+        .and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let settings = text.and_then(|text| parse(text).ok()).unwrap_or_default();
+    asks_for_verified(&settings)
+}
+
+fn asks_for_verified(settings: &[(String, String)]) -> bool {
+    let asked = settings.iter().rfind(|(key, _)| key == "composefs");
+    asked.is_some_and(|(_, value)| value == "verified")
+}
+
 /// Looks at the keys that the hooks take into the initramfs, and at whether that is what the tree asks for.
 fn check_keys(view: &View, settings: &[(String, String)], found: &mut Findings) {
     let mut keys = Vec::new();
@@ -78,8 +93,7 @@ fn check_keys(view: &View, settings: &[(String, String)], found: &mut Findings) 
         let names = names.filter(|name| name.ends_with(b".pub"));
         keys.extend(names.map(|name| format!("{path}/{}", String::from_utf8_lossy(name))));
     }
-    let asked = settings.iter().rfind(|(key, _)| key == "composefs");
-    let is_verified = asked.is_some_and(|(_, value)| value == "verified");
+    let is_verified = asks_for_verified(settings);
     if is_verified && keys.is_empty() {
         found.at(Check::VerifiedWithoutKey, PATH);
     }

@@ -12,25 +12,16 @@ use rayon::prelude::*;
 use crate::cancel::Cancel;
 use crate::composefs::{FilesToVerify, ImageReport, MAX_SEAL, Seal, files_to_verify};
 use crate::digest::CommitId;
-use crate::format::{Commit, Node};
+use crate::format::Commit;
 use crate::fs::{Dir, FsError, protect, verity_of, why_no_verity, write_all};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{Located, ObjectKind, RepoError, object_path};
-use crate::sign::{KeyId, PublicKey};
+use crate::repo::{ObjectKind, object_path};
+use crate::sign::KeyId;
 use crate::verity::{VerityDigest, verity_overhead};
 
 use super::decide::Decision;
 use super::root_kind::RootKind;
 use super::{DeploymentId, Sysroot, SysrootError, layout};
-
-/// Where a tree has the keys that the hooks take into its initramfs.
-const KEYS: [&str; 2] = ["usr/lib/atomos/seal.d", "usr/etc/atomos/seal.d"];
-
-/// How their names end.
-const KEY: &[u8] = b".pub";
-
-/// Bytes of one that are read.
-const MAX_KEY: usize = 64 * 1024;
 
 impl Sysroot {
     /// Returns the seal of what is to be verified; `None` for what is not.
@@ -47,22 +38,10 @@ impl Sysroot {
             return Ok(None);
         }
         let refuse = |reason: String| SysrootError::NotDeployable { commit: *id, reason };
-        let seal = Seal::of_commit(commit)?.ok_or_else(|| {
-            refuse("its root is to be verified, and it is not sealed: commit it with --seal".to_owned())
-        })?;
-        // Where there are none, its initramfs may have them from elsewhere.
-        if let Some(keys) = self.keys_in_tree(commit)?
-            && seal.signer_among(&keys).is_none()
-        {
-            let signers: Vec<_> = seal.signers().map(|id| id.to_string()).collect();
-            let others = match keys.is_empty() {
-                true => format!("nothing in its /{} is an ed25519 public key", KEYS[0]),
-                false => format!("the keys in its /{} are others", KEYS[0]),
-            };
-            return Err(refuse(format!(
-                "it is sealed by {}, and {others}, so it would not boot",
-                signers.join(", ")
-            )));
+        let not_sealed = "its root is to be verified, and it is not sealed: commit it with --seal";
+        let seal = Seal::of_commit(commit)?.ok_or_else(|| refuse(not_sealed.to_owned()))?;
+        if let Some(reason) = seal.why_not_of_tree(&self.repo, commit)? {
+            return Err(refuse(reason));
         }
         match why_no_verity(self.repo.dir())? {
             None => Ok(Some(seal)),
@@ -72,43 +51,6 @@ impl Sysroot {
                 device,
             }),
         }
-    }
-
-    /// Returns the keys that the tree has for its initramfs; `None` where it has no file of keys. One that is no key does not count, and demands
-    /// a seal all the same, as it does when it boots.
-    fn keys_in_tree(&self, commit: &Commit) -> Result<Option<Vec<PublicKey>>, SysrootError> {
-        let mut keys = None;
-        for path in KEYS {
-            let tree = match self.repo.locate("", commit.root, None, path.as_bytes()) {
-                Ok(Located::Entry(entry)) => match entry.node {
-                    Node::Dir { tree } => tree,
-                    _ => continue,
-                },
-                Ok(Located::Root(..)) | Err(RepoError::PathInTree { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            for entry in self.repo.load_dirtree(&tree)?.entries() {
-                let Node::File { size, blob, .. } = &entry.node else {
-                    continue;
-                };
-                if !entry.name.ends_with(KEY) {
-                    continue;
-                }
-                let keys = keys.get_or_insert_with(Vec::new);
-                if *size == 0 || *size > MAX_KEY as u64 {
-                    continue;
-                }
-                let path = object_path(blob.digest());
-                let bytes = self.repo.kind_dir(ObjectKind::Blob).read(path, MAX_KEY)?;
-                // What boots it takes no other bytes than text, either, be it in a comment.
-                keys.extend(
-                    String::from_utf8(bytes)
-                        .ok()
-                        .and_then(|text| PublicKey::parse(&text).ok()),
-                );
-            }
-        }
-        Ok(keys)
     }
 
     /// Has the kernel verify the image and all that it leads to, and lays the seal beside it. Nothing of it is durable.
