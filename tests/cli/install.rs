@@ -382,7 +382,7 @@ fn a_machine_does_not_follow_somebody_else_under_the_same_name() {
     let run = scratch.client(&to_directory(&["origin:os"])).code(5);
     assert!(run.err.contains("it has another remote origin"), "{}", run.err);
     assert!(
-        run.err.contains("/target remote remove origin` has it forgotten"),
+        run.err.contains("`atomos remote remove origin --repo ") && run.err.contains("target/atomos/repo`"),
         "{}",
         run.err
     );

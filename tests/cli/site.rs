@@ -85,7 +85,8 @@ fn damaged_files_that_were_removed_come_back_by_publishing_as_the_hint_says() {
         if kind != "releases" {
             let run = scratch.publish(&["--renew"]).code(0);
             assert!(
-                run.err.contains("until it is published without --renew"),
+                run.err
+                    .contains("until a new release of it is published: without --renew"),
                 "{kind}: {}",
                 run.err
             );
@@ -135,6 +136,45 @@ fn a_ref_does_not_begin_anew_where_its_record_is_lost() {
     fs::write(scratch.path("site/refs/os"), &record).unwrap();
     scratch.publish(&[]).code(0);
     scratch.client(&["pull", "origin", "os"]).code(0);
+    // Whoever knows that nobody knows it says so.
+    fs::remove_file(scratch.path("site/refs/os")).unwrap();
+    let run = scratch.publish(&[]).code(10);
+    assert!(run.err.contains("--anew begins it again"), "{}", run.err);
+    let run = scratch.publish(&["--anew"]).code(0);
+    assert!(run.err.contains("release 1\n"), "{}", run.err);
+}
+
+#[test]
+fn an_older_release_that_is_lost_is_left_out_of_the_history() {
+    let scratch = with_releases(4);
+    let report = scratch.client(&["history", "origin", "os", "--json"]).json();
+    assert_eq!(report.as_array().unwrap().len(), 4);
+    let mut releases: Vec<_> = fs::read_dir(scratch.path("site/releases"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    releases.sort_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
+    fs::remove_file(&releases[1]).unwrap();
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(6);
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.contains("the site had lost 1 file"), "{}", run.err);
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+    scratch
+        .client(&["mirror", "origin", "os", "--to", "copy"])
+        .code(0);
+    // And nobody is made to go by way of it.
+    scratch.version("5");
+    let run = scratch.publish(&["--min-from", "2"]).code(5);
+    assert!(
+        run.err.contains("no machine can have had release 2 of os"),
+        "{}",
+        run.err
+    );
+    scratch.publish(&["--min-from", "3"]).code(0);
 }
 
 #[test]

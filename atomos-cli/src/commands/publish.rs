@@ -95,6 +95,10 @@ pub struct PublishArgs {
     /// Sign new records although nothing else is new
     #[arg(long)]
     renew: bool,
+
+    /// Begin a ref anew whose record is gone, at release 1: machines that know it refuse it from then on
+    #[arg(long)]
+    anew: bool,
 }
 
 /// Returns the commit that `text` names: a revision, or a version in the history of the refs that are published.
@@ -154,6 +158,7 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
     options.min_from = args.min_from;
     options.lifetime = Some(i64::from(args.expires) * 24 * 3600);
     options.renew = args.renew;
+    options.anew = args.anew;
     let report =
         publish(&repo, &args.to, &options, context.progress(), context.cancel()).map_err(CliError::from)?;
     let ui = context.ui();
@@ -190,7 +195,7 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
             if again {
                 "the new release does not need them"
             } else {
-                "machines that need them cannot pull it until it is published without --renew"
+                "machines that need them cannot pull it until a new release of it is published: without --renew, from a repository that has it"
             }
         ));
     }

@@ -157,7 +157,7 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
             "look at this machine's clock, and at that of the machine that signed or committed; where the other was wrong, --expires DAYS reaches past it, and a new key set (docs/keys.md) ends what a record said".to_owned()
         }
         PublishError::RecordLost { path, .. } => format!(
-            "copy {} back from a server or a mirror that has it; if no machine has ever seen the ref, remove its releases, and begin anew",
+            "copy {} back from a server or a mirror that has it; if no machine knows the ref any more, --anew begins it again",
             shown(path)
         ),
         PublishError::MinFrom { .. } => "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned(),

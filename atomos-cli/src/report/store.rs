@@ -102,7 +102,7 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         RepoError::State { path, .. } if path.file_name().is_some_and(|name| name == "refs") => {
             let (file, dir) = (shown(path), path.parent().map(shown).unwrap_or_default());
             format!(
-                "put a good copy of {file} in its place; without one, `echo refs 0 > {file}` begins without refs: then pull again, or name the commits of {dir}/commits with `atomos refs --create NAME=COMMIT`, before anything is pruned"
+                "put a good copy of {file} in its place; where its lines are whole, make the first one `refs N`, N being how many follow; without any, `echo refs 0 > {file}` begins without refs: then pull again, or name the commits of {dir}/commits with `atomos refs --create NAME=COMMIT`, before anything is pruned"
             )
         }
         RepoError::State { path, .. } => {

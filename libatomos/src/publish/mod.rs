@@ -77,6 +77,8 @@ pub struct PublishOptions<'a> {
     pub key_set: Option<Vec<u8>>,
     /// The keys that machines were given, by which the first key set is judged.
     pub pinned: Vec<PublicKey>,
+    /// Begin a ref anew whose record is gone, though the site has releases of it: machines that know it refuse it from then on.
+    pub anew: bool,
     /// What time it is, in seconds since 1970; the system's where `None`.
     pub time: Option<i64>,
 }
@@ -234,14 +236,14 @@ pub enum PublishError {
         number: u64,
     },
     /// No machine could take the release.
-    #[error("no machine can have had release {min_from} of {reference} before: the last one is {last}")]
+    #[error(
+        "no machine can have had release {min_from} of {reference} before: the site has no such release that leads to this one"
+    )]
     MinFrom {
         /// The ref.
         reference: RefName,
         /// The release that was asked for.
         min_from: u64,
-        /// The last release; 0 where there is none.
-        last: u64,
     },
     /// No machine is called so.
     #[error("{name:?} is no name of machines")]

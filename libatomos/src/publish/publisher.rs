@@ -177,7 +177,10 @@ impl Job {
         Self {
             reference: reference.clone(),
             commit: previous.record.commit,
-            outcome: RefOutcome::Renewed,
+            outcome: match &previous.release {
+                Some(_) => RefOutcome::Renewed,
+                None => RefOutcome::Released,
+            },
             previous: Some(previous),
         }
     }
@@ -219,6 +222,11 @@ impl Publisher<'_> {
         for job in jobs.iter().filter(|job| job.outcome != RefOutcome::Unchanged) {
             self.check_clock(job)?;
         }
+        let first: Vec<RefName> = jobs
+            .iter()
+            .filter(|job| job.previous.is_none())
+            .map(|job| job.reference.clone())
+            .collect();
         let mut known = HashMap::new();
         if jobs.iter().any(|job| job.outcome == RefOutcome::Released) {
             self.release_signers()?;
@@ -267,6 +275,7 @@ impl Publisher<'_> {
                 records.push((job.reference, record));
             }
         }
+        self.writer.begin(&first)?;
         self.writer.place_artifacts()?;
         if let Some(bytes) = key_set {
             self.writer.write_key_set(self.keys.number(), bytes)?;
@@ -277,6 +286,7 @@ impl Publisher<'_> {
         if !records.is_empty() {
             self.writer.sync()?;
         }
+        self.writer.finish()?;
         report.old_key_set = self.writer.site.refs_of_older_keys(self.keys)?;
         Ok(report)
     }
@@ -285,13 +295,17 @@ impl Publisher<'_> {
     fn previous(&self, reference: &RefName) -> Result<Option<Previous>, PublishError> {
         let site = &self.writer.site;
         let Some((record, keys)) = site.record(reference, self.keys, &self.earlier)? else {
-            // Machines that have seen it would refuse what begins anew, for good.
-            return match site.last_release_of(reference, |_, _| true)? {
-                Some((_, release)) if !self.is_new_set => Err(PublishError::RecordLost {
+            if self.is_new_set || self.options.anew || self.writer.has_begun(reference) {
+                return Ok(None);
+            }
+            // Machines that have seen it would refuse what begins anew, for good; but under other keys.
+            let counts = |envelope: &Envelope| self.keys.verify_release(envelope, RELEASE_TYPE).is_ok();
+            return match site.last_release_of(reference, |envelope, _| counts(envelope))? {
+                Some((_, release)) => Err(PublishError::RecordLost {
                     path: site.dir().path().join(record_path(reference)),
                     number: release.number,
                 }),
-                _ => Ok(None),
+                None => Ok(None),
             };
         };
         let release = match site.release_of(&record, &keys) {
@@ -311,9 +325,16 @@ impl Publisher<'_> {
         };
         let earlier = match &release {
             Some(_) => None,
-            None => site.last_release_of(reference, |envelope, release| {
-                release.number < record.number && keys.verify_release(envelope, RELEASE_TYPE).is_ok()
-            })?,
+            None => {
+                // The older ones may have the signatures of then.
+                let sets: Vec<_> = (0..=record.keys)
+                    .filter_map(|number| site.keys_of(number, self.keys, &self.earlier).ok())
+                    .collect();
+                site.last_release_of(reference, |envelope, release| {
+                    let is_signed = |keys: &TrustedKeys| keys.verify_release(envelope, RELEASE_TYPE).is_ok();
+                    release.number < record.number && sets.iter().any(is_signed)
+                })?
+            }
         };
         Ok(Some(Previous {
             record,
@@ -332,14 +353,6 @@ impl Publisher<'_> {
                 repo: self.repo.dir().path().to_owned(),
             })?;
         let previous = self.previous(reference)?;
-        let last = previous.as_ref().map_or(0, |previous| previous.record.number);
-        if let Some(min_from) = self.options.min_from.filter(|min_from| *min_from > last) {
-            return Err(PublishError::MinFrom {
-                reference: reference.clone(),
-                min_from,
-                last,
-            });
-        }
         let outcome = match &previous {
             Some(previous) => {
                 let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);

@@ -62,6 +62,8 @@ impl Publisher<'_> {
         known: &mut HashMap<BlobId, Known>,
         report: &mut PublishReport,
     ) -> Result<(FileRef, Release), PublishError> {
+        let history = self.history(job)?;
+        let min_from = self.min_from(job, &history)?;
         let levels = self.options.profile.levels();
         let threads = crate::parallel::threads(self.options.threads);
         let commit = self.repo.load_commit(&job.commit)?;
@@ -109,7 +111,6 @@ impl Publisher<'_> {
         self.consolidate(&blobs, &new, &mut places, known, report)?;
 
         let image = self.image(&blobs, levels.image, threads, report)?;
-        let history = history(job);
         let patches = self.patches(job, &blobs, &places, &history, threads, report)?;
         let index = number((0..blobs.len()).zip(places.iter().cloned()), &patches, image);
         let whole = Manifest::encode(&job.commit, &table, &index, None, levels.manifest)?;
@@ -144,11 +145,7 @@ impl Publisher<'_> {
             } else {
                 self.options.compatible.clone()
             },
-            min_from: self
-                .options
-                .min_from
-                .or(previous.map(|previous| previous.record.min_from))
-                .unwrap_or(0),
+            min_from,
             totals: Totals {
                 files: blobs.files(),
                 blobs: u64::from(blobs.len()),
@@ -163,6 +160,68 @@ impl Publisher<'_> {
         let envelope = self.sign_release(release.to_payload())?;
         let file = self.writer.add_bytes(Artifact::Release, &envelope.encode())?;
         Ok((file, release))
+    }
+
+    /// Returns the new release's history: the previous release, and what it had, as far as the site has it still.
+    fn history(&self, job: &Job) -> Result<Vec<HistoryEntry>, PublishError> {
+        let Some(previous) = &job.previous else {
+            return Ok(Vec::new());
+        };
+        let (file, release) = match (&previous.release, &previous.earlier) {
+            (Some(release), _) => {
+                let file = FileRef {
+                    digest: previous.record.release,
+                    size: previous.record.release_size,
+                };
+                (file, release)
+            }
+            (None, Some((file, release))) => (*file, release),
+            (None, None) => return Ok(Vec::new()),
+        };
+        let mut history = vec![HistoryEntry {
+            number: release.number,
+            version: release.version.clone(),
+            commit: release.commit,
+            release: file,
+            time: release.time,
+            min_from: release.min_from,
+        }];
+        for entry in &release.history {
+            if history.len() < limits::HISTORY
+                && self.writer.site.has_artifact(Artifact::Release, &entry.release)?
+            {
+                history.push(entry.clone());
+            }
+        }
+        Ok(history)
+    }
+
+    /// Returns the release that machines must have had before the new one: as asked for, which must be one that leads to it; else as before.
+    fn min_from(&self, job: &Job, history: &[HistoryEntry]) -> Result<u64, PublishError> {
+        // A long history goes on in its oldest release.
+        let leads = |number: u64| {
+            number == 0
+                || history.iter().any(|entry| entry.number == number)
+                || (history.len() == limits::HISTORY
+                    && history.last().is_some_and(|last| number < last.number))
+        };
+        match (self.options.min_from, &job.previous) {
+            (Some(min_from), _) if leads(min_from) => Ok(min_from),
+            (Some(min_from), _) => Err(PublishError::MinFrom {
+                reference: job.reference.clone(),
+                min_from,
+            }),
+            (None, Some(previous)) if leads(previous.record.min_from) => Ok(previous.record.min_from),
+            // That one is lost: the next after it has what it was for, too.
+            (None, Some(previous)) => {
+                let later = history.iter().map(|entry| entry.number);
+                Ok(later
+                    .filter(|number| *number > previous.record.min_from)
+                    .min()
+                    .unwrap_or(0))
+            }
+            (None, None) => Ok(0),
+        }
     }
 
     fn consolidate(
@@ -283,38 +342,6 @@ fn next_number(job: &Job) -> Result<u64, PublishError> {
     last.checked_add(1).ok_or_else(|| PublishError::LastSequence {
         reference: job.reference.clone(),
     })
-}
-
-/// Returns the new release's history: the previous release, and what it had.
-fn history(job: &Job) -> Vec<HistoryEntry> {
-    let Some(previous) = &job.previous else {
-        return Vec::new();
-    };
-    let (file, release) = match (&previous.release, &previous.earlier) {
-        (Some(release), _) => {
-            let file = FileRef {
-                digest: previous.record.release,
-                size: previous.record.release_size,
-            };
-            (file, release)
-        }
-        (None, Some((file, release))) => (*file, release),
-        (None, None) => return Vec::new(),
-    };
-    let mut history = release.history.clone();
-    history.insert(
-        0,
-        HistoryEntry {
-            number: release.number,
-            version: release.version.clone(),
-            commit: release.commit,
-            release: file,
-            time: release.time,
-            min_from: release.min_from,
-        },
-    );
-    history.truncate(limits::HISTORY);
-    history
 }
 
 /// Returns the bytes of kernels and initramfs in the tree, by which `/boot` will grow.

@@ -19,6 +19,9 @@ use super::PublishError;
 /// What is not yet published. Its name starts with a dot, and no path of a site does.
 const WORK: &str = ".publish";
 
+/// In [`WORK`]: the refs that are being published for the first time, one to a line.
+const BEGUN: &str = "begun";
+
 /// How long another publisher is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -45,6 +48,8 @@ pub(super) struct SiteWriter {
     work: Dir,
     _lock: FileLock,
     pending: std::cell::RefCell<Vec<(Artifact, Digest)>>,
+    /// Refs whose first release an interrupted run may have placed, without a record.
+    begun: Vec<RefName>,
     counter: std::cell::Cell<u32>,
 }
 
@@ -269,7 +274,7 @@ impl SiteDir {
     }
 
     /// Returns key set `number`, from which a chain must lead to `keys`.
-    fn keys_of(
+    pub(super) fn keys_of(
         &self,
         number: u64,
         keys: &TrustedKeys,
@@ -331,6 +336,12 @@ impl SiteDir {
         let relative = release.manifests.iter().map(|relative| relative.file);
         let mut files: Vec<_> = relative.map(|file| (Artifact::Manifest, file)).collect();
         let mut lost = Vec::new();
+        files.extend(
+            release
+                .history
+                .iter()
+                .map(|entry| (Artifact::Release, entry.release)),
+        );
         match self.manifest_unless_lost(release)? {
             Some(manifest) => files.extend(manifest.index.files()),
             None => lost.push((Artifact::Manifest, release.manifest)),
@@ -394,8 +405,13 @@ impl SiteWriter {
             LOCK_TIMEOUT,
             |_| {},
         )?;
+        let begun = work.read_optional(BEGUN, limits::MAX_RECORD)?.unwrap_or_default();
+        let begun = String::from_utf8_lossy(&begun)
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect();
         for entry in work.entries()? {
-            if entry.name != "lock" {
+            if entry.name != "lock" && entry.name != BEGUN {
                 work.remove_tree(&entry.name)?;
             }
         }
@@ -419,6 +435,7 @@ impl SiteWriter {
             work,
             _lock: lock,
             pending: Default::default(),
+            begun,
             counter: Default::default(),
         })
     }
@@ -438,7 +455,11 @@ impl SiteWriter {
     pub(super) fn add(&self, kind: Artifact, name: &str, digest: Digest) -> Result<(), PublishError> {
         let staged = format!("{}-{digest}", kind.dir());
         self.work.rename(name, &self.work, &staged)?;
-        self.pending.borrow_mut().push((kind, digest));
+        // Two refs may have the same content.
+        let mut pending = self.pending.borrow_mut();
+        if !pending.contains(&(kind, digest)) {
+            pending.push((kind, digest));
+        }
         Ok(())
     }
 
@@ -453,6 +474,37 @@ impl SiteWriter {
             digest,
             size: bytes.len() as u64,
         })
+    }
+
+    /// Returns whether an interrupted run was about to publish the ref for the first time.
+    pub(super) fn has_begun(&self, reference: &RefName) -> bool {
+        self.begun.contains(reference)
+    }
+
+    /// Remembers refs that have no record yet, before anything of theirs has its name: a release without a record is otherwise what is left
+    /// where a record was lost. Durable with the artifacts.
+    pub(super) fn begin(&self, first: &[RefName]) -> Result<(), PublishError> {
+        let names = self.begun.iter().chain(first);
+        let text: String = names.map(|name| format!("{name}\n")).collect();
+        if !text.is_empty() {
+            self.work.write_atomic(BEGUN, text.as_bytes(), 0o644)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets those refs that have a record now; a run for some of them does not finish the others.
+    pub(super) fn finish(&self) -> Result<(), PublishError> {
+        let mut open = String::new();
+        for name in &self.begun {
+            if !self.site.dir.exists(record_path(name))? {
+                open.push_str(&format!("{name}\n"));
+            }
+        }
+        match open.is_empty() {
+            true => drop(self.work.remove_file_optional(BEGUN)?),
+            false => self.work.write_atomic(BEGUN, open.as_bytes(), 0o644)?,
+        }
+        Ok(())
     }
 
     /// Drops a file that is not wanted after all.

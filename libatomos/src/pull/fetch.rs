@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::digest::BlobId;
 use crate::progress::{Event, PhaseGuard};
 use crate::remote::{Metered, Source};
-use crate::site::{Artifact, Frame};
-use crate::transport::{Request, Status, TransportErrorKind};
+use crate::site::{Artifact, FileRef, Frame};
+use crate::transport::{Request, Status, TransportError, TransportErrorKind};
 
 use super::PullError;
 use super::plan::{Content, Piece, PlannedRequest, part_of};
@@ -20,6 +20,10 @@ use super::receive::{Assembly, FrameError, Receiver};
 pub(super) struct Failures {
     pub(super) avoid: HashMap<BlobId, HashSet<Artifact>>,
     pub(super) reason: Option<String>,
+    /// The first of the bodies that broke off, each at the same place every time.
+    pub(super) broke_off: Option<TransportError>,
+    /// Whether something was not to be had for another reason.
+    pub(super) is_damaged: bool,
     /// Blobs of which an interrupted pull had left something wrong: they are to come whole.
     pub(super) stale: Vec<u32>,
 }
@@ -90,17 +94,33 @@ impl Fetcher<'_> {
             if self.source.knows_ranges() {
                 probe = None;
             }
-            let Some(request) = lock(&self.queue).pop_front() else {
+            let Some(request) = self.next() else {
                 return;
             };
-            if let Err(error) = self.serve(request, probe) {
+            if let Err(error) = self.serve(request, &mut probe) {
                 lock(&self.error).get_or_insert(error);
                 self.stop.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    fn serve(&self, request: PlannedRequest, mut probe: Option<MutexGuard<'_, ()>>) -> Result<(), PullError> {
+    /// Takes the next request; of a server that has no ranges, with all that is wanted of the same file.
+    fn next(&self) -> Option<PlannedRequest> {
+        let mut queue = lock(&self.queue);
+        let mut request = queue.pop_front()?;
+        if self.source.has_no_ranges() {
+            let same = take_same(&mut queue, request.kind, &request.file);
+            request.pieces.extend(same);
+            request.pieces.sort_by_key(|piece| piece.range.start);
+        }
+        Some(request)
+    }
+
+    fn serve(
+        &self,
+        request: PlannedRequest,
+        probe: &mut Option<MutexGuard<'_, ()>>,
+    ) -> Result<(), PullError> {
         let path = request.kind.path(&request.file.digest);
         let mut pieces: VecDeque<Piece> = request.pieces.into();
         let mut attempts = self.source.attempts();
@@ -118,8 +138,14 @@ impl Fetcher<'_> {
                 Err(error) => match error.kind {
                     TransportErrorKind::Cancelled | TransportErrorKind::Local => return Err(error.into()),
                     TransportErrorKind::Temporary if !attempts.broke_off() => return Err(error.into()),
-                    _ => {
+                    kind => {
                         self.fail(request.kind, pieces.iter(), &error.to_string());
+                        let mut failures = lock(&self.failures);
+                        if kind == TransportErrorKind::Temporary {
+                            failures.broke_off.get_or_insert(error);
+                        } else {
+                            failures.is_damaged = true;
+                        }
                         return Ok(());
                     }
                 },
@@ -128,7 +154,9 @@ impl Fetcher<'_> {
             let mut position = range.start;
             if response.status == Status::Whole {
                 position = 0;
-                self.take_over(request.kind, &path, &mut pieces);
+                // Whatever else is wanted of the file is taken from the same stream.
+                pieces.extend(take_same(&mut lock(&self.queue), request.kind, &request.file));
+                pieces.make_contiguous().sort_by_key(|piece| piece.range.start);
             }
             drop(probe.take());
             let body = Metered::new(self.source, response.body);
@@ -193,23 +221,13 @@ impl Fetcher<'_> {
                 } else if attempts.is_exhausted() {
                     // The other frames of the file may be as they should be.
                     let first = whole_blob(&mut pieces);
+                    lock(&self.failures).is_damaged = true;
                     self.fail(request.kind, first.iter(), &format!("{url}: {reason}"));
                     attempts = self.source.attempts();
                 }
             }
         }
         Ok(())
-    }
-
-    /// The server sends the file from its beginning: whatever else is wanted of it is taken from the same stream.
-    fn take_over(&self, kind: Artifact, path: &str, pieces: &mut VecDeque<Piece>) {
-        let mut queue = lock(&self.queue);
-        let (same, others): (VecDeque<_>, VecDeque<_>) = queue
-            .drain(..)
-            .partition(|request| request.kind == kind && kind.path(&request.file.digest) == path);
-        *queue = others;
-        pieces.extend(same.into_iter().flat_map(|request| request.pieces));
-        pieces.make_contiguous().sort_by_key(|piece| piece.range.start);
     }
 
     fn fail<'p>(&self, kind: Artifact, pieces: impl Iterator<Item = &'p Piece>, reason: &str) {
@@ -229,6 +247,15 @@ impl Fetcher<'_> {
         }
         failures.reason = Some(reason.to_owned());
     }
+}
+
+/// Takes out of the queue what is wanted of one file.
+fn take_same(queue: &mut VecDeque<PlannedRequest>, kind: Artifact, file: &FileRef) -> Vec<Piece> {
+    let (same, others): (VecDeque<_>, VecDeque<_>) = queue
+        .drain(..)
+        .partition(|request| request.kind == kind && request.file.digest == file.digest);
+    *queue = others;
+    same.into_iter().flat_map(|request| request.pieces).collect()
 }
 
 /// Takes the first piece off, with all that are parts of the same blob.

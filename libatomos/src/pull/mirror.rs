@@ -140,7 +140,6 @@ impl Session<'_> {
                 work.remove_tree(&entry.name)?;
             }
         }
-        work.write_atomic(UNFINISHED, b"", 0o600)?;
         let mut report = MirrorReport::default();
         let mut records = Vec::new();
         let mut files: BTreeSet<(Artifact, Digest, u64)> = BTreeSet::new();
@@ -172,6 +171,7 @@ impl Session<'_> {
                 });
             }
         }
+        work.write_atomic(UNFINISHED, b"", 0o600)?;
         let total = files.iter().map(|(_, _, size)| size).sum();
         let phase = PhaseGuard::begin(self.source().progress(), Phase::Pull, Some(total), Unit::Bytes);
         for (kind, digest, size) in files {

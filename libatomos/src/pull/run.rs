@@ -8,7 +8,7 @@ use crate::progress::{Event, Phase, PhaseGuard, Unit};
 use crate::remote::set_verified;
 use crate::repo::{ObjectKind, RefUpdate, RepoError, Transaction};
 use crate::site::{Artifact, Manifest, Release, TreeTable};
-use crate::transport::TransportErrorKind;
+use crate::transport::{TransportError, TransportErrorKind};
 
 use super::fetch::{Failures, fetch};
 use super::need::Need;
@@ -33,6 +33,48 @@ pub(super) struct Run<'r, 'a> {
     pub(super) options: &'r PullOptions,
     pub(super) budget: Budget,
     pub(super) report: &'r mut PullReport,
+}
+
+/// Why blobs did not come.
+enum Stopped {
+    /// One is not to be had in any way that the manifest knows.
+    Hopeless {
+        error: Box<PullError>,
+        /// A body that broke off, where nothing else was wrong: the network may be to blame.
+        broke_off: Option<Box<TransportError>>,
+    },
+    Failed(PullError),
+}
+
+impl Stopped {
+    fn of(error: PullError, failures: Failures) -> Self {
+        match error {
+            error @ PullError::BadObject { .. } => Self::Hopeless {
+                error: Box::new(error),
+                broke_off: failures.broke_off.filter(|_| !failures.is_damaged).map(Box::new),
+            },
+            error => Self::Failed(error),
+        }
+    }
+}
+
+impl From<PullError> for Stopped {
+    fn from(error: PullError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Stopped> for PullError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Hopeless {
+                broke_off: Some(error),
+                ..
+            } => (*error).into(),
+            Stopped::Hopeless { error, .. } => *error,
+            Stopped::Failed(error) => error,
+        }
+    }
 }
 
 impl Run<'_, '_> {
@@ -80,7 +122,7 @@ impl Run<'_, '_> {
         for (index, plan) in plans.into_iter().enumerate() {
             match self.fetch(&transaction, &targets[index], plan, &phase) {
                 // It names less than the whole one: no image, and only what its base lacks.
-                Err(PullError::BadObject { .. }) if targets[index].manifest.base.is_some() => {
+                Err(Stopped::Hopeless { .. }) if targets[index].manifest.base.is_some() => {
                     hopeless.push(index);
                 }
                 fetched => fetched?,
@@ -327,7 +369,7 @@ impl Run<'_, '_> {
         target: &Target,
         plan: Plan,
         phase: &PhaseGuard<'_>,
-    ) -> Result<(), PullError> {
+    ) -> Result<(), Stopped> {
         let mut receiver = Receiver {
             repo: self.session.repo,
             transaction,
@@ -357,17 +399,21 @@ impl Run<'_, '_> {
                 failures.avoid.entry(id).or_default().extend(kinds);
             }
             failures.reason = failed.reason;
-            requests = self.plan_again(target, again, &failures)?.requests;
+            failures.is_damaged |= failed.is_damaged;
+            failures.broke_off = failures.broke_off.or(failed.broke_off);
+            requests = match self.plan_again(target, again, &failures) {
+                Ok(plan) => plan.requests,
+                Err(error) => return Err(Stopped::of(error, failures)),
+            };
         }
-        Err(PullError::BadObject {
-            blob: *failures
-                .avoid
-                .keys()
-                .next()
-                .expect("what was begun is thrown away once, and what fails again was fetched")
-                .digest(),
-            reason: failures.reason.unwrap_or_default(),
-        })
+        let blob = *failures
+            .avoid
+            .keys()
+            .next()
+            .expect("what was begun is thrown away once, and what fails again was fetched")
+            .digest();
+        let reason = failures.reason.clone().unwrap_or_default();
+        Err(Stopped::of(PullError::BadObject { blob, reason }, failures))
     }
 
     /// Fetches what a manifest for one release could not bring, by the whole one. It must not cost more than was allowed.
@@ -376,7 +422,7 @@ impl Run<'_, '_> {
         self.check_cost(&plan)?;
         let progress = self.session.source().progress();
         let phase = PhaseGuard::begin(progress, Phase::Pull, Some(plan.frame_bytes()), Unit::Bytes);
-        self.fetch(transaction, target, plan, &phase)
+        Ok(self.fetch(transaction, target, plan, &phase)?)
     }
 
     fn check_cost(&self, plan: &Plan) -> Result<(), PullError> {

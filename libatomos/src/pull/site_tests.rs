@@ -286,6 +286,36 @@ fn a_withdrawn_release_is_left_by_those_who_have_it_and_taken_by_nobody() {
 }
 
 #[test]
+fn a_first_publication_that_stops_at_any_step_can_be_repeated() {
+    let world = World::new();
+    world.write("usr/share/large", &super::tests::noise(2000, 50_000));
+    let commit = world.commit("1");
+    let run = || {
+        crate::publish::publish(
+            &world.publisher,
+            &world.site(),
+            &crate::publish::PublishOptions {
+                signers: vec![&world.key],
+                time: Some(NOW),
+                ..Default::default()
+            },
+            &NoProgress,
+            &Cancel::new(),
+        )
+    };
+    for step in 0.. {
+        let _ = std::fs::remove_dir_all(world.site());
+        let stopped = crate::failpoint::stop_at(step, run).is_err();
+        let report = run().unwrap_or_else(|error| panic!("after {step}: {error}"));
+        assert_eq!((report.refs[0].commit, report.refs[0].number), (commit, 1));
+        if !stopped {
+            assert!(step > 3, "{step}");
+            return;
+        }
+    }
+}
+
+#[test]
 fn a_mirror_serves_what_the_site_serves_and_fetches_nothing_twice() {
     let world = World::new();
     world.release("1");

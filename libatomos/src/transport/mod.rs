@@ -178,7 +178,11 @@ impl TransportError {
     pub const fn is_of_file(&self) -> bool {
         matches!(
             self.kind,
-            TransportErrorKind::NotFound | TransportErrorKind::Protocol | TransportErrorKind::TooLarge
+            TransportErrorKind::NotFound
+                | TransportErrorKind::Protocol
+                | TransportErrorKind::TooLarge
+                // Some say so of what is not there.
+                | TransportErrorKind::Denied
         )
     }
 

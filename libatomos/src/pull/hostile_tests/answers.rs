@@ -171,6 +171,17 @@ fn an_image_or_a_patch_that_breaks_off_is_made_up_for_by_packs() {
             );
         }
     }
+    // Where everything breaks off, the network is to blame, and nothing is said of damage.
+    let bad = BadServer::start(
+        site.world.site(),
+        [
+            Fault::on("images/", Deed::Close(20)),
+            Fault::on("packs/", Deed::Close(20)),
+        ],
+    );
+    site.client(Has::Nothing, &[bad.url()]);
+    let error = site.pull().0.unwrap_err();
+    assert_eq!(error.kind(), crate::error::ErrorKind::Io, "{}", chain(&error));
     // A server that is not there at all is no reason to ask it for more.
     let bad = BadServer::start(
         site.world.site(),

@@ -81,7 +81,7 @@ pub(super) fn add(tree: &Dir, lines: &[String]) -> Result<Vec<String>, SysrootEr
             if old == new {
                 continue;
             }
-            if old[1..] == new[1..] {
+            if old[1..] == new[1..] && old[0].starts_with("UUID=") {
                 let replace = |one: &str| {
                     if one == other {
                         line.clone()
@@ -166,14 +166,14 @@ mod tests {
         // A file system that was made anew.
         etc.write_atomic(
             "fstab",
-            b"# OLD /boot ext4 ro 0 2\nOLD /boot ext4 ro 0 2\nB /efi vfat ro 0 2",
+            b"# UUID=OLD /boot ext4 ro 0 2\nUUID=OLD /boot ext4 ro 0 2\nB /efi vfat ro 0 2",
             0o644,
         )
         .unwrap();
         assert_eq!(add(&tree, &ours).unwrap(), [""; 0]);
         assert_eq!(
             read(),
-            "# OLD /boot ext4 ro 0 2\nA /boot ext4 ro 0 2\nB /efi vfat ro 0 2\n"
+            "# UUID=OLD /boot ext4 ro 0 2\nA /boot ext4 ro 0 2\nB /efi vfat ro 0 2\n"
         );
         etc.write_atomic("fstab", b"# x /boot y\nMINE\t/boot  ext4 rw 0 0", 0o644)
             .unwrap();

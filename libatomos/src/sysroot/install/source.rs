@@ -135,8 +135,8 @@ impl InstallSource<'_> {
 /// The machine would follow somebody else under the same name.
 fn other_remote(sysroot: &Sysroot, remote: &RemoteName) -> SysrootError {
     let reason = format!(
-        "it has another remote {remote}, with another configuration; `atomos --sysroot {} remote remove {remote}` has it forgotten",
-        sysroot.path().display()
+        "it has another remote {remote}, with another configuration; `atomos remote remove {remote} --repo {}` has it forgotten",
+        sysroot.repo().dir().path().display()
     );
     refuse(sysroot.path(), reason)
 }
