@@ -15,7 +15,7 @@ use crate::site::{Artifact, FileRef, Place};
 
 use super::PublishError;
 use super::pack::Output;
-use super::site_dir::SiteWriter;
+use super::site_writer::SiteWriter;
 
 /// As many packs as nobody minds.
 const FEW: usize = 8;

@@ -11,7 +11,8 @@ use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, key_set_path, limits,
 
 use super::PublishError;
 use super::maintain::SiteFsckReport;
-use super::site_dir::{SiteDir, SiteWriter};
+use super::site_dir::SiteDir;
+use super::site_writer::SiteWriter;
 
 impl SiteDir {
     /// Judges the next key set. `known` are public keys that are at hand; `pinned` those that machines were given, where the

@@ -21,7 +21,8 @@ use crate::site::{
 
 use super::PublishError;
 use super::publisher::now;
-use super::site_dir::{SiteDir, SiteWriter};
+use super::site_dir::SiteDir;
+use super::site_writer::SiteWriter;
 
 /// Something wrong with a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

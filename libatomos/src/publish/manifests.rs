@@ -11,7 +11,7 @@ use crate::site::{
 
 use super::PublishError;
 use super::consolidate::Known;
-use super::site_dir::SiteWriter;
+use super::site_writer::SiteWriter;
 
 /// Releases back from the new one that get a manifest of their own: each costs some hundred kilobytes on the server and
 /// saves a client at that release most of a megabyte.

@@ -13,6 +13,7 @@ mod patches;
 mod publisher;
 mod release;
 mod site_dir;
+mod site_writer;
 #[cfg(test)]
 mod tests;
 mod withdraw;

@@ -15,7 +15,7 @@ use crate::repo::{ObjectKind, Repo, RepoError};
 use crate::site::{Artifact, BlobList, FileRef, Frame};
 
 use super::PublishError;
-use super::site_dir::SiteWriter;
+use super::site_writer::SiteWriter;
 
 /// Frames that wait to be written, for each thread. A frame of an image holds at most 12 MiB.
 const AHEAD: usize = 3;

@@ -20,7 +20,8 @@ use super::PublishError;
 use super::consolidate::Known;
 use super::manifests::prefix;
 use super::pack::Output;
-use super::site_dir::{SiteDir, SiteWriter};
+use super::site_dir::SiteDir;
+use super::site_writer::SiteWriter;
 
 /// Releases back from the new one that patches are made from.
 const BACK: [usize; 6] = [1, 2, 4, 8, 16, 32];

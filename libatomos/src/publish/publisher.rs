@@ -12,7 +12,7 @@ use crate::sign::{Envelope, PublicKey, Role, Signer, TrustedKeys};
 use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release, record_path};
 
 use super::consolidate::Known;
-use super::site_dir::SiteWriter;
+use super::site_writer::SiteWriter;
 use super::{LostFiles, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
 
 /// Seconds that a record is believed unless the publisher says otherwise: 30 days.

@@ -11,7 +11,8 @@ use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release,
 use super::PublishError;
 use super::maintain::Needed;
 use super::publisher::{check_clock, next_sequence, now, signers};
-use super::site_dir::{SiteDir, SiteWriter};
+use super::site_dir::SiteDir;
+use super::site_writer::SiteWriter;
 
 /// Takes a release back: the ref's record names the newest release that was not taken back, and says why. Machines that have it go
 /// back, and none takes it again. `pinned` are the keys that machines were given, as far as no signer has them: by those, records of

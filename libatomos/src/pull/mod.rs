@@ -6,6 +6,8 @@
 //! step is that of the transaction: all refs move, or none.
 
 mod bundle;
+#[cfg(test)]
+mod copies_tests;
 mod error;
 mod fetch;
 #[cfg(all(test, feature = "http"))]
@@ -13,6 +15,8 @@ mod fetch;
 mod hostile_tests;
 #[cfg(feature = "testing")]
 pub(crate) mod laws;
+#[cfg(test)]
+mod lost_tests;
 mod mirror;
 mod need;
 mod objects;
