@@ -174,6 +174,29 @@ mount -o ro \"$root\" mnt; cat mnt/atomos/deploy/os/deploy/*.0/etc/fstab; umount
     }
 }
 
+/// Runs a script in the directory, with mounts of its own.
+fn with_mounts(scratch: &Scratch, script: &str) -> Output {
+    let program = Path::new(env!("CARGO_BIN_EXE_atomos")).parent().unwrap();
+    Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-e",
+            "-u",
+            "-c",
+            script,
+        ])
+        .current_dir(scratch.path(""))
+        .env(
+            "PATH",
+            format!("{}:{}", program.display(), std::env::var("PATH").unwrap()),
+        )
+        .output()
+        .unwrap()
+}
+
 #[test]
 fn each_file_system_is_found_by_its_uuid() {
     for (kind, mkfs) in [("xfs", &["-q"][..]), ("btrfs", &["-q"]), ("ext4", &["-q", "-F"])] {
@@ -192,26 +215,7 @@ fn each_file_system_is_found_by_its_uuid() {
         let script = "mount -o loop disk.img target
 atomos install --to-filesystem target --repo repo os --bootloader none --json
 blkid -p -o value -s UUID disk.img; umount target";
-        let program = Path::new(env!("CARGO_BIN_EXE_atomos")).parent().unwrap();
-        let output = Command::new("unshare")
-            .args([
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-e",
-                "-u",
-                "-c",
-                script,
-            ])
-            .current_dir(scratch.path(""))
-            .env(
-                "PATH",
-                format!("{}:{}", program.display(), std::env::var("PATH").unwrap()),
-            )
-            .output()
-            .unwrap();
-        let out = succeeded(&output);
+        let out = succeeded(&with_mounts(&scratch, script));
         let uuid = out.lines().last().unwrap();
         assert!(out.contains(&format!("\"root=UUID={uuid}\"")), "{kind}: {out}");
     }
@@ -426,26 +430,7 @@ for what in dir sub; do
     atomos install --to-filesystem target --repo repo os --bootloader none --dry-run --json 2>&1 || echo refused
     umount target/boot; umount target
 done; umount top";
-    let program = Path::new(env!("CARGO_BIN_EXE_atomos")).parent().unwrap();
-    let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-e",
-            "-u",
-            "-c",
-            script,
-        ])
-        .current_dir(scratch.path(""))
-        .env(
-            "PATH",
-            format!("{}:{}", program.display(), std::env::var("PATH").unwrap()),
-        )
-        .output()
-        .unwrap();
-    let out = succeeded(&output);
+    let out = succeeded(&with_mounts(&scratch, script));
     let (dir, sub) = out.split_once("refused\n").unwrap();
     assert!(
         dir.contains("it is \"/dir\" of its file system, and not its root"),

@@ -301,33 +301,21 @@ fn a_version_for_certain_machines_reaches_those() {
 #[test]
 fn two_refs_of_one_content_are_published_at_once() {
     let scratch = published();
-    scratch.atomos(&["refs", "--create", "stable=os"]).code(0);
-    scratch.atomos(&["refs", "--create", "other=os"]).code(0);
-    scratch.version("2");
-    for name in ["stable", "other"] {
+    // First of what the site has the files of, then of what it has not.
+    for (version, data) in [("2", 4000), ("3", 3000)] {
+        scratch.write("tree/usr/lib/data", numbers(data));
+        scratch.version(version);
+        for name in ["stable=os", "other=os"] {
+            scratch.atomos(&["refs", "--force", "--create", name]).code(0);
+        }
+        scratch.publish(&[]).code(0);
         scratch
-            .atomos(&["refs", "--force", "--create", &format!("{name}=os")])
+            .client(&["pull", "origin", "os", "stable", "other"])
+            .code(0);
+        scratch
+            .atomos(&["site", "fsck", "site", "--key", "key.pub"])
             .code(0);
     }
-    scratch.publish(&[]).code(0);
-    scratch
-        .client(&["pull", "origin", "os", "stable", "other"])
-        .code(0);
-    scratch
-        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
-        .code(0);
-    // And of one that nobody has yet.
-    scratch.write("tree/usr/lib/new", numbers(3000));
-    scratch.version("3");
-    for name in ["stable", "other"] {
-        scratch
-            .atomos(&["refs", "--force", "--create", &format!("{name}=os")])
-            .code(0);
-    }
-    scratch.publish(&[]).code(0);
-    scratch
-        .client(&["pull", "origin", "os", "stable", "other"])
-        .code(0);
 }
 
 #[test]

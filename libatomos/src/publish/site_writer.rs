@@ -1,14 +1,16 @@
 //! Adding to a site: under temporary names first, then placed, and the records last.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::format::limits::MAX_REFS;
 use crate::fs::{Dir, FileLock, FsError, LockMode};
 use crate::names::RefName;
-use crate::site::{Artifact, FORMAT, FileRef, INFO, KEYS, SiteInfo, key_set_path, limits, record_path};
+use crate::site::{Artifact, FORMAT, FileRef, INFO, KEYS, SiteInfo, key_set_path, record_path};
 
 use super::PublishError;
 use super::site_dir::SiteDir;
@@ -30,7 +32,7 @@ pub(super) struct SiteWriter {
     _lock: FileLock,
     pending: std::cell::RefCell<Vec<(Artifact, Digest)>>,
     /// Refs whose first release an interrupted run may have placed, without a record.
-    begun: Vec<RefName>,
+    begun: BTreeSet<RefName>,
     counter: std::cell::Cell<u32>,
 }
 
@@ -61,7 +63,7 @@ impl SiteWriter {
             LOCK_TIMEOUT,
             |_| {},
         )?;
-        let begun = work.read_optional(BEGUN, limits::MAX_RECORD)?.unwrap_or_default();
+        let begun = work.read_optional(BEGUN, MAX_REFS)?.unwrap_or_default();
         let begun = String::from_utf8_lossy(&begun)
             .lines()
             .filter_map(|line| line.parse().ok())
@@ -140,25 +142,26 @@ impl SiteWriter {
     /// Remembers refs that have no record yet, before anything of theirs has its name: a release without a record is otherwise what is left
     /// where a record was lost. Durable with the artifacts.
     pub(super) fn begin(&self, first: &[RefName]) -> Result<(), PublishError> {
-        let names = self.begun.iter().chain(first);
-        let text: String = names.map(|name| format!("{name}\n")).collect();
-        if !text.is_empty() {
-            self.work.write_atomic(BEGUN, text.as_bytes(), 0o644)?;
-        }
-        Ok(())
+        let names: BTreeSet<&RefName> = self.begun.iter().chain(first).collect();
+        self.write_begun(names)
     }
 
     /// Forgets those refs that have a record now; a run for some of them does not finish the others.
     pub(super) fn finish(&self) -> Result<(), PublishError> {
-        let mut open = String::new();
+        let mut open = BTreeSet::new();
         for name in &self.begun {
             if !self.site.dir().exists(record_path(name))? {
-                open.push_str(&format!("{name}\n"));
+                open.insert(name);
             }
         }
-        match open.is_empty() {
+        self.write_begun(open)
+    }
+
+    fn write_begun(&self, names: BTreeSet<&RefName>) -> Result<(), PublishError> {
+        let text: String = names.into_iter().map(|name| format!("{name}\n")).collect();
+        match text.is_empty() {
             true => drop(self.work.remove_file_optional(BEGUN)?),
-            false => self.work.write_atomic(BEGUN, open.as_bytes(), 0o644)?,
+            false => self.work.write_atomic(BEGUN, text.as_bytes(), 0o644)?,
         }
         Ok(())
     }

@@ -152,13 +152,7 @@ fn a_bundle_serves_whoever_has_one_of_the_releases_that_it_can_be_for() {
     ] {
         world.start_over();
         for version in have {
-            world
-                .pull_with(
-                    Selector::Version((*version).to_owned()),
-                    &world.session(|_| {}),
-                    &PullOptions::default(),
-                )
-                .unwrap();
+            world.pull_version(version);
         }
         let mut out = std::fs::File::create(&file).unwrap();
         create_bundle(&site, &super::tests::os(), from, &mut out).unwrap();

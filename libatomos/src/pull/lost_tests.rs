@@ -3,7 +3,6 @@
 
 use super::site_tests::files;
 use super::tests::{NOW, World};
-use super::*;
 use crate::cancel::Cancel;
 use crate::progress::NoProgress;
 use crate::publish::{RefOutcome, SiteDir};
@@ -106,13 +105,7 @@ fn a_manifest_for_one_release_that_is_gone_or_damaged_is_made_up_for_by_the_whol
         .join(Artifact::Manifest.path(&release.manifests[0].file.digest));
     for damage in [&b"gone"[..], b"other bytes"] {
         world.start_over();
-        world
-            .pull_with(
-                Selector::Version("1".to_owned()),
-                &world.session(|_| {}),
-                &PullOptions::default(),
-            )
-            .unwrap();
+        world.pull_version("1");
         match damage {
             b"gone" => std::fs::remove_file(&relative).unwrap(),
             bytes => std::fs::write(&relative, bytes).unwrap(),
@@ -131,13 +124,7 @@ fn a_machine_whose_pack_is_gone_takes_the_image() {
     let mut packs = files(&world, "packs");
     packs.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
     world.start_over();
-    world
-        .pull_with(
-            Selector::Version("1".to_owned()),
-            &world.session(|_| {}),
-            &PullOptions::default(),
-        )
-        .unwrap();
+    world.pull_version("1");
     // That of the second release, and every patch.
     std::fs::remove_file(&packs[0]).unwrap();
     for file in files(&world, "patches") {

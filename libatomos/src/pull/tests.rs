@@ -180,6 +180,13 @@ impl World {
             .unwrap()
     }
 
+    /// Pulls an older version, or the newest by its name.
+    pub(super) fn pull_version(&self, version: &str) -> PullReport {
+        let wanted = Selector::Version(version.to_owned());
+        self.pull_with(wanted, &self.session(|_| {}), &PullOptions::default())
+            .unwrap()
+    }
+
     /// The client's ref, checked out, is the publisher's tree.
     pub(super) fn assert_same_as_tree(&self) {
         let to = self.scratch.path().join("out");
