@@ -240,11 +240,7 @@ fn kernel_arguments_keep_their_quotes_from_the_command_line_to_the_entry() {
             &["deploy", "os", "--karg", ours],
         ] {
             let run = machine.atomos(words).code(5);
-            assert!(
-                run.err.contains("is what each entry says by itself"),
-                "{}",
-                run.err
-            );
+            assert!(run.err.contains("each boot entry says its own"), "{}", run.err);
         }
     }
     machine.atomos(&["kargs", "--delete", quoted]).code(0);

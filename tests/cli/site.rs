@@ -44,6 +44,13 @@ fn what_is_damaged_is_listed_and_publishing_again_mends_it() {
             run.err
         );
         assert!(run.err.contains("hint: "), "{}", run.err);
+        fs::remove_file(&file).unwrap();
+        let run = scratch
+            .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+            .code(6);
+        let gone = run.out.contains(&format!("{name}: it is not there"));
+        let why = run.out.contains(&format!("{name}: No such file or directory"));
+        assert!(gone || why, "{kind}: {}", run.out);
         fs::write(&file, good).unwrap();
     }
     scratch

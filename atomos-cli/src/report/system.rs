@@ -61,6 +61,9 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "deploy it anew with that argument: atomos deploy {} --karg atomos.composefs=WORD",
             id.commit.short()
         ),
+        SysrootError::OwnKarg { .. } => {
+            "leave it out; `atomos deploy` and `atomos rollback` choose what boots".to_owned()
+        }
         SysrootError::Composefs(ComposefsError::NotInImages { .. } | ComposefsError::TooLarge) => {
             "`--karg atomos.composefs=off` deploys its files".to_owned()
         }

@@ -10,7 +10,7 @@ use crate::sign::{Envelope, KeyId, KeySetDraft, PublicKey, TrustedKeys};
 use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, key_set_path, limits, record_path};
 
 use super::PublishError;
-use super::maintain::SiteFsckReport;
+use super::maintain::{SiteFsckReport, with_causes};
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
 
@@ -143,11 +143,11 @@ impl SiteDir {
             let name = key_set_path(number);
             let next = self
                 .key_set(number)
-                .map_err(|error| error.to_string())
+                .map_err(|error| with_causes(&error))
                 .and_then(|set| match &keys {
                     Some(keys) => {
-                        let bytes = self.key_set_bytes(number).map_err(|error| error.to_string())?;
-                        keys.advance(&bytes).map_err(|error| error.to_string())
+                        let bytes = self.key_set_bytes(number).map_err(|error| with_causes(&error))?;
+                        keys.advance(&bytes).map_err(|error| with_causes(&error))
                     }
                     None => Ok(TrustedKeys::given(set)),
                 });

@@ -1,7 +1,9 @@
 //! Looking after a site: verifying it, removing what nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::error::Error;
 use std::fs::File;
+use std::iter;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -84,13 +86,15 @@ impl SiteDir {
             report.refs += 1;
             match self.fsck_ref(&reference, keys.as_ref(), &given, &mut needed) {
                 Ok(()) => {}
-                Err(PublishError::OtherKeys { source, .. }) => report.add(record_path(&reference), &source),
+                Err(PublishError::OtherKeys { source, .. }) => {
+                    report.add(record_path(&reference), &with_causes(&source))
+                }
                 // Not always the record: what it leads to may be.
                 Err(PublishError::Damaged { path, reason }) => {
                     let file = path.strip_prefix(self.dir().path()).unwrap_or(&path);
                     report.add(file.to_string_lossy().into_owned(), &reason);
                 }
-                Err(error) => report.add(record_path(&reference), &error),
+                Err(error) => report.add(record_path(&reference), &with_causes(&error)),
             }
         }
         report.releases = needed.releases.len() as u64;
@@ -110,7 +114,8 @@ impl SiteDir {
                         report.add(name, &"its bytes are not those of its name");
                     }
                 }
-                Err(error) => report.add(name, &error),
+                Err(PublishError::Fs(error)) if error.is_not_found() => report.add(name, &"it is not there"),
+                Err(error) => report.add(name, &with_causes(&error)),
             }
             phase.advance(*size);
         }
@@ -122,7 +127,10 @@ impl SiteDir {
             match self.manifest(&published.1) {
                 Ok(manifest) => self.fsck_blobs(&manifest, progress, cancel, &mut report)?,
                 Err(error) => {
-                    report.add(Artifact::Manifest.path(&published.1.manifest.digest), &error);
+                    report.add(
+                        Artifact::Manifest.path(&published.1.manifest.digest),
+                        &with_causes(&error),
+                    );
                 }
             }
         }
@@ -322,6 +330,13 @@ impl SiteFsckReport {
             problem: problem.to_string(),
         });
     }
+}
+
+/// Says what went wrong with all of its causes.
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
 }
 
 fn hash(file: &File, name: &str) -> Result<(Digest, u64), FsError> {

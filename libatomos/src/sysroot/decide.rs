@@ -166,9 +166,9 @@ pub(super) fn change_kargs(
         change.apply(kargs)?;
         for (ours, had) in ours.into_iter().zip(had) {
             if kargs.get(ours).is_some() && !had {
-                return Err(SysrootError::KargsDoNotFit {
+                return Err(SysrootError::OwnKarg {
                     id: id.clone(),
-                    reason: format!("{ours}= is what each entry says by itself"),
+                    name: ours,
                 });
             }
         }

@@ -151,6 +151,14 @@ pub enum SysrootError {
         /// What they ask for that it has not.
         reason: String,
     },
+    /// A kernel argument that only boot entries give.
+    #[error("cannot give {id} the kernel argument {name}=: each boot entry says its own")]
+    OwnKarg {
+        /// The deployment.
+        id: DeploymentId,
+        /// The argument.
+        name: &'static str,
+    },
     /// Nothing can be installed there.
     #[error("cannot install to {}: {reason}", target.display())]
     NotInstallable {
@@ -238,6 +246,7 @@ impl SysrootError {
             | Self::NotDeployable { .. }
             | Self::NotInstallable { .. }
             | Self::KargsDoNotFit { .. }
+            | Self::OwnKarg { .. }
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
             Self::NotBooted { .. } | Self::NoVerity { .. } => ErrorKind::Unsupported,
