@@ -180,7 +180,7 @@ pub(crate) fn arrange_and_commit<'r>(
         Some(transaction) => transaction,
         None => repo.begin()?,
     };
-    let mut report = commit_tree(pool, repo, transaction, &tree, options, progress, cancel)?;
+    let mut report = commit_tree(pool, repo, transaction, &mut tree, options, progress, cancel)?;
     report.os = os;
     if options.adopt {
         // Only now: until the commit is durable the source is the one place where the files are. Names are left that lead to
@@ -216,7 +216,7 @@ fn commit_tree(
     pool: &ThreadPool,
     repo: &Repo,
     transaction: Transaction<'_>,
-    tree: &SourceTree,
+    tree: &mut SourceTree,
     options: &CommitOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
@@ -249,7 +249,7 @@ fn commit_tree(
     };
     let inodes = match options.no_cache {
         true => None,
-        false => pool.install(|| StoreInodes::load(repo, tree))?,
+        false => pool.install(|| StoreInodes::load(repo, tree, cache.as_ref()))?,
     };
     let hasher = Hasher {
         tree,
@@ -281,6 +281,8 @@ fn commit_tree(
         node: Node::Dir { tree: commit.root },
     });
     let root_metadata = hasher.root_metadata(root, before.as_ref());
+    // What is adopted is removed as it was listed.
+    let listing = (!options.adopt).then(|| tree.take_listing());
     let image = match options.records_verity() {
         true => seal::image_of(
             repo,
@@ -349,7 +351,11 @@ fn commit_tree(
         });
     }
     let _phase = PhaseGuard::begin(progress, Phase::Sync, None, Unit::Items);
-    let stats = transaction.commit()?;
+    // The disk is waited for: time enough to free what some ten thousand names took.
+    let stats = pool.in_place_scope(|scope| {
+        scope.spawn(|_| drop(listing));
+        transaction.commit()
+    })?;
     save(cache, progress);
     Ok(report(id, CommitOutcome::Created, stats))
 }

@@ -9,7 +9,7 @@ use crate::repo::{ObjectKind, Repo, RepoMode, object_path, variant_name, variant
 
 use super::CommitError;
 use super::source::SourceTree;
-use super::stat_cache::{Known, Stamp};
+use super::stat_cache::{Known, Stamp, StatCache};
 
 /// Which blob each inode of the store is.
 pub(super) struct StoreInodes<'r> {
@@ -20,12 +20,21 @@ pub(super) struct StoreInodes<'r> {
 }
 
 impl<'r> StoreInodes<'r> {
-    /// Lists the store, if the tree may have files of it. In mode `bare-user` an inode's times are not the file's, so that nothing
-    /// would tell a file that was written to.
-    pub(super) fn load(repo: &'r Repo, tree: &SourceTree) -> Result<Option<Self>, CommitError> {
+    /// Lists the store, if the tree may have files of it that `cache` does not know. In mode `bare-user` an inode's times are not the
+    /// file's, so that nothing would tell a file that was written to.
+    pub(super) fn load(
+        repo: &'r Repo,
+        tree: &SourceTree,
+        cache: Option<&StatCache>,
+    ) -> Result<Option<Self>, CommitError> {
         let objects = repo.kind_dir(ObjectKind::Blob);
         let device = objects.stat_self().map_err(crate::repo::RepoError::from)?.dev;
-        if repo.mode() != RepoMode::Bare || !tree.has_links_on(device)? {
+        if repo.mode() != RepoMode::Bare || !tree.is_on(device)? {
+            return Ok(None);
+        }
+        // Listing costs as much as looking at each of some thousand files, and a tree of an operating system has a few hard links.
+        let is_news = |stamp| !cache.is_some_and(|cache| cache.knows(stamp));
+        if !tree.linked().any(is_news) {
             return Ok(None);
         }
         let (mut blobs, mut variants) = (Vec::new(), Vec::new());

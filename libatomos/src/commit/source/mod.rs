@@ -189,6 +189,12 @@ impl SourceTree {
         }
     }
 
+    /// Takes everything that was listed, to be freed where nobody waits for it.
+    pub(super) fn take_listing(&mut self) -> impl Send + use<> {
+        let nodes = std::mem::take(&mut self.nodes);
+        (nodes, std::mem::take(&mut self.directories))
+    }
+
     /// Returns the directories of the source, by the index that [`Content::Disk`] uses; paths from the root.
     #[must_use]
     pub fn directories(&self) -> &[PathBuf] {
@@ -361,13 +367,19 @@ impl SourceTree {
         }
     }
 
-    /// Returns whether any file has other names, on the device `dev`.
-    pub(super) fn has_links_on(&self, dev: u64) -> Result<bool, CommitError> {
+    /// Returns whether it is on the device `dev`.
+    pub(super) fn is_on(&self, dev: u64) -> Result<bool, CommitError> {
         // What is mounted in the tree is not listed, so all of it is on one device.
-        let Some(root) = self.only_root() else {
-            return Ok(false);
-        };
-        Ok(root.stat_self()?.dev == dev && self.linked.contains(&true))
+        match self.only_root() {
+            Some(root) => Ok(root.stat_self()?.dev == dev),
+            None => Ok(false),
+        }
+    }
+
+    /// Returns the inodes of the files that have other names, as they were listed.
+    pub(super) fn linked(&self) -> impl Iterator<Item = &Stamp> {
+        let listed = self.stamps.iter().zip(&self.linked);
+        listed.filter_map(|(stamp, is_linked)| is_linked.then_some(stamp))
     }
 
     /// Returns the directories that were listed, which are removed when they were adopted.

@@ -175,6 +175,11 @@ impl Old {
             .ok()
     }
 
+    fn find_unchanged(&self, stamp: &Stamp) -> Option<usize> {
+        let found = self.find(stamp.ino);
+        found.filter(|index| self.records[*index].stamp == *stamp)
+    }
+
     fn verity(&self, index: usize) -> Option<VerityDigest> {
         let digest = *self.verity.get(index)?;
         (digest != [0; DIGEST_LEN]).then(|| VerityDigest::from_bytes(digest))
@@ -209,13 +214,15 @@ impl StatCache {
         })
     }
 
+    /// Returns whether the file is as it was then.
+    pub(super) fn knows(&self, stamp: &Stamp) -> bool {
+        self.old.find_unchanged(stamp).is_some()
+    }
+
     /// Returns what the file held, if it is as it was then.
     pub(super) fn get(&self, stamp: &Stamp) -> Option<Known> {
-        let index = self.old.find(stamp.ino)?;
+        let index = self.old.find_unchanged(stamp)?;
         let record = &self.old.records[index];
-        if record.stamp != *stamp {
-            return None;
-        }
         let xattrs = self.old.xattrs.get(record.xattrs)?.clone();
         self.seen[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
         Some(Known {
