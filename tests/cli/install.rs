@@ -459,3 +459,18 @@ fn what_is_in_the_target_already_can_be_installed() {
     let run = scratch.atomos(&words).code(5);
     assert!(run.err.contains("it has deployments already"), "{}", run.err);
 }
+
+#[test]
+fn a_boot_directory_that_another_system_boots_by_is_refused_before_anything() {
+    let scratch = bench();
+    let install = "install --to-filesystem target os --allow-directory --karg root=LABEL=x --bootloader none";
+    let install: Vec<&str> = install.split(' ').collect();
+    let entry = "atomos-1-os-0123456789ab.0.conf";
+    scratch.write(&format!("target/boot/loader/entries/{entry}"), "title other\n");
+    let run = scratch.atomos(&install).code(10);
+    assert!(run.err.contains(entry), "{}", run.err);
+    assert!(!scratch.path("target/atomos").exists());
+    let named = [&install[..], &["--stateroot", "second"]].concat();
+    scratch.atomos(&named).code(0);
+    assert!(scratch.path("target/boot/loader/entries").join(entry).exists());
+}

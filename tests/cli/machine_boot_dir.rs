@@ -137,3 +137,37 @@ fn another_sysroot_s_entries_and_kernels_stay() {
         assert!(partition.path().join(&path[1..]).exists(), "{path}");
     }
 }
+
+#[test]
+fn a_second_system_does_not_take_the_entries_of_the_first_for_its_own() {
+    let Some(partition) = LoopFs::new("ext4", 64) else {
+        return;
+    };
+    let (one, two) = (Machine::new(), Machine::new());
+    let _one = Mounted::bind(partition.path(), one.scratch.path("machine/boot"));
+    let _two = Mounted::bind(partition.path(), two.scratch.path("machine/boot"));
+    for machine in [&one, &two] {
+        machine.commit("1");
+    }
+    let deploy = ["deploy", "os", "--karg", "root=LABEL=root"];
+    one.atomos(&deploy).code(0);
+    let before = kernels(partition.path());
+    for args in [&deploy[..], &["deploy", "os", "--dry-run"], &["cleanup"]] {
+        let run = two.atomos(args).code(10);
+        assert!(
+            run.err
+                .contains("boots another system, whose stateroot is called os too")
+                && run.err.contains("--stateroot NAME"),
+            "{}",
+            run.err
+        );
+    }
+    assert_eq!(kernels(partition.path()), before);
+    one.atomos(&["boot", "status"]).code(0);
+    // As the hint says, where the first one is gone.
+    for entry in fs::read_dir(partition.path().join("loader/entries")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    two.atomos(&deploy).code(0);
+    assert_eq!(kernels(partition.path()).len(), 1);
+}

@@ -54,6 +54,10 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "mount it: mount {0}; or, if the loader reads this directory from now on: atomos boot recover",
             shown(path)
         ),
+        SysrootError::OthersEntry { path, stateroot } => format!(
+            "give this one another name: --stateroot NAME; or, where the other system is gone, remove its entries: rm {}/atomos-*-{stateroot}-*.conf",
+            path.parent().map_or_else(String::new, shown)
+        ),
         SysrootError::DamagedState { path, .. } if path.ends_with("staged.json") => {
             "`atomos undeploy staged` gives it up; then run the command again".to_owned()
         }

@@ -18,7 +18,7 @@ use super::name::EntryName;
 pub(super) const KERNELS: &str = "atomos";
 
 /// Where entries are, below `/boot`.
-pub(super) const ENTRIES: &str = "loader/entries";
+pub(crate) const ENTRIES: &str = "loader/entries";
 
 /// The key that says which sysroot an entry belongs to, where several share one boot partition.
 pub(super) const OWNER_KEY: &str = "x-atomos-sysroot";

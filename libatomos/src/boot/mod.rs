@@ -53,6 +53,7 @@ pub mod kargs;
 pub mod name;
 pub mod order;
 
+pub(crate) use boot_dir::ENTRIES;
 pub use boot_dir::{BootDir, BootFsKind, BootOptions, FoundEntry};
 pub(crate) use bootcsum::KERNEL_NAMES;
 pub use bootcsum::{BootCsum, InvalidBootCsum, KernelFile, KernelFiles};

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use crate::boot::name::EntryName;
 use crate::boot::{
-    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, EntryReport, ExtlinuxDefault, KernelArgs,
-    KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan, RemovableKernel,
-    check_space, extlinux_conf, forecast, is_in_menu, kernel_space, plan_reconcile, verify_entries,
+    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, ENTRIES, EntryReport, ExtlinuxDefault,
+    KernelArgs, KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan,
+    RemovableKernel, check_space, extlinux_conf, forecast, is_in_menu, kernel_space, plan_reconcile,
+    verify_entries,
 };
 use crate::digest::{BlobId, DirTreeId};
 use crate::format::{Commit, Entry, Node};
@@ -73,8 +74,8 @@ impl Sysroot {
         Ok(state)
     }
 
-    /// Fails where the truth is gone, and entries lead to deployments that are there. It is written before the first of them, so
-    /// whoever took this for a new machine would take away all that it boots.
+    /// Fails where the truth is gone, and entries lead to deployments that are there, or are those of another system. It is written before
+    /// the first of them, so whoever took this for a new machine would take away all that one of the two boots.
     pub(super) fn check_state_is_there(&self) -> Result<(), SysrootError> {
         if self.atomos.exists(STATE)? {
             return Ok(());
@@ -96,7 +97,7 @@ impl Sysroot {
                 }
             }
         }
-        Ok(())
+        check_is_nobody_s(&self.boot_dir()?, &self.stateroots()?)
     }
 
     /// Returns the bytes that root can still write to `/boot`, what a staged deployment gives back when another takes its
@@ -453,4 +454,19 @@ pub struct BootStatus {
     pub is_behind: bool,
     /// How many tries those on trial have left, by the entry's number.
     pub tries_left: BTreeMap<u64, u32>,
+}
+
+/// Fails where there are entries of one of `stateroots`, of which the sysroot has written none yet: one partition may be `/boot` for
+/// several systems.
+pub(super) fn check_is_nobody_s(boot: &BootDir, stateroots: &[StaterootName]) -> Result<(), SysrootError> {
+    for found in boot.list_entries()? {
+        let name: Result<EntryName, _> = found.file_name.parse();
+        if let Some(name) = name.ok().filter(|name| stateroots.contains(&name.stateroot)) {
+            return Err(SysrootError::OthersEntry {
+                path: boot.dir().path().join(ENTRIES).join(found.file_name),
+                stateroot: name.stateroot,
+            });
+        }
+    }
+    Ok(())
 }

@@ -187,6 +187,14 @@ pub enum SysrootError {
         /// `/boot`.
         path: PathBuf,
     },
+    /// Another system boots by entries that the sysroot would take for its own.
+    #[error("{} boots another system, whose stateroot is called {stateroot} too", path.display())]
+    OthersEntry {
+        /// The entry.
+        path: PathBuf,
+        /// The stateroot.
+        stateroot: StaterootName,
+    },
     /// A text is no deployment's name.
     #[error(transparent)]
     DeploymentId(#[from] InvalidDeploymentId),
@@ -250,9 +258,10 @@ impl SysrootError {
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
             Self::NotBooted { .. } | Self::NoVerity { .. } => ErrorKind::Unsupported,
-            Self::InUse { .. } | Self::NotFinished { .. } | Self::BootNotMounted { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::InUse { .. }
+            | Self::NotFinished { .. }
+            | Self::BootNotMounted { .. }
+            | Self::OthersEntry { .. } => ErrorKind::Conflict,
             Self::DamagedState { .. }
             | Self::ReadBackDiffers { .. }
             | Self::ImageDamaged { .. }

@@ -34,11 +34,14 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::boot::{BootDir, BootOptions};
 use crate::fs::Dir;
 use crate::names::{RefName, StaterootName};
 use crate::repo::RepoError;
 
-use super::{DeployReport, Sysroot, SysrootError, SysrootOptions};
+use super::bootloader::check_is_nobody_s;
+use super::state::STATE;
+use super::{DeployReport, Sysroot, SysrootError, SysrootOptions, layout};
 
 pub use probe::MountedFs;
 pub use source::InstallSource;
@@ -199,6 +202,7 @@ impl InstallPlan {
         let mut warnings = Vec::new();
         let loader = layout.choose_loader(options.loader);
         let resumes = check_vacant(&root, options)?;
+        check_boot_is_vacant(&root, options)?;
         let kargs = layout.kargs(&options.kargs)?;
         let fstab = fstab::lines(&layout, &mut warnings);
         let programs = match loader {
@@ -233,6 +237,18 @@ impl InstallPlan {
             existing: options.existing,
             sysroot: options.sysroot.clone(),
         })
+    }
+}
+
+/// Refuses a `/boot` by which another system boots whose entries this one would take for its own.
+fn check_boot_is_vacant(root: &Dir, options: &InstallOptions) -> Result<(), SysrootError> {
+    let has_state = root.exists(Path::new(layout::ATOMOS).join(STATE))?;
+    match root.open_dir_optional(layout::BOOT)? {
+        Some(boot) if !has_state => check_is_nobody_s(
+            &BootDir::new(boot, BootOptions::default())?,
+            std::slice::from_ref(&options.stateroot),
+        ),
+        _ => Ok(()),
     }
 }
 
