@@ -5,13 +5,14 @@ use clap::Args;
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::json;
+use crate::output::{json, text};
 use crate::reboot::RebootFlag;
 
 /// Go back to the deployment before
 ///
 /// Makes the previous deployment the default, with the /etc that it has; running it twice goes forth again. After an update
-/// that was not booted yet, what is running becomes the default; one that is staged is given up. /var is shared and stays as it
+/// that was not booted yet, what is running becomes the default; one that is staged is given up. Where there is no other deployment, and
+/// kernel arguments were changed and not found good since, those before come back. /var is shared and stays as it
 /// is. It takes effect at the next boot.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -51,6 +52,12 @@ pub fn run(context: &Context, args: &RollbackArgs) -> RunResult {
             "The next boot takes {} instead of {}",
             report.default.short(),
             report.previous.short()
+        ));
+    } else if let Some(kargs) = &report.kargs {
+        ui.status(format_args!(
+            "The next boot takes {} with the kernel arguments that it had: {}",
+            report.default.short(),
+            text::escape_text(kargs)
         ));
     } else if report.changed {
         ui.status(format_args!("The next boot takes {}", report.default.short()));

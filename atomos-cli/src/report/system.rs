@@ -54,6 +54,9 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "mount it: mount {0}; or, if the loader reads this directory from now on: atomos boot recover",
             shown(path)
         ),
+        SysrootError::ChangedMeanwhile { .. } => {
+            "nothing was deployed; `atomos status` shows what there is, and the same command starts from there".to_owned()
+        }
         SysrootError::OthersEntry { path, stateroot } => format!(
             "give this one another name: --stateroot NAME; or, where the other system is gone, remove its entries: rm {}/atomos-*-{stateroot}-*.conf",
             path.parent().map_or_else(String::new, shown)

@@ -38,6 +38,9 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
+/// How what is somebody's own to arrange is found: a system's configuration.
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
 impl Dir {
     /// Opens `path` as the process sees it, following links.
     pub fn open_ambient(path: impl AsRef<Path>) -> Result<Self, FsError> {
@@ -273,6 +276,31 @@ impl Dir {
     /// Returns the bytes of the file `name`, or `None` where there is none.
     pub fn read_optional(&self, name: impl AsRef<Path>, limit: usize) -> Result<Option<Vec<u8>>, FsError> {
         absent_is_none(self.read(name, limit))
+    }
+
+    /// Opens the directory `name` as a process would whose root this directory is: links are followed, and none leads out of it. `None`
+    /// where there is none.
+    pub fn open_dir_in_root(&self, name: impl AsRef<Path>) -> Result<Option<Self>, FsError> {
+        let name = name.as_ref();
+        let opened = self.openat_resolving(name, dir_flags(), Mode::empty(), IN_ROOT, "open the directory");
+        absent_is_none(opened.map(|fd| Self {
+            fd,
+            path: self.child_path(name),
+        }))
+    }
+
+    /// Returns the bytes of the file `name` as a process would read it whose root this directory is; `None` where there is none, and
+    /// an error for more than `limit` of them.
+    pub fn read_in_root(&self, name: impl AsRef<Path>, limit: usize) -> Result<Option<Vec<u8>>, FsError> {
+        let name = name.as_ref();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = self.openat_resolving(name, flags, Mode::empty(), IN_ROOT, "open");
+        let Some(fd) = absent_is_none(opened)? else {
+            return Ok(None);
+        };
+        read_bounded(&File::from(fd), SMALL, limit)
+            .map(Some)
+            .map_err(FsError::at("read", &self.path, name))
     }
 
     /// Returns the target of the symbolic link `name`.

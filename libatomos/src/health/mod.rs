@@ -210,7 +210,7 @@ fn find(root: &Path, not_run: &mut Vec<PathBuf>) -> Result<BTreeMap<String, Foun
     for place in PLACES {
         for (below, required) in [("", true), (WANTED, false)] {
             let place = Path::new(place).join(below);
-            let Some(dir) = host.open_dir_optional(&place)? else {
+            let Some(dir) = host.open_dir_in_root(&place)? else {
                 continue;
             };
             for entry in dir.entries()?.into_iter().take(MAX_CHECKS) {
@@ -229,12 +229,12 @@ fn find(root: &Path, not_run: &mut Vec<PathBuf>) -> Result<BTreeMap<String, Foun
                 let masked = stat.kind == FileKind::Symlink && dir.read_link(&entry.name)? == b"/dev/null";
                 let executable = stat.kind == FileKind::Symlink || stat.mode & 0o111 != 0;
                 if !executable {
-                    not_run.push(path);
-                    continue;
+                    not_run.push(path.clone());
                 }
+                // One that nobody may run takes the place of the other all the same: so checks are turned off.
                 found
                     .entry(name)
-                    .or_insert_with(|| (!masked).then_some(Found { path, required }));
+                    .or_insert_with(|| (executable && !masked).then_some(Found { path, required }));
             }
         }
     }

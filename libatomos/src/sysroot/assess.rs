@@ -99,9 +99,14 @@ impl Sysroot {
         // A trial of what is no deployment any more leads nowhere.
         log.trials.retain(|trial| before.get(&trial.deployment).is_some());
         for id in out_of_tries {
-            report
-                .failed
-                .push(give_up(&mut state, &mut log, &id, booted.clone(), now));
+            report.failed.push(give_up(
+                &mut state,
+                &mut log,
+                &id,
+                booted.clone(),
+                now,
+                Blame::Open,
+            ));
         }
         report.settled_on = state.settle(|id| log.stage(id));
         if let (None, Some(booted)) = (&report.settled_on, &booted) {
@@ -237,17 +242,53 @@ impl Sysroot {
     /// Records that this boot was not found good in time, for whatever reason: it counts as one that failed. Where what is
     /// running is not on trial, nothing is recorded, and a reboot does not help.
     pub fn expire_boot(&self, now: i64, progress: &dyn Progress) -> Result<BootVerdict, SysrootError> {
-        let recorded = self.record_boot(now, progress)?;
-        let late = FailedCheck {
-            check: "boot-complete".to_owned(),
-            ended: "not reached in time".to_owned(),
-            output: String::new(),
+        let recorded = match self.record_boot(now, progress) {
+            // A version whose kernel cannot mount it is one that fails.
+            Err(SysrootError::BootNotMounted { .. }) => return self.expire_boot_unmounted(now),
+            recorded => recorded?,
         };
+        let late = not_in_time();
         self.conclude(now, !recorded.on_trial, |attempt| {
             if recorded.on_trial && !attempt.failed.contains(&late) {
                 attempt.failed.push(late);
             }
         })
+    }
+
+    /// The same where nobody can see what the loader has counted: what is remembered of this trial has to do, and a reboot helps for as
+    /// long as the loader may have tries left. It may be one that does not count.
+    fn expire_boot_unmounted(&self, now: i64) -> Result<BootVerdict, SysrootError> {
+        let _lock = self.lock()?;
+        let state = self.state()?;
+        let booted = self.booted()?;
+        let found = booted.as_ref().and_then(|id| state.get(id));
+        let tried = found.filter(|found| found.is_on_trial() && self.runs_newest_entry(found));
+        let mut verdict = BootVerdict {
+            booted: booted.clone(),
+            passed: tried.is_none(),
+            on_trial: tried.is_some(),
+            good: found.is_some_and(|found| found.good),
+            reboot_helps: false,
+        };
+        let Some(deployment) = tried else {
+            return Ok(verdict);
+        };
+        let tries = deployment.tries.unwrap_or_default();
+        let mut log = BootLog::load_or_renew(&self.atomos)?;
+        let boot_id = self.running.boot_id.clone();
+        let trial = log.trial(&deployment.id, deployment.entry, tries);
+        if boot_id.is_none() || trial.attempts.iter().all(|attempt| attempt.boot_id != boot_id) {
+            trial.left = trial.left.saturating_sub(1);
+            trial.attempts.push(BootAttempt {
+                boot_id,
+                time: Some(now),
+                stage: Stage::UserSpace,
+                failed: vec![not_in_time()],
+            });
+        }
+        verdict.reboot_helps = trial.attempts.len() <= tries as usize;
+        log.save(&self.atomos)?;
+        Ok(verdict)
     }
 
     /// Writes to the record of this boot, and says what is to be made of it.
@@ -385,7 +426,7 @@ impl Sysroot {
         }
         let mut state = before.clone();
         let mut log = BootLog::load_or_renew(&self.atomos)?;
-        let failed = give_up(&mut state, &mut log, &id, booted, now);
+        let failed = give_up(&mut state, &mut log, &id, booted, now, Blame::Version);
         log.save(&self.atomos)?;
         self.apply_verdict(&lock, &before, &state, true, progress)?;
         self.mark_trial(&state, &id)?;
@@ -503,26 +544,61 @@ impl Sysroot {
 /// Where a tree has its checks; that it is there says that the tree runs them, and marks its boots good.
 pub(super) const HEALTH_DIR: &str = "usr/lib/atomos/health.d";
 
+fn not_in_time() -> FailedCheck {
+    FailedCheck {
+        check: "boot-complete".to_owned(),
+        ended: "not reached in time".to_owned(),
+        output: String::new(),
+    }
+}
+
+/// What a failure is the fault of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// The version's: a person said so.
+    Version,
+    /// That is to be found out.
+    Open,
+}
+
 fn give_up(
     state: &mut State,
     log: &mut BootLog,
     id: &DeploymentId,
     booted: Option<DeploymentId>,
     now: i64,
+    blame: Blame,
 ) -> FailedTrial {
-    let version = state
+    let (version, kargs) = state
         .get(id)
-        .map_or_else(String::new, |found| found.version.clone());
+        .map(|found| (found.version.clone(), found.kargs.clone()))
+        .unwrap_or_default();
+    // A version with other arguments than those that are proven may be good: it is rejected when it fails a second time.
+    let failed_before = log
+        .failed
+        .iter()
+        .any(|failed| failed.deployment.commit == id.commit);
+    let given_up = state.mark_bad(id).or_else(|| {
+        let are_others = proven_kargs(state, id).is_some_and(|proven| proven != kargs);
+        (blame == Blame::Open && are_others && !failed_before).then_some(kargs)
+    });
     let failed = FailedTrial {
         deployment: id.clone(),
         version,
-        kargs: state.mark_bad(id),
+        kargs: given_up,
         time: now,
         went_back_to: booted.filter(|booted| booted != id),
         attempts: log.end_trial(id),
     };
     log.add_failed(failed.clone());
     failed
+}
+
+/// Returns the kernel arguments that an upgrade starts from now, as far as they are known to boot: where some are on trial, those before.
+fn proven_kargs<'a>(state: &'a State, failed: &DeploymentId) -> Option<&'a str> {
+    let next = state.newest(&failed.stateroot)?;
+    let proven = next.fallback.as_ref().map_or(&next.kargs, |before| &before.kargs);
+    (next.id != *failed && !next.is_bad()).then_some(proven)
 }
 
 impl Sysroot {

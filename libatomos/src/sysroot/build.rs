@@ -39,6 +39,10 @@ pub(super) struct Furnished {
     pub var: SeedReport,
 }
 
+/// What to say of kernel arguments by which a kernel alone finds no root.
+pub(super) const NO_ROOT: &str =
+    "no kernel argument says where the root file system is: add one with --karg root=…";
+
 impl Sysroot {
     /// Keeps the commit's objects, checks the tree out, writes the origin, and learns the kernel's digest. `next` is what needs the
     /// tree's files and no image, which is being made meanwhile; it is given the root, and the directory that it lies in.
@@ -89,11 +93,15 @@ impl Sysroot {
             self.seal_image(decision, seal, image, &deployments, progress, cancel)?;
         }
         if decision.kargs.get("root").is_none() {
-            progress.report(Event::Warning {
-                text: "no kernel argument says where the root file system is: add one with --karg root=…",
-            });
+            progress.report(Event::Warning { text: NO_ROOT });
         }
-        let title = pretty_name(&root)?.unwrap_or_else(|| "atomos".to_owned());
+        // What the menu shows is no reason not to boot.
+        let title = pretty_name(&root).unwrap_or_else(|error| {
+            let text = format!("the name of the system is not known: {error}");
+            progress.report(Event::Warning { text: &text });
+            None
+        });
+        let title = title.unwrap_or_else(|| "atomos".to_owned());
         let laid_out = LaidOut {
             root,
             deployments,

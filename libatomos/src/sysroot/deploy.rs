@@ -218,15 +218,15 @@ impl Sysroot {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<DeployReport, SysrootError> {
-        let deployed = self.deploy_unless(&|_, _| false, rev, options, progress, cancel)?;
+        let deployed = self.deploy_unless(&|_| Ok(None), rev, options, progress, cancel)?;
         Ok(deployed.expect("nothing is done already"))
     }
 
-    /// Deploys what `rev` names, unless `is_done` says of what is staged, or else of what is newest and is not staged, that it was done
+    /// Deploys what `rev` names, unless `is_done` says of the truth, once nobody else changes it, which deployment has done that
     /// meanwhile; returns that in the place of the report.
     pub(super) fn deploy_unless(
         &self,
-        is_done: &dyn Fn(&DeploymentId, bool) -> bool,
+        is_done: &dyn Fn(&State) -> Result<Option<DeploymentId>, SysrootError>,
         rev: &str,
         options: &DeployOptions,
         progress: &dyn Progress,
@@ -234,11 +234,8 @@ impl Sysroot {
     ) -> Result<Result<DeployReport, DeploymentId>, SysrootError> {
         let lock = self.lock()?;
         let state = self.state_to_reorder()?;
-        let staged = self.staged_with_tree(&state)?.map(|staged| staged.deployment.id);
-        let is_staged = staged.is_some();
-        let newest = staged.or_else(|| state.default_deployment().map(|newest| newest.id.clone()));
-        if let Some(newest) = newest.filter(|newest| is_done(newest, is_staged)) {
-            return Ok(Err(newest));
+        if let Some(done) = is_done(&state)? {
+            return Ok(Err(done));
         }
         self.deploy_locked(&lock, state, rev, options, progress, cancel)
             .map(Ok)

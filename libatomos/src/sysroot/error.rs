@@ -187,6 +187,14 @@ pub enum SysrootError {
         /// `/boot`.
         path: PathBuf,
     },
+    /// Somebody chose what runs next while something else was on its way.
+    #[error("what runs next was changed meanwhile, from {before} to {now}")]
+    ChangedMeanwhile {
+        /// What it was.
+        before: DeploymentId,
+        /// What it is.
+        now: DeploymentId,
+    },
     /// Another system boots by entries that the sysroot would take for its own.
     #[error("{} boots another system, whose stateroot is called {stateroot} too", path.display())]
     OthersEntry {
@@ -261,6 +269,7 @@ impl SysrootError {
             Self::InUse { .. }
             | Self::NotFinished { .. }
             | Self::BootNotMounted { .. }
+            | Self::ChangedMeanwhile { .. }
             | Self::OthersEntry { .. } => ErrorKind::Conflict,
             Self::DamagedState { .. }
             | Self::ReadBackDiffers { .. }

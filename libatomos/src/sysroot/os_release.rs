@@ -5,9 +5,9 @@ use crate::fs::{Dir, FsError};
 /// Bytes of the file that are looked at.
 const MAX: usize = 64 * 1024;
 
-/// Returns the value of `PRETTY_NAME` of the operating system in `root`, or `None` where it has none.
+/// Returns the value of `PRETTY_NAME` of the operating system in `root`, or `None` where it has none. Some systems have a link there.
 pub(super) fn pretty_name(root: &Dir) -> Result<Option<String>, FsError> {
-    let bytes = root.read_optional("usr/lib/os-release", MAX)?;
+    let bytes = root.read_in_root("usr/lib/os-release", MAX)?;
     Ok(bytes.and_then(|bytes| value(&String::from_utf8_lossy(&bytes), "PRETTY_NAME")))
 }
 

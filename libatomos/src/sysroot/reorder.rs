@@ -5,8 +5,9 @@
 use serde::Serialize;
 
 use crate::boot::{KernelArgs, KernelCheck, ReconcilePlan};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 
+use super::build::NO_ROOT;
 use super::decide::change_kargs;
 use super::select::Selected;
 use super::staged::Staged;
@@ -29,6 +30,9 @@ pub struct SwitchReport {
     /// What was staged and was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discarded: Option<DeploymentId>,
+    /// The kernel arguments that the default has again, where it was these that were gone back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kargs: Option<String>,
     /// Whether anything changed.
     pub changed: bool,
 }
@@ -83,7 +87,8 @@ impl State {
 }
 
 impl Sysroot {
-    /// Makes the deployment that `to` names the default, or the one that a rollback goes to where nothing is named. What is
+    /// Makes the deployment that `to` names the default, or the one that a rollback goes to where nothing is named; where there is no
+    /// other, and its kernel arguments were changed and not found good, it has those before again. What is
     /// staged is given up: it would take the place of either.
     ///
     /// The visible step is its new boot entry. Takes the lock.
@@ -103,10 +108,10 @@ impl Sysroot {
                 // An update that was not booted yet, like one that is the default.
                 (Some(_), Some(booted)) => state.get(booted).unwrap_or(default).clone(),
                 (Some(_), None) => default.clone(),
-                (None, _) => state
-                    .rollback_target(booted.as_ref())
-                    .ok_or(SysrootError::NothingToRollBackTo)?
-                    .clone(),
+                (None, _) => match state.rollback_target(booted.as_ref()) {
+                    Some(target) => target.clone(),
+                    None => return self.take_back_kargs(&lock, state, progress),
+                },
             },
         };
         let previous = default.id.clone();
@@ -115,6 +120,7 @@ impl Sysroot {
             changed: target.id != previous,
             discarded: staged.map(|staged| staged.deployment.id),
             ran_since: self.ran_since(&target, booted.as_ref().and_then(|id| state.get(id))),
+            kargs: None,
             previous,
         };
         if report.changed {
@@ -132,6 +138,30 @@ impl Sysroot {
             report.changed = true;
         }
         Ok(report)
+    }
+
+    /// Gives the only deployment the kernel arguments that it had before they were changed.
+    fn take_back_kargs(
+        &self,
+        lock: &SysrootLock,
+        mut state: State,
+        progress: &dyn Progress,
+    ) -> Result<SwitchReport, SysrootError> {
+        let default = state.default_deployment().cloned();
+        let before = default.and_then(|default| Some((default.fallback.clone()?.kargs, default)));
+        let (kargs, default) = before.ok_or(SysrootError::NothingToRollBackTo)?;
+        let id = default.id.clone();
+        state.change_kargs(default, kargs.clone(), 0);
+        self.mark_trial(&state, &id)?;
+        self.switch_to(lock, &state, progress)?;
+        Ok(SwitchReport {
+            default: id.clone(),
+            previous: id,
+            ran_since: Vec::new(),
+            discarded: None,
+            kargs: Some(kargs),
+            changed: true,
+        })
     }
 
     /// Removes what a deployment that is staged no more has left: its tree, its objects' root, its kernel in `/boot`.
@@ -316,6 +346,9 @@ impl Sysroot {
                     }
                 }
             }
+        }
+        if report.changed && report.kargs.get("root").is_none() {
+            progress.report(Event::Warning { text: NO_ROOT });
         }
         Ok(report)
     }

@@ -7,7 +7,8 @@
 //! keep = 3        # deployments of a stateroot, the new one and the running one among them
 //! ```
 //!
-//! Whatever it says, what is running, what is pinned, and the newest that is known to be good stay.
+//! Whatever it says, what is running, what is pinned, what a person went back to and has not booted yet, and the newest that is known to be good
+//! stay.
 
 use serde::Deserialize;
 
@@ -36,7 +37,7 @@ impl Policy {
     /// machine from being upgraded.
     fn load(root: &Dir, progress: &dyn Progress) -> Self {
         let read = |name: &str| {
-            let text = match root.read_optional(name, MAX_POLICY) {
+            let text = match root.read_in_root(name, MAX_POLICY) {
                 Ok(None) => return Self::default(),
                 Ok(Some(bytes)) => String::from_utf8(bytes).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
@@ -57,19 +58,49 @@ impl Policy {
 }
 
 /// Returns the newest deployment of the stateroot that is known to be good, other than `new`: going back to it is what a
-/// machine does when all else fails. Where none is, what is running has come up.
-fn newest_known_good(
+/// machine does when all else fails. Where none is, on a machine that runs, what has come up and nothing says that it is bad: what is
+/// running, unless that is on trial itself; else the last that ran, or the newest.
+fn worth_going_back_to(
     state: &State,
     new: &DeploymentId,
     booted: Option<&DeploymentId>,
+    ran: &[DeploymentId],
 ) -> Option<DeploymentId> {
-    let good = state.last_good(&new.stateroot, new).map(|other| &other.id);
-    good.or(booted.filter(|booted| **booted != *new)).cloned()
+    let unproven = || {
+        state.deployments.iter().filter(|other| {
+            let is_doubtful = other.is_bad() || other.is_on_trial();
+            other.id != *new && other.id.stateroot == new.stateroot && !is_doubtful
+        })
+    };
+    let found = state.last_good(&new.stateroot, new).or_else(|| {
+        let booted = booted?;
+        let ran = || {
+            ran.iter()
+                .rev()
+                .find_map(|id| unproven().find(|other| other.id == *id))
+        };
+        let running = unproven().find(|other| other.id == *booted);
+        running.or_else(ran).or_else(|| unproven().next())
+    });
+    found.map(|other| other.id.clone())
+}
+
+/// Returns what a person chose to boot next after it had run before: a rollback that has not been booted yet. What comes in its place
+/// may be no better than what it was chosen over.
+fn gone_back_to<'a>(
+    state: &'a State,
+    new: &DeploymentId,
+    booted: Option<&DeploymentId>,
+    ran: &[DeploymentId],
+) -> Option<&'a DeploymentId> {
+    let mut others = state.deployments.iter().filter(|other| other.id != *new);
+    let next = others.find(|other| !other.is_bad()).map(|other| &other.id);
+    next.filter(|id| booted.is_some_and(|booted| booted != *id) && ran.contains(id))
 }
 
 impl Sysroot {
     /// Takes out of the truth what retention lets go of: all but the newest `keep` of the stateroot, what is running, what
-    /// is pinned, and the newest that is known to be good.
+    /// is pinned, what a person went back to, and the newest that is known to be good.
     pub(super) fn retire(
         &self,
         state: &mut State,
@@ -82,7 +113,10 @@ impl Sysroot {
             Some(keep) => keep,
             None => self.policy_keep(state, new, booted.as_ref(), progress)?,
         };
-        let good = newest_known_good(state, new, booted.as_ref());
+        // A record that cannot be read tells of none.
+        let ran = self.boot_log().unwrap_or_default().ran;
+        let good = worth_going_back_to(state, new, booted.as_ref(), &ran);
+        let chosen = gone_back_to(state, new, booted.as_ref(), &ran).cloned();
         let is_booted = |id: &DeploymentId| booted.as_ref() == Some(id);
         // The new one and what is running have their places; the rest go to the newest of the others.
         let running_here = booted
@@ -99,7 +133,7 @@ impl Sysroot {
                 left -= 1;
                 return true;
             }
-            if good.as_ref() == Some(id) {
+            if good.as_ref() == Some(id) || chosen.as_ref() == Some(id) {
                 return true;
             }
             removed.push(id.clone());

@@ -15,10 +15,12 @@ use super::decide::USR_ETC;
 use super::install::SYSTEMD_BOOT;
 
 /// What a skeleton has, whole, beside the kernel.
-const WHOLE: [&str; 5] = [
+const WHOLE: [&str; 6] = [
     USR_ETC,
     crate::os_var::FACTORY_VAR,
     "usr/lib/os-release",
+    // What that is a link to, on some systems.
+    "usr/lib/os.release.d",
     // Health checks, policies, and `atomos-prepare-root`, which the kernel can start from there.
     "usr/lib/atomos",
     // `install` takes the loader from there.
@@ -198,6 +200,8 @@ mod tests {
             "usr/lib/modules/6.1/vmlinuz",
             "usr/lib/modules/other/kernel/fs.ko",
             "usr/lib/os-release",
+            // What that is a link to, on some systems.
+            "usr/lib/os.release.d",
             "usr/lib/systemd/systemd",
             "usr/share/doc/bash",
             "usr/share/factory/var/lib/dpkg",
@@ -224,6 +228,8 @@ mod tests {
                 "usr/lib/modules/6.1/initramfs.img",
                 "usr/lib/modules/6.1/vmlinuz",
                 "usr/lib/os-release",
+                // What that is a link to, on some systems.
+                "usr/lib/os.release.d",
                 "usr/share/",
                 "usr/share/factory/",
                 "usr/share/factory/var/",

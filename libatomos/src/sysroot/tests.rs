@@ -18,6 +18,7 @@ use super::{
     UpgradeOptions, UpgradeOutcome,
 };
 
+mod choices;
 mod damage;
 mod image_care;
 mod images;
@@ -372,7 +373,7 @@ fn retention_keeps_the_running_one_and_pinned_ones() {
 }
 
 #[test]
-fn kernel_arguments_keep_their_quotes_and_make_one_new_entry() {
+fn kernel_arguments_keep_their_quotes_and_make_one_new_entry_above_the_old() {
     let machine = Machine::new();
     machine.commit("1", |_| ());
     machine.deploy("os");
@@ -382,9 +383,9 @@ fn kernel_arguments_keep_their_quotes_and_make_one_new_entry() {
     assert!(report.changed);
     assert_eq!(report.kargs.to_string(), "root=LABEL=root dyndbg=\"file x +p\"");
     let entries = machine.entries();
-    assert_eq!(entries.len(), 1);
-    assert!(entries[0].starts_with("atomos-2-"), "{entries:?}");
-    let text = fs::read_to_string(machine.path("sysroot/boot/loader/entries").join(&entries[0])).unwrap();
+    assert_eq!(entries.len(), 2);
+    assert!(entries[1].starts_with("atomos-2-"), "{entries:?}");
+    let text = fs::read_to_string(machine.path("sysroot/boot/loader/entries").join(&entries[1])).unwrap();
     assert!(text.contains("dyndbg=\"file x +p\""), "{text}");
 }
 
@@ -541,7 +542,16 @@ fn survives_every_interruption_of(
         machine.assert_bootable();
         machine.assert_clean();
         let state = machine.sysroot().state().unwrap();
-        assert_eq!(machine.entries().len(), state.deployments.len(), "after {point}");
+        let kept = state
+            .deployments
+            .iter()
+            .filter(|found| found.fallback.is_some())
+            .count();
+        assert_eq!(
+            machine.entries().len(),
+            state.deployments.len() + kept,
+            "after {point}"
+        );
         let left = fs::read_dir(machine.path("sysroot/atomos/deploy/os/deploy"))
             .unwrap()
             .count();

@@ -13,7 +13,8 @@
 //!   the first of a machine. A counter would take nobody back to anything, or would end in "bad" for want of somebody
 //!   who says "good".
 //! - New kernel arguments of a deployment are on trial as a new deployment is. Its entry with the old arguments stays
-//!   beside the new one until the new one is good; when it is out of tries, the old arguments are the deployment's again.
+//!   beside the new one until the new one is good; when it is out of tries, the old arguments are the deployment's again. Where
+//!   nothing is counted, the entry stays as well, for people.
 //! - Where every other deployment is bad, a counter leads nowhere: the one that got furthest loses its own, the machine stays
 //!   on it, and does not go round in circles. That is decided by one that runs, before its last try is over: a loader that
 //!   has only entries out of tries takes any, perhaps one whose kernel panics, and then nobody would decide anything.
@@ -83,8 +84,8 @@ impl State {
         }
     }
 
-    /// Makes the deployment the default with other kernel arguments, under a new number. Where these are to be tried,
-    /// its present entry stays until they are known to be good.
+    /// Makes the deployment the default with other kernel arguments, under a new number. Its present entry stays until these are known
+    /// to be good, also where nobody counts: then a person finds it in the loader's menu.
     pub(super) fn change_kargs(&mut self, mut target: DeploymentState, kargs: String, tries: u32) {
         let id = target.id.clone();
         let was_counted = target.tries.is_some();
@@ -98,7 +99,7 @@ impl State {
                 return;
             }
             Some(before) => target.fallback = Some(before),
-            None if tries > 0 && !was_counted => {
+            None if !was_counted => {
                 target.fallback = Some(FallbackEntry {
                     entry: target.entry,
                     kargs: target.kargs.clone(),

@@ -13,7 +13,8 @@ use crate::remote::RemoteName;
 use crate::repo::{LocalPullOptions, Repo};
 
 use super::{
-    BootLog, DeployOptions, DeployReport, DeploymentId, FailedTrial, Finish, Origin, Sysroot, SysrootError,
+    BootLog, DeployOptions, DeployReport, DeploymentId, FailedTrial, Finish, Origin, State, Sysroot,
+    SysrootError,
 };
 
 /// How to upgrade.
@@ -47,9 +48,9 @@ pub struct UpgradeOptions {
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 #[non_exhaustive]
 pub enum UpgradeOutcome {
-    /// The ref names what is the default already.
+    /// The ref names what would run next, or what runs and somebody went back from.
     Unchanged {
-        /// The default.
+        /// The deployment.
         deployment: DeploymentId,
         /// What it follows.
         reference: RefName,
@@ -102,20 +103,11 @@ impl Sysroot {
             .stateroot
             .as_ref()
             .or(booted.as_ref().map(|id| &id.stateroot));
-        let staged = self.staged_with_tree(&state)?.map(|staged| staged.deployment);
-        let staged = staged.filter(|staged| stateroot.is_none_or(|name| staged.id.stateroot == *name));
-        let is_staged = staged.is_some();
-        let current = match (&staged, stateroot) {
-            (Some(staged), _) => Some(staged),
-            (None, Some(name)) => state.newest(name),
-            (None, None) => state.default_deployment(),
-        };
-        let current = current
-            .ok_or_else(|| SysrootError::DeploymentNotFound {
-                selector: stateroot.map_or_else(|| "default".to_owned(), ToString::to_string),
-            })?
-            .id
-            .clone();
+        let (current, is_staged) =
+            self.runs_next(&state, stateroot)?
+                .ok_or_else(|| SysrootError::DeploymentNotFound {
+                    selector: stateroot.map_or_else(|| "default".to_owned(), ToString::to_string),
+                })?;
         let followed = Origin::load(&self.deployments_dir(&current.stateroot)?, &current)?;
         let origin = match &options.switch_to {
             Some(name) => Origin {
@@ -162,6 +154,17 @@ impl Sysroot {
                 reference,
             });
         }
+        // Somebody went back from what the ref names, and has not restarted yet.
+        let gone_back_from = booted.as_ref().filter(|booted| {
+            let is_named = (&booted.stateroot, booted.commit) == (&current.stateroot, commit.0);
+            is_named && **booted != current && !is_staged && log.ran.contains(&current)
+        });
+        if let (Some(booted), None) = (gone_back_from, &options.switch_to) {
+            return Ok(UpgradeOutcome::Unchanged {
+                deployment: booted.clone(),
+                reference,
+            });
+        }
         if options.check {
             return Ok(UpgradeOutcome::Available {
                 commit: commit.0,
@@ -181,12 +184,25 @@ impl Sysroot {
             origin: Some(origin),
             ..options.deploy.clone()
         };
-        // Whoever upgrades at the same time may have been faster while this one was pulling.
         let at_once = options.deploy.finish == Finish::Now;
-        let is_done = |found: &DeploymentId, is_staged: bool| {
-            let is_news =
-                *found != current && (&found.stateroot, found.commit) == (&current.stateroot, commit.0);
-            is_news && options.switch_to.is_none() && !(is_staged && at_once)
+        let is_done = |state: &State| {
+            let Some((found, is_staged)) = self.runs_next(state, stateroot)? else {
+                return Ok(None);
+            };
+            if found == current && Origin::load(&self.deployments_dir(&found.stateroot)?, &found)? == followed
+            {
+                return Ok(None);
+            }
+            // Whoever upgrades at the same time may have been faster while this one was pulling; or a person chose something else.
+            let is_news = (&found.stateroot, found.commit) == (&current.stateroot, commit.0);
+            match is_news && options.switch_to.is_none() && found != current {
+                true if is_staged && at_once => Ok(None),
+                true => Ok(Some(found)),
+                false => Err(SysrootError::ChangedMeanwhile {
+                    before: current.clone(),
+                    now: found,
+                }),
+            }
         };
         match self.deploy_unless(&is_done, &commit.0.to_string(), &deploy, progress, cancel)? {
             Ok(report) => Ok(UpgradeOutcome::Deployed(Box::new(report))),
@@ -195,6 +211,23 @@ impl Sysroot {
                 reference,
             }),
         }
+    }
+
+    /// Returns what would run next of the stateroot, or of any, and whether it is staged.
+    fn runs_next(
+        &self,
+        state: &State,
+        stateroot: Option<&StaterootName>,
+    ) -> Result<Option<(DeploymentId, bool)>, SysrootError> {
+        let staged = self.staged_with_tree(state)?.map(|staged| staged.deployment.id);
+        if let Some(staged) = staged.filter(|id| stateroot.is_none_or(|name| id.stateroot == *name)) {
+            return Ok(Some((staged, true)));
+        }
+        let next = match stateroot {
+            Some(name) => state.newest(name),
+            None => state.default_deployment(),
+        };
+        Ok(next.map(|next| (next.id.clone(), false)))
     }
 
     /// Returns the commit that the ref names and its version, after pulling it where the origin says so.

@@ -431,10 +431,14 @@ fn what_another_one_has_done_meanwhile_is_not_done_twice() {
     let running = Running::new();
     let staged = running.stage();
     let sysroot = running.sysroot();
-    let again = |is_done: &dyn Fn(&crate::sysroot::DeploymentId, bool) -> bool| {
+    let again = |done: &DeployReport| {
+        let is_done = |state: &crate::sysroot::State| {
+            let newest = state.deployments.first().map(|newest| newest.id.clone());
+            Ok(newest.filter(|newest| *newest == done.deployment))
+        };
         sysroot
             .deploy_unless(
-                is_done,
+                &is_done,
                 "os",
                 &DeployOptions::default(),
                 &NoProgress,
@@ -442,11 +446,9 @@ fn what_another_one_has_done_meanwhile_is_not_done_twice() {
             )
             .unwrap()
     };
-    let found = again(&|found, is_staged| is_staged && *found == staged.deployment);
-    assert_eq!(found.unwrap_err(), staged.deployment);
+    assert!(again(&staged).is_ok(), "it is staged, and no more");
     let report = running.finished(true);
-    let found = again(&|found, is_staged| !is_staged && *found == report.deployment);
-    assert_eq!(found.unwrap_err(), report.deployment);
+    assert_eq!(again(&report).unwrap_err(), report.deployment);
     running.machine.assert_clean();
 }
 

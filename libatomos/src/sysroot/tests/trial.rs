@@ -6,15 +6,15 @@ use crate::sysroot::FINALIZER;
 use crate::sysroot::{Assessment, FailedCheck, Stage, Status};
 
 /// What a loader took.
-struct Boot {
+pub(super) struct Boot {
     n: u64,
-    kargs: String,
-    dir: String,
+    pub(super) kargs: String,
+    pub(super) dir: String,
 }
 
 /// Who counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Counts {
+pub(super) enum Counts {
     ByRenaming,
     ByEnvironment,
     Not,
@@ -22,7 +22,7 @@ enum Counts {
 
 impl Machine {
     /// With a version that has checks, and is known to be good.
-    fn with_good() -> (Self, DeployReport) {
+    pub(super) fn with_good() -> (Self, DeployReport) {
         let machine = Self::new();
         machine.commit_checked("1");
         let one = machine.deploy("os");
@@ -31,19 +31,19 @@ impl Machine {
         (machine, one)
     }
 
-    fn commit_checked(&self, version: &str) -> CommitId {
+    pub(super) fn commit_checked(&self, version: &str) -> CommitId {
         self.commit(version, |tree| {
             fs::create_dir_all(tree.join("usr/lib/atomos/health.d")).unwrap();
         })
     }
 
-    fn upgrade_to(&self, version: &str) -> DeployReport {
+    pub(super) fn upgrade_to(&self, version: &str) -> DeployReport {
         self.commit_checked(version);
         self.deploy("os")
     }
 
     /// Takes an entry as a loader does, and counts.
-    fn loader(&self, counts: Counts) -> Boot {
+    pub(super) fn loader(&self, counts: Counts) -> Boot {
         let dir = self.path("sysroot/boot/loader/entries");
         let env = self.path("sysroot/boot/grub/atomos.env");
         let by_grub = |n: u64| {
@@ -105,7 +105,7 @@ impl Machine {
     }
 
     /// The sysroot as user space of this boot sees it.
-    fn run(&self, boot: &Boot, id: u32) -> Sysroot {
+    pub(super) fn run(&self, boot: &Boot, id: u32) -> Sysroot {
         let root = self.root_of_boot(boot);
         fs::create_dir_all(root.join("proc/sys/kernel/random")).unwrap();
         fs::write(root.join("proc/sys/kernel/random/boot_id"), uuid(id)).unwrap();
@@ -144,7 +144,7 @@ fn journal(id: u32) -> String {
     uuid(id).trim().replace('-', "")
 }
 
-fn failed(check: &str) -> Vec<FailedCheck> {
+pub(super) fn failed(check: &str) -> Vec<FailedCheck> {
     vec![FailedCheck {
         check: check.to_owned(),
         ended: "exit code 1".to_owned(),
