@@ -71,6 +71,13 @@ pub fn narrate(context: &Context, report: &DeployReport) {
             );
         }
     }
+    for skipped in report.etc.iter().flat_map(|etc| &etc.skipped) {
+        ui.warning(format_args!(
+            "/etc/{} is not taken over: {}",
+            text::escape_bytes(skipped.path.as_bytes()),
+            skipped.reason
+        ));
+    }
     if let Some(etc) = report.etc.as_ref().filter(|_| !report.staged) {
         for file in &etc.regenerate {
             ui.warning(format_args!(

@@ -59,7 +59,7 @@ pub struct EtcDiff {
 pub fn diff(base: &Dir, mine: &Dir, cancel: &Cancel) -> Result<EtcDiff, EtcMergeError> {
     let old = snapshot::read(base, cancel)?;
     let mut new = snapshot::read(mine, cancel)?;
-    new.tree.see_through_mounts(&new.skipped, &old.tree);
+    new.tree.see_through(&new.skipped, &old.tree);
     let mut entries = Vec::new();
     compare(&EtcPath::root(), Some(&old.tree), Some(&new.tree), &mut entries);
     Ok(EtcDiff {

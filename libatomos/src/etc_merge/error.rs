@@ -7,6 +7,7 @@ use crate::error::ErrorKind;
 use crate::fs::FsError;
 
 use super::path::EtcPath;
+use super::snapshot::SkipReason;
 
 /// Why a merge of `/etc` was not planned, executed or resolved.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +44,13 @@ pub enum EtcMergeError {
         /// The paths.
         paths: Vec<EtcPath>,
     },
-    /// Directories are nested deeper than the merge follows.
-    #[error("cannot merge {path}: directories are nested more than {limit} deep")]
-    TooDeep {
-        /// The first that is too deep.
+    /// A default that the merge leaves out where somebody made it here.
+    #[error("cannot merge the default {path}: {reason}")]
+    NoDefault {
+        /// The default.
         path: EtcPath,
-        /// How deep it goes.
-        limit: usize,
+        /// Why.
+        reason: SkipReason,
     },
     /// The result would be written over what it is made from.
     #[error("cannot write the merged /etc to {}: the merge reads from it", path.display())]
@@ -114,7 +115,7 @@ impl EtcMergeError {
             | Self::AccountFile { .. }
             | Self::WholeEtc => ErrorKind::Invalid,
             Self::Refused { .. } => ErrorKind::Conflict,
-            Self::TooDeep { .. } | Self::ConflictVersion { .. } => ErrorKind::Unsupported,
+            Self::NoDefault { .. } | Self::ConflictVersion { .. } => ErrorKind::Unsupported,
             Self::AccountsLocked { .. } => ErrorKind::Locked,
             Self::ConflictSyntax { .. } => ErrorKind::Corrupt,
             Self::NoConflict { .. } => ErrorKind::NotFound,

@@ -38,8 +38,8 @@ const MAX_LINES_FILE: usize = 1024 * 1024;
 pub fn plan(input: &MergeInput<'_>, cancel: &Cancel) -> Result<MergePlan, EtcMergeError> {
     let read_defaults = || -> Result<Defaults, EtcMergeError> {
         Ok(Defaults {
-            base: snapshot::read(input.base, cancel)?.tree,
-            theirs: snapshot::read(input.theirs, cancel)?.tree,
+            base: snapshot::read_whole(input.base, cancel)?,
+            theirs: snapshot::read_whole(input.theirs, cancel)?,
         })
     };
     let (defaults, mine) = both(read_defaults, || snapshot::read(input.mine, cancel));
@@ -62,7 +62,7 @@ fn plan_of(
     mut mine: Snapshot,
     cancel: &Cancel,
 ) -> Result<MergePlan, EtcMergeError> {
-    mine.tree.see_through_mounts(&mine.skipped, &defaults.base);
+    mine.tree.see_through(&mine.skipped, &defaults.base);
     let trees = Trees {
         base: Some(&defaults.base),
         mine: Some(&mine.tree),

@@ -2,12 +2,13 @@
 //!
 //! A snapshot holds digests, never contents: some 300 bytes for each entry. It may be of a running system's `/etc`.
 //! What vanishes between being listed and being opened is looked at again when everything else has been read:
-//! editors and package managers replace a file by removing one and renaming another. Sockets are skipped, and so is
-//! what another file system is mounted on. The account tools' lock is not even opened: closing any descriptor of it
+//! editors and package managers replace a file by removing one and renaming another. Sockets are skipped, and so are
+//! what another file system is mounted on, and what somebody may have made to keep the machine from being upgraded. The account tools' lock is not even opened: closing any descriptor of it
 //! would release the lock that this process may hold.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -28,6 +29,9 @@ use super::path::EtcPath;
 /// has by default.
 pub(super) const MAX_DEPTH: usize = 128;
 
+/// Bytes from which on a file is looked at for being a hole.
+const LARGE: u64 = 256 << 20;
+
 /// An entry and, for a directory, what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tree {
@@ -46,6 +50,22 @@ pub enum SkipReason {
     Mount,
     /// The kernel does not say what it is.
     Unknown,
+    /// It lies below too many directories.
+    TooDeep,
+    /// It is large, and nearly all of it is a hole: whoever may write one file in `/etc` could have it read for hours.
+    Hole,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket => "it is a socket",
+            Self::Mount => "something is mounted there",
+            Self::Unknown => "the kernel does not say what it is",
+            Self::TooDeep => "it lies below too many directories",
+            Self::Hole => "nearly all of it is a hole",
+        })
+    }
 }
 
 /// Something in `/etc` that takes no part in the merge.
@@ -66,6 +86,7 @@ pub(super) struct Snapshot {
 
 struct Reader<'a> {
     root: &'a Dir,
+    /// The device of the directory that is being read.
     dev: u64,
     cancel: &'a Cancel,
     skipped: Vec<Skipped>,
@@ -75,6 +96,16 @@ struct Reader<'a> {
 /// How often, and how long after one another, a file that vanished is looked for.
 const LOOKS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Reads defaults, of which nothing may be left out.
+pub(super) fn read_whole(root: &Dir, cancel: &Cancel) -> Result<Tree, EtcMergeError> {
+    let snapshot = read(root, cancel)?;
+    let mut skipped = snapshot.skipped.into_iter();
+    match skipped.find(|skipped| matches!(skipped.reason, SkipReason::TooDeep | SkipReason::Hole)) {
+        None => Ok(snapshot.tree),
+        Some(Skipped { path, reason }) => Err(EtcMergeError::NoDefault { path, reason }),
+    }
+}
 
 /// Reads `root` with all beneath it.
 pub(super) fn read(root: &Dir, cancel: &Cancel) -> Result<Snapshot, EtcMergeError> {
@@ -140,10 +171,8 @@ impl Reader<'_> {
         tree: &mut Tree,
     ) -> Result<(), EtcMergeError> {
         if depth > MAX_DEPTH {
-            return Err(EtcMergeError::TooDeep {
-                path: path.clone(),
-                limit: MAX_DEPTH,
-            });
+            self.skip(path, SkipReason::TooDeep);
+            return Ok(());
         }
         for listed in dir.entries()? {
             let name = listed.name.as_bytes();
@@ -181,15 +210,19 @@ impl Reader<'_> {
             };
             let read = match stat.kind {
                 FileKind::Dir => self.read_dir(dir, path, os_name, depth),
+                FileKind::File if stat.size > LARGE && stat.allocated < stat.size / 2 => {
+                    self.skip(path, SkipReason::Hole);
+                    return Ok(None);
+                }
                 FileKind::File => read_file(dir, os_name).map_err(EtcMergeError::from),
                 FileKind::Socket | FileKind::Unknown => {
-                    self.skipped.push(Skipped {
-                        path: path.clone(),
-                        reason: match stat.kind {
+                    self.skip(
+                        path,
+                        match stat.kind {
                             FileKind::Socket => SkipReason::Socket,
                             _ => SkipReason::Unknown,
                         },
-                    });
+                    );
                     return Ok(None);
                 }
                 _ => read_special(dir, os_name, &stat).map_err(EtcMergeError::from),
@@ -220,15 +253,23 @@ impl Reader<'_> {
             entry: dir_entry(&child, &stat)?,
             children: BTreeMap::new(),
         };
-        if stat.dev == self.dev {
-            self.read_children(&child, path, depth + 1, &mut tree)?;
+        // A subvolume has a device of its own, and is no mount.
+        if stat.dev == self.dev || dir.open_dir_unless_mount(name.as_ref())?.is_some() {
+            let outer = std::mem::replace(&mut self.dev, stat.dev);
+            let read = self.read_children(&child, path, depth + 1, &mut tree);
+            self.dev = outer;
+            read?;
         } else {
-            self.skipped.push(Skipped {
-                path: path.clone(),
-                reason: SkipReason::Mount,
-            });
+            self.skip(path, SkipReason::Mount);
         }
         Ok(Some(tree))
+    }
+
+    fn skip(&mut self, path: &EtcPath, reason: SkipReason) {
+        self.skipped.push(Skipped {
+            path: path.clone(),
+            reason,
+        });
     }
 
     fn look_again(&mut self, tree: &mut Tree) -> Result<(), EtcMergeError> {
@@ -270,14 +311,24 @@ impl Tree {
             .try_fold(self, |tree, name| tree.children.get_mut(name))
     }
 
-    /// Takes what a mounted file system hides as it is in `base`.
-    pub fn see_through_mounts(&mut self, skipped: &[Skipped], base: &Self) {
-        for mount in skipped
-            .iter()
-            .filter(|skipped| skipped.reason == SkipReason::Mount)
-        {
-            if let (Some(mine), Some(base)) = (self.get_mut(&mount.path), base.get(&mount.path)) {
-                mine.clone_from(base);
+    /// Takes what a mounted file system hides, and a file that was not read, as it is in `base`.
+    pub fn see_through(&mut self, skipped: &[Skipped], base: &Self) {
+        for Skipped { path, reason } in skipped {
+            let Some(base) = base.get(path) else { continue };
+            match reason {
+                SkipReason::Mount => {
+                    if let Some(mine) = self.get_mut(path) {
+                        mine.clone_from(base);
+                    }
+                }
+                SkipReason::Hole => {
+                    if let Some((parent, name)) = path.split_last()
+                        && let Some(parent) = self.get_mut(&parent)
+                    {
+                        parent.children.insert(name.to_vec(), base.clone());
+                    }
+                }
+                SkipReason::Socket | SkipReason::Unknown | SkipReason::TooDeep => {}
             }
         }
     }

@@ -406,7 +406,12 @@ impl Dir {
 
     /// Removes `name`, whatever it is, with all beneath it; nothing there is no error.
     pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
-        super::tree::remove_tree(self, name.as_ref())
+        super::tree::remove_tree(self, name.as_ref(), false)
+    }
+
+    /// The same with the subvolumes in it.
+    pub(crate) fn remove_tree_with_subvolumes(&self, name: impl AsRef<Path>) -> Result<(), FsError> {
+        super::tree::remove_tree(self, name.as_ref(), true)
     }
 
     /// Renames `name` to `new_name` in `target`, replacing what is there.

@@ -15,7 +15,10 @@ use super::{
 
 /// Removes `name` in `parent` with all beneath it. Does not cross into what is mounted there, be it another file system
 /// or a directory of the same one: a mount is an error (`EBUSY`), as it is for `rmdir`.
-pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
+///
+/// A subvolume is no mount, and has a device of its own: it is an error as well (`ENOTEMPTY`) unless it is `with_subvolumes`, for trees that nobody
+/// else has anything in.
+pub(super) fn remove_tree(parent: &Dir, name: &Path, with_subvolumes: bool) -> Result<(), FsError> {
     let Some(stat) = parent.stat_optional(name)? else {
         return Ok(());
     };
@@ -24,9 +27,9 @@ pub(super) fn remove_tree(parent: &Dir, name: &Path) -> Result<(), FsError> {
     }
     // A bind mount has the same device: a `/var` bound into an old deployment must outlive it.
     if let Some(dir) = parent.open_dir_unless_mount(name)?
-        && dir.stat_self()?.dev == parent.stat_self()?.dev
+        && (with_subvolumes || dir.stat_self()?.dev == parent.stat_self()?.dev)
     {
-        remove_tree_contents(&dir)?;
+        remove_contents(&dir, with_subvolumes)?;
     }
     unless_held(parent, name, || parent.remove_dir(name))
 }
@@ -58,15 +61,23 @@ fn let_go(parent: &Dir, name: &Path) -> bool {
 
 /// Removes everything in `dir`, not `dir` itself.
 pub fn remove_tree_contents(dir: &Dir) -> Result<(), FsError> {
+    remove_contents(dir, false)
+}
+
+fn remove_contents(dir: &Dir, with_subvolumes: bool) -> Result<(), FsError> {
     dir.entries()?
         .iter()
-        .try_for_each(|entry| remove_entry(dir, entry))
+        .try_for_each(|entry| remove_listed(dir, entry, with_subvolumes))
 }
 
 /// Removes what an entry of `dir` names, a directory with everything in it.
 pub(crate) fn remove_entry(dir: &Dir, entry: &DirEntry) -> Result<(), FsError> {
+    remove_listed(dir, entry, false)
+}
+
+fn remove_listed(dir: &Dir, entry: &DirEntry, with_subvolumes: bool) -> Result<(), FsError> {
     match entry.kind {
-        FileKind::Dir | FileKind::Unknown => remove_tree(dir, Path::new(&entry.name)),
+        FileKind::Dir | FileKind::Unknown => remove_tree(dir, Path::new(&entry.name), with_subvolumes),
         _ => unless_held(dir, Path::new(&entry.name), || {
             dir.remove_file_optional(&entry.name).map(drop)
         }),

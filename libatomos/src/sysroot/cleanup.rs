@@ -110,16 +110,21 @@ impl Sysroot {
             // No power cut shows this sync: journals keep the order of removals. It is for file systems without one.
             self.atomos.sync_fs()?;
         }
+        // One that cannot be removed keeps its objects, and no other one.
+        let (mut left, mut failure) = (Vec::new(), None);
         for orphan in &orphans {
-            self.deployments_dir(&orphan.owner.stateroot)?
-                .remove_tree(&orphan.name)?;
+            let dir = self.deployments_dir(&orphan.owner.stateroot)?;
+            if let Err(error) = dir.remove_tree_with_subvolumes(&orphan.name) {
+                left.push(&orphan.owner);
+                failure.get_or_insert(error);
+            }
         }
         // Objects are let go only once nothing links to them any more from a directory that may be booted; those of an image that is
         // running are its files.
         for (name, _) in self.repo.list_roots()? {
             let kept = layout::root_owner(&name).is_some_and(|id| {
                 let in_use = [&staged, &running].into_iter().flatten().any(|used| *used == id);
-                let owned = state.get(&id).is_some() || in_use;
+                let owned = state.get(&id).is_some() || in_use || left.contains(&&id);
                 owned || offered.iter().any(|entry| leads_to(entry, &id))
             });
             if name.to_string().starts_with(layout::ROOT_PREFIX) && !kept {
@@ -127,7 +132,10 @@ impl Sysroot {
             }
         }
         self.atomos.remove_tree(layout::PREVIEW)?;
-        Ok(orphans.into_iter().map(|orphan| orphan.path()).collect())
+        match failure {
+            None => Ok(orphans.iter().map(Orphan::path).collect()),
+            Some(error) => Err(error.into()),
+        }
     }
 
     /// Removes what the operation that is under way, or was done, has no use for. It fails for nobody because of that: what is left takes

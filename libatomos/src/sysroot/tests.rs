@@ -22,6 +22,7 @@ mod choices;
 mod damage;
 mod image_care;
 mod images;
+mod old_trees;
 mod sealing;
 mod staging;
 mod trial;

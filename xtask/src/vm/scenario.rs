@@ -50,7 +50,7 @@ pub const SCENARIOS: [Scenario; 10] = [
     },
     Scenario {
         name: "http",
-        shows: "the same, and comes back by itself when init hangs, and when a health check fails",
+        shows: "the same, and comes back by itself when init hangs, when a health check fails, and when /boot cannot be mounted",
         kind: Kind::GRUB_EXT4,
         levels: &[Level::Whole],
         story: stories::http_and_all_that_fails,

@@ -86,14 +86,37 @@ pub const UNHEALTHY: Version = Version {
     sealed: false,
 };
 
+/// v2, but it cannot mount `/boot`, as for want of a kernel module. systemd gives a boot up for that, without going down, and nobody comes
+/// to the console.
+pub const EMERGENCY: Version = Version {
+    name: "emergency",
+    base: Base::Updated,
+    initramfs: Initramfs::InitramfsTools,
+    own_initramfs: false,
+    files: &[
+        (
+            "usr/lib/systemd/system/boot.mount.d/50-vm-test.conf",
+            "[Mount]\nType=no-such-file-system\n",
+            0o644,
+        ),
+        (
+            "usr/lib/systemd/system/atomos-boot-deadline.timer.d/95-vm-test.conf",
+            "[Timer]\nOnBootSec=\nOnBootSec=1min\n",
+            0o644,
+        ),
+    ],
+    sealed: false,
+};
+
 /// All of them.
-pub const ALL: [&Version; 10] = [
+pub const ALL: [&Version; 11] = [
     &V1,
     &V2,
     &DRACUT,
     &PANICS,
     &HANGS,
     &UNHEALTHY,
+    &EMERGENCY,
     &COMPOSEFS,
     &COMPOSEFS_NEXT,
     &SEALED,

@@ -304,13 +304,45 @@ fn a_file_that_changes_all_the_time_does_not_hold_the_merge_up() {
     assert!(f.exists("log"));
 }
 
+/// A service owns a directory in `/etc`, and what it makes there must not keep the machine from being upgraded.
 #[test]
-fn directories_nested_too_deep_are_refused_by_name() {
-    let f = Fixture::of(&[("a", file("a"))]);
+fn what_is_nested_too_deep_or_is_a_hole_is_left_out_and_told() {
+    let f = Fixture::of(&[("a", file("a")), ("log", file("default"))]);
     fs::create_dir_all(f.at("mine", "d/".repeat(200))).unwrap();
+    for name in ["log", "own"] {
+        let file = fs::File::create(f.at("mine", name)).unwrap();
+        file.set_len(1 << 42).unwrap();
+    }
+    let report = f.merge();
+    let mut skipped: Vec<_> = report.skipped.iter().map(|skipped| skipped.reason).collect();
+    skipped.sort_by_key(|reason| *reason as u8);
+    assert_eq!(skipped, [SkipReason::TooDeep, SkipReason::Hole, SkipReason::Hole]);
+    assert!(f.exists("d/d/d") && !f.exists("own"));
+    assert_eq!(f.read("log"), "default");
+
+    // But no default is left out.
+    fs::create_dir_all(f.at("theirs", "t/".repeat(200))).unwrap();
     let error = f.plan().unwrap_err();
-    assert!(matches!(error, EtcMergeError::TooDeep { .. }), "{error}");
-    assert_eq!(error.kind(), crate::error::ErrorKind::Unsupported);
+    assert!(matches!(error, EtcMergeError::NoDefault { .. }), "{error}");
+}
+
+#[test]
+fn a_subvolume_in_etc_is_a_directory_like_any_other() {
+    let Some(btrfs) = crate::testing::LoopFs::new("btrfs", 128) else {
+        return;
+    };
+    let f = Fixture::beneath(tempfile::tempdir_in(btrfs.path()).unwrap());
+    let made = std::process::Command::new("btrfs")
+        .args(["--quiet", "subvolume", "create"])
+        .arg(f.at("mine", "sub"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    fs::create_dir(f.at("mine", "sub/dir")).unwrap();
+    fs::write(f.at("mine", "sub/dir/data"), "precious").unwrap();
+    let report = f.merge();
+    assert_eq!(report.skipped, []);
+    assert_eq!(f.read("sub/dir/data"), "precious");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::vm::guest::{
 };
 use crate::vm::lab::Stage;
 use crate::vm::machine::Machine;
-use crate::vm::versions::{HANGS, PANICS, UNHEALTHY, V2, Version};
+use crate::vm::versions::{EMERGENCY, HANGS, PANICS, UNHEALTHY, V2, Version};
 
 /// How many times a version is tried.
 const TRIES: u32 = 3;
@@ -47,6 +47,14 @@ pub const CHECK_FAILS: Broken = Broken {
     stage: "checks",
     comes_up: TRIES,
     check: Some(("50-vm-test", "the pump does not answer")),
+};
+
+/// `/boot` cannot be mounted, and the system waits for somebody at the console.
+pub const BOOT_IS_LOST: Broken = Broken {
+    version: &EMERGENCY,
+    stage: "user-space",
+    comes_up: 0,
+    check: Some(("boot-complete", "")),
 };
 
 /// Units that fail in a version that does not work, and are meant to.

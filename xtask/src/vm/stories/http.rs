@@ -8,7 +8,7 @@ use crate::vm::guest::{
 use crate::vm::lab::Stage;
 use crate::vm::machine::Machine;
 use crate::vm::stories::broken::{
-    Broken, CHECK_FAILS, FAILING_UNITS, INIT_HANGS, KERNEL_PANICS, upgrade_and_come_back,
+    BOOT_IS_LOST, Broken, CHECK_FAILS, FAILING_UNITS, INIT_HANGS, KERNEL_PANICS, upgrade_and_come_back,
 };
 use crate::vm::versions::{V1, V2};
 
@@ -41,7 +41,7 @@ pub fn http_and_panic(stage: Stage<'_>) -> Result<()> {
 /// # Errors
 /// As of [`http_and_panic`].
 pub fn http_and_all_that_fails(stage: Stage<'_>) -> Result<()> {
-    play(stage, &[&KERNEL_PANICS, &INIT_HANGS, &CHECK_FAILS])
+    play(stage, &[&KERNEL_PANICS, &INIT_HANGS, &CHECK_FAILS, &BOOT_IS_LOST])
 }
 
 fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
