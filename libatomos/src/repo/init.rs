@@ -39,8 +39,10 @@ impl Repo {
         if dir.exists(CONFIG)? {
             return Self::open_as(dir, mode);
         }
+        // Somebody else may be making it, and have written `config` meanwhile.
         let ours = |name: &str| {
-            ObjectKind::ALL.iter().any(|kind| kind.dir() == name) || [TMP, ROOTS, LOCK, REFS].contains(&name)
+            let is_kind = ObjectKind::ALL.iter().any(|kind| kind.dir() == name);
+            is_kind || [TMP, ROOTS, LOCK, REFS, CONFIG].contains(&name)
         };
         if dir.entries()?.iter().any(|entry| {
             !entry

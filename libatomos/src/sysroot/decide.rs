@@ -26,6 +26,10 @@ pub(super) struct Decision {
     pub seal: Option<Seal>,
 }
 
+/// Directories of a tree that `atomos-prepare-root` mounts something on, `/etc` aside, which a deployment gets of its own: it boots nothing that
+/// lacks one.
+const MOUNT_POINTS: [&str; 7] = ["dev", "proc", "run", "sys", "sysroot", "tmp", "var"];
+
 /// Where a tree has its default configuration.
 pub(super) const USR_ETC: &str = "usr/etc";
 
@@ -112,6 +116,14 @@ impl Sysroot {
                 "it has both /etc and /usr/etc, and the first is made from the second",
             ));
         }
+        let is_dir = |path: &str| match find(path) {
+            Some(Located::Entry(entry)) => matches!(entry.node, Node::Dir { .. }),
+            _ => false,
+        };
+        if let Some(lacking) = MOUNT_POINTS.iter().find(|path| !is_dir(path)) {
+            let reason = format!("it has no directory /{lacking} to mount on: commit the tree with --os");
+            return Err(refuse(&reason));
+        }
         let Some(Located::Entry(modules)) = find("usr/lib/modules") else {
             return Err(refuse("it has no kernel: there is no /usr/lib/modules"));
         };
@@ -119,14 +131,20 @@ impl Sysroot {
             return Err(refuse("it has no kernel: /usr/lib/modules is not a directory"));
         };
         let versions = self.repo.load_dirtree(&tree)?;
-        let kernels = versions.entries().iter().filter(|entry| {
-            find(&format!(
-                "usr/lib/modules/{}/vmlinuz",
-                String::from_utf8_lossy(&entry.name)
-            ))
-            .is_some()
-        });
-        match kernels.count() {
+        let kernels: Vec<_> = versions
+            .entries()
+            .iter()
+            .filter_map(|entry| {
+                let version = String::from_utf8_lossy(&entry.name);
+                find(&format!("usr/lib/modules/{version}/vmlinuz"))
+            })
+            .collect();
+        let is_empty = |kernel: &Located| match kernel {
+            Located::Entry(entry) => matches!(entry.node, Node::File { size: 0, .. }),
+            Located::Root(..) => false,
+        };
+        match kernels.len() {
+            1 if kernels.iter().any(is_empty) => Err(refuse("its kernel is an empty file")),
             1 => Ok(()),
             0 => Err(refuse("it has no kernel: there is no /usr/lib/modules/*/vmlinuz")),
             _ => Err(refuse(

@@ -87,7 +87,12 @@ impl Machine {
             "usr/share/factory/var/lib/app",
             "var",
             "boot",
+            "dev",
+            "proc",
+            "run",
+            "sys",
             "sysroot",
+            "tmp",
         ] {
             fs::create_dir_all(tree.join(dir)).unwrap();
         }
@@ -401,6 +406,23 @@ fn a_tree_that_cannot_boot_is_refused_before_anything_is_written() {
         .deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new())
         .unwrap_err();
     assert!(error.to_string().contains("it has no kernel"), "{error}");
+    for (change, wrong) in [
+        (
+            (|tree| fs::remove_dir(tree.join("proc")).unwrap()) as fn(&Path),
+            "it has no directory /proc",
+        ),
+        (
+            |tree| fs::write(tree.join("usr/lib/modules/6.1/vmlinuz"), "").unwrap(),
+            "its kernel is an empty file",
+        ),
+    ] {
+        machine.commit("2", change);
+        let error = machine
+            .sysroot()
+            .deploy("os", &DeployOptions::default(), &NoProgress, &Cancel::new())
+            .unwrap_err();
+        assert!(error.to_string().contains(wrong), "{error}");
+    }
     assert_eq!(
         fs::read_dir(machine.path("sysroot/atomos/deploy/os/deploy"))
             .unwrap()

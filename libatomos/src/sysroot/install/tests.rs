@@ -38,7 +38,12 @@ impl Bench {
             "usr/lib/systemd/boot/efi",
             "var",
             "boot",
+            "dev",
+            "proc",
+            "run",
+            "sys",
             "sysroot",
+            "tmp",
         ] {
             fs::create_dir_all(tree.join(dir)).unwrap();
         }
