@@ -9,6 +9,8 @@ use super::common::{Run, Scratch};
 
 #[path = "machine_boot_dir.rs"]
 mod boot_dir;
+#[path = "machine_etc.rs"]
+mod etc;
 #[path = "machine_trial.rs"]
 mod trial;
 

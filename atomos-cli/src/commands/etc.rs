@@ -87,6 +87,8 @@ struct ResolveArgs {
 }
 
 /// Put the default back in place of what is in /etc
+///
+/// What has no default is removed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -113,9 +115,17 @@ fn select(sysroot: &Sysroot, whose: &Whose) -> Result<DeploymentId, CliError> {
     Ok(sysroot.select_deployment(whose.deployment.as_deref())?)
 }
 
+/// Takes a path as a person types it, or as these commands print it.
 fn parse(path: &str) -> Result<EtcPath, CliError> {
-    let inner = path.strip_prefix("/etc/").unwrap_or(path);
-    EtcPath::from_bytes(inner.as_bytes()).map_err(|error| CliError::usage(error.to_string()))
+    let below = path.strip_prefix("/etc");
+    let inner = below
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(path);
+    let inner = inner.trim_matches('/');
+    let as_printed = inner.parse();
+    as_printed
+        .or_else(|_| EtcPath::from_bytes(inner.as_bytes()))
+        .map_err(|error| CliError::usage(error.to_string()))
 }
 
 fn diff(context: &Context, args: &DiffArgs) -> RunResult {
@@ -168,7 +178,7 @@ fn resolve(context: &Context, args: &ResolveArgs) -> RunResult {
     )?;
     context.ui().status(format_args!(
         "Resolved /etc/{}; {} left",
-        text::escape_bytes(path.as_bytes()),
+        etc::shown_path(&path),
         text::count(left, "conflict is", "conflicts are")
     ));
     Ok(Outcome::Done)
@@ -177,10 +187,10 @@ fn resolve(context: &Context, args: &ResolveArgs) -> RunResult {
 fn reset(context: &Context, args: &ResetArgs) -> RunResult {
     let path = parse(&args.path)?;
     let sysroot = context.open_sysroot_to_write()?;
-    sysroot.etc_reset(&select(&sysroot, &args.whose)?, &path, context.cancel())?;
-    context.ui().status(format_args!(
-        "/etc/{} is the default again",
-        text::escape_bytes(path.as_bytes())
-    ));
+    let has_default = sysroot.etc_reset(&select(&sysroot, &args.whose)?, &path, context.cancel())?;
+    context.ui().status(match has_default {
+        true => format!("/etc/{} is the default again", etc::shown_path(&path)),
+        false => format!("Removed /etc/{}, which has no default", etc::shown_path(&path)),
+    });
     Ok(Outcome::Done)
 }

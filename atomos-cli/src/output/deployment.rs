@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use libatomos::sysroot::{Assessment, DeployPreview, DeployReport, DeploymentStatus, Role, RootKind, Status};
 
+use super::etc::shown_path;
 use super::{json, text, trial};
 use crate::context::Context;
 use crate::report::CliError;
@@ -74,20 +75,29 @@ pub fn narrate(context: &Context, report: &DeployReport) {
     for skipped in report.etc.iter().flat_map(|etc| &etc.skipped) {
         ui.warning(format_args!(
             "/etc/{} is not taken over: {}",
-            text::escape_bytes(skipped.path.as_bytes()),
+            shown_path(&skipped.path),
             skipped.reason
+        ));
+    }
+    for account in report.etc.iter().flat_map(|etc| &etc.renumbered) {
+        ui.warning(format_args!(
+            "{} in /etc/{} has the id {} in the new version, and {} here: what it owns in /var has to be given to it",
+            text::escape_text(&account.name),
+            account.file.name(),
+            account.after,
+            account.before
         ));
     }
     if let Some(etc) = report.etc.as_ref().filter(|_| !report.staged) {
         for file in &etc.regenerate {
             ui.warning(format_args!(
                 "/etc/{} is the new version's, without what was changed here; after the next boot run: {}",
-                text::escape_bytes(file.path.as_bytes()),
+                shown_path(&file.path),
                 text::escape_text(&file.command.join(" "))
             ));
         }
         for path in &etc.unsettled {
-            let path = text::escape_bytes(path.as_bytes());
+            let path = shown_path(path);
             ui.warning(format_args!(
                 "/etc/{path} was being written all the time; the last state seen was taken"
             ));
@@ -129,7 +139,7 @@ pub fn write_preview(out: &mut dyn Write, preview: &DeployPreview) -> io::Result
                 ""
             };
             let verdict = format!("{:?}", entry.verdict).to_lowercase();
-            let path = text::escape_bytes(entry.path.as_bytes());
+            let path = shown_path(&entry.path);
             writeln!(out, "  {verdict:<9} /etc/{path}{conflict}")?;
         }
     }

@@ -2,19 +2,19 @@
 
 use std::io::{self, Write};
 
-use libatomos::etc_merge::{ConflictKind, Conflicts, EtcDiff, KeyedConflict};
+use libatomos::etc_merge::{ConflictKind, Conflicts, EtcDiff, EtcPath, KeyedConflict};
 
 use super::text;
+
+/// Returns a path below `/etc` as the commands take it back.
+pub fn shown_path(path: &EtcPath) -> String {
+    text::escape_text(&path.to_string())
+}
 
 /// Writes a letter and a path for each difference.
 pub fn write_diff(out: &mut dyn Write, diff: &EtcDiff) -> io::Result<()> {
     for entry in &diff.entries {
-        writeln!(
-            out,
-            "{} /etc/{}",
-            entry.letter(),
-            text::escape_bytes(entry.path.as_bytes())
-        )?;
+        writeln!(out, "{} /etc/{}", entry.letter(), shown_path(&entry.path))?;
     }
     Ok(())
 }
@@ -23,12 +23,7 @@ pub fn write_diff(out: &mut dyn Write, diff: &EtcDiff) -> io::Result<()> {
 pub fn write_conflicts(out: &mut dyn Write, conflicts: &Conflicts) -> io::Result<()> {
     for record in conflicts.iter() {
         let kinds: Vec<&str> = record.conflict.kinds.iter().map(|kind| explain(*kind)).collect();
-        writeln!(
-            out,
-            "/etc/{}: {}",
-            text::escape_bytes(record.path.as_bytes()),
-            kinds.join("; ")
-        )?;
+        writeln!(out, "/etc/{}: {}", shown_path(&record.path), kinds.join("; "))?;
         for key in &record.conflict.keys {
             writeln!(out, "    {}", text::escape_text(&explain_key(key)))?;
         }

@@ -24,7 +24,7 @@ use super::MergeInput;
 use super::conflict::Conflicts;
 use super::entry::EtcEntry;
 use super::error::EtcMergeError;
-use super::keyed;
+use super::keyed::{self, Renumbered};
 use super::path::EtcPath;
 use super::plan::{Counts, MergePlan, PlanEntry, Source};
 use super::planner;
@@ -46,6 +46,9 @@ pub struct MergeReport {
     /// What took no part in the merge.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
+    /// Users and groups that have another id now: what they own in `/var` is somebody else's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub renumbered: Vec<Renumbered>,
     /// What was still being changed at the last look. The new `/etc` has it as it was found then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unsettled: Vec<EtcPath>,
@@ -91,19 +94,21 @@ pub fn apply(
         let changed = differences(newer.as_ref().unwrap_or(plan), &next, doubtful);
         if changed.is_empty() || looks > LOOKS {
             let plan = newer.as_ref().unwrap_or(plan);
-            return Ok(report(plan, changed));
+            let renumbered = keyed::renumbered(input.mine, target)?;
+            return Ok(report(plan, renumbered, changed));
         }
         doubtful = Pass::new(&next, input, target, cancel, None).rebuild(&changed)?;
         newer = Some(next);
     }
 }
 
-fn report(plan: &MergePlan, unsettled: Vec<EtcPath>) -> MergeReport {
+fn report(plan: &MergePlan, renumbered: Vec<Renumbered>, unsettled: Vec<EtcPath>) -> MergeReport {
     MergeReport {
         counts: plan.counts(),
         conflicts: plan.conflicts().collect(),
         regenerate: plan.regenerate.clone(),
         skipped: plan.skipped.clone(),
+        renumbered,
         unsettled,
     }
 }

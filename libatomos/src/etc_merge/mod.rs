@@ -40,7 +40,7 @@ pub use conflict::{Conflict, ConflictRecord, Conflicts};
 pub use diff::{DiffEntry, EtcDiff, diff};
 pub use entry::{Aspect, Change, EtcEntry, EtcNode};
 pub use error::EtcMergeError;
-pub use keyed::{AccountFile, AccountsLock, KeyedConflict};
+pub use keyed::{AccountFile, AccountsLock, KeyedConflict, Renumbered};
 pub use path::{EtcPath, InvalidEtcPath};
 pub use plan::{Counts, MergePlan, PlanEntry, Source};
 pub use planner::plan;

@@ -61,11 +61,11 @@ pub fn resolve(
 }
 
 /// Replaces what is at `path` in `etc` by what is there in `default`, with all beneath it; removes it if the default
-/// has nothing there.
+/// has nothing there. Returns whether there is a default.
 ///
 /// # Errors
 /// `/etc` itself and the account files are refused; so is a path that neither has.
-pub fn reset(path: &EtcPath, etc: &Dir, default: &Dir, cancel: &Cancel) -> Result<(), EtcMergeError> {
+pub fn reset(path: &EtcPath, etc: &Dir, default: &Dir, cancel: &Cancel) -> Result<bool, EtcMergeError> {
     cancel.check()?;
     let Some((parent, name)) = path.split_last() else {
         return Err(EtcMergeError::WholeEtc);
@@ -77,11 +77,12 @@ pub fn reset(path: &EtcPath, etc: &Dir, default: &Dir, cancel: &Cancel) -> Resul
         _ => None,
     };
     match from {
-        Some(from) => replace(&from, name, &ensure_parents(etc, default, &parent)?),
+        Some(from) => replace(&from, name, &ensure_parents(etc, default, &parent)?).map(|()| true),
         None => {
             // Nothing to remove is a mistake in the path.
             etc.stat(path.as_path())?;
-            Ok(etc.open_dir(parent.as_path())?.remove_tree(name)?)
+            etc.open_dir(parent.as_path())?.remove_tree(name)?;
+            Ok(false)
         }
     }
 }
@@ -110,7 +111,7 @@ fn take_theirs(
             let metadata = with_units(&now, &theirs, &conflict.kinds);
             set(etc, path, &now.node, &metadata)
         }
-        _ => reset(path, etc, default, cancel),
+        _ => reset(path, etc, default, cancel).map(drop),
     }
 }
 

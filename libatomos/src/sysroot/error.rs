@@ -191,9 +191,9 @@ pub enum SysrootError {
     #[error("what runs next was changed meanwhile, from {before} to {now}")]
     ChangedMeanwhile {
         /// What it was.
-        before: DeploymentId,
+        before: Box<DeploymentId>,
         /// What it is.
-        now: DeploymentId,
+        now: Box<DeploymentId>,
     },
     /// Another system boots by entries that the sysroot would take for its own.
     #[error("{} boots another system, whose stateroot is called {stateroot} too", path.display())]

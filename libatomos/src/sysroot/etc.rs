@@ -68,12 +68,18 @@ impl Sysroot {
     }
 
     /// Puts the default back at `path`. Takes the lock.
-    pub fn etc_reset(&self, id: &DeploymentId, path: &EtcPath, cancel: &Cancel) -> Result<(), SysrootError> {
+    pub fn etc_reset(
+        &self,
+        id: &DeploymentId,
+        path: &EtcPath,
+        cancel: &Cancel,
+    ) -> Result<bool, SysrootError> {
         let _lock = self.lock()?;
         let root = self.deployment_dir(id)?;
         let (etc, default) = (root.open_dir("etc")?, root.open_dir("usr/etc")?);
-        etc_merge::reset(path, &etc, &default, cancel)?;
-        Ok(etc.sync_fs()?)
+        let has_default = etc_merge::reset(path, &etc, &default, cancel)?;
+        etc.sync_fs()?;
+        Ok(has_default)
     }
 
     /// Replaces the list of what is left to be resolved, and lets go of the contents that it no longer needs.

@@ -199,8 +199,8 @@ impl Sysroot {
                 true if is_staged && at_once => Ok(None),
                 true => Ok(Some(found)),
                 false => Err(SysrootError::ChangedMeanwhile {
-                    before: current.clone(),
-                    now: found,
+                    before: Box::new(current.clone()),
+                    now: Box::new(found),
                 }),
             }
         };

@@ -13,6 +13,7 @@
 
 mod lock;
 mod reconcile;
+mod renumber;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -27,6 +28,8 @@ use super::planner::{Text, read_text};
 
 pub use lock::AccountsLock;
 pub(super) use lock::LOCK_FILE;
+pub use renumber::Renumbered;
+pub(super) use renumber::renumbered;
 pub use table::AccountFile;
 use table::{Line, key_of, merge_record, parse};
 

@@ -84,7 +84,8 @@ impl AccountFile {
             Self::Shadow => {
                 const {
                     &[
-                        Unit::whole("password", &[1, 2]),
+                        // A day alone is when the image was built, and takes nobody's password away.
+                        Unit::dated("password", &[1, 2]),
                         Unit::whole("min-age", &[3]),
                         Unit::whole("max-age", &[4]),
                         Unit::whole("warning", &[5]),
@@ -123,6 +124,8 @@ pub(super) struct Unit {
     pub fields: &'static [usize],
     /// Names with commas between them, merged as a set.
     pub is_set: bool,
+    /// What comes after the first field says when that was changed, and is no change by itself where the new default alone has another.
+    pub is_dated: bool,
 }
 
 impl Unit {
@@ -131,6 +134,16 @@ impl Unit {
             name,
             fields,
             is_set: false,
+            is_dated: false,
+        }
+    }
+
+    const fn dated(name: &'static str, fields: &'static [usize]) -> Self {
+        Self {
+            name,
+            fields,
+            is_set: false,
+            is_dated: true,
         }
     }
 
@@ -139,6 +152,7 @@ impl Unit {
             name,
             fields,
             is_set: true,
+            is_dated: false,
         }
     }
 }
@@ -240,7 +254,11 @@ pub(super) fn merge_record(
             unit.fields.iter().map(|index| fields[*index].to_vec()).collect()
         };
         let (base, mine, theirs) = (base.as_deref().map(pick), pick(&my), pick(&their));
-        let value = if mine == theirs || base.as_ref() == Some(&theirs) {
+        let is_kept_there = match &base {
+            Some(base) if unit.is_dated && *base != mine => base.first() == theirs.first(),
+            base => base.as_ref() == Some(&theirs),
+        };
+        let value = if mine == theirs || is_kept_there {
             mine
         } else if base.as_ref() == Some(&mine) {
             theirs
@@ -299,6 +317,23 @@ mod tests {
             .collect();
         assert_eq!(records, [&b"root"[..], b"\xff"]);
         assert_eq!(lines.len(), 8);
+    }
+
+    #[test]
+    fn a_rebuilt_image_s_day_does_not_contend_with_a_password_that_was_set_here() {
+        let mut conflicts = Vec::new();
+        let mut merge = |mine: &[u8], theirs: &[u8]| {
+            let base = b"root:*:19700:0:99999:7:::";
+            merge_record(AccountFile::Shadow, Some(base), mine, theirs, &mut conflicts)
+        };
+        let rebuilt = b"root:*:19707:0:99999:7:::";
+        let set = b"root:$6$:19710:0:99999:7:::";
+        assert_eq!(merge(set, rebuilt), set);
+        // Nothing was changed here.
+        assert_eq!(merge(b"root:*:19700:0:99999:7:::", rebuilt), rebuilt);
+        // Both set one.
+        assert_eq!(merge(set, b"root:$y$:19707:0:99999:7:::"), set);
+        assert_eq!(conflicts, ["password"]);
     }
 
     #[test]

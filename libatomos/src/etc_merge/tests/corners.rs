@@ -360,3 +360,23 @@ fn a_merge_that_is_cancelled_stops() {
     let error = plan(&input, &cancel).unwrap_err();
     assert_eq!(error.kind(), crate::error::ErrorKind::Cancelled);
 }
+
+#[test]
+fn an_account_that_the_new_version_renumbers_is_told_of() {
+    let accounts = |uid: u32| format!("root:x:0:0:::\nd:x:{uid}:{uid}:::\n");
+    let f = Fixture::of(&[("passwd", file(&accounts(100))), ("group", file("d:x:100:\n"))]);
+    assert_eq!(f.merge().renumbered, []);
+    f.write("theirs", "passwd", &accounts(102));
+    // Also where somebody has an account here, so that records are merged.
+    for own in ["", "me:x:1000:1000:::\n"] {
+        f.write("mine", "passwd", &(accounts(100) + own));
+        let [account] = &f.merge().renumbered[..] else {
+            panic!("one was renumbered");
+        };
+        assert_eq!(
+            (account.name.as_str(), account.before, account.after),
+            ("d", 100, 102)
+        );
+        assert_eq!(account.file, AccountFile::Passwd);
+    }
+}

@@ -26,7 +26,7 @@ impl Deployed {
         )
     }
 
-    fn reset(&self, path: &str) -> Result<(), EtcMergeError> {
+    fn reset(&self, path: &str) -> Result<bool, EtcMergeError> {
         reset(
             &path.parse().unwrap(),
             &self.f.dir("target"),

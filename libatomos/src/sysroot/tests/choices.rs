@@ -122,7 +122,7 @@ fn what_is_chosen_while_an_upgrade_is_on_its_way_stays() {
     });
     let error = running.upgrade(&switch, &progress, &Cancel::new()).unwrap_err();
     assert!(
-        matches!(&error, SysrootError::ChangedMeanwhile { now, .. } if *now == one.deployment),
+        matches!(&error, SysrootError::ChangedMeanwhile { now, .. } if **now == one.deployment),
         "{error}"
     );
     assert_eq!(machine.default(), one.deployment);
