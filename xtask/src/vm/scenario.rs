@@ -33,7 +33,7 @@ pub struct Scenario {
 }
 
 /// All tests, in the order in which they run.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "smoke",
         shows: "boots; upgrades from its own repository; rolls back",
@@ -50,10 +50,17 @@ pub const SCENARIOS: [Scenario; 10] = [
     },
     Scenario {
         name: "http",
-        shows: "the same, and comes back by itself when init hangs, when a health check fails, and when /boot cannot be mounted",
+        shows: "the same, and comes back by itself when init hangs, and when a health check fails",
         kind: Kind::GRUB_EXT4,
         levels: &[Level::Whole],
         story: stories::http_and_all_that_fails,
+    },
+    Scenario {
+        name: "emergency",
+        shows: "as quick, but comes back by itself from emergency mode, where /boot cannot be mounted",
+        kind: Kind::GRUB_EXT4,
+        levels: &[Level::Whole],
+        story: stories::http_and_emergency,
     },
     Scenario {
         name: "http-xfs",

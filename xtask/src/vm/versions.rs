@@ -96,7 +96,7 @@ pub const EMERGENCY: Version = Version {
     files: &[
         (
             "usr/lib/systemd/system/boot.mount.d/50-vm-test.conf",
-            "[Mount]\nType=no-such-file-system\n",
+            "[Mount]\nOptions=no-such-option\n",
             0o644,
         ),
         (

@@ -98,7 +98,7 @@ fn what_is_chosen_while_an_upgrade_is_on_its_way_stays() {
     machine.deploy("os");
     let running = machine.boots(2);
     let elsewhere = crate::repo::Repo::init(&machine.path("elsewhere"), RepoMode::Bare).unwrap();
-    let source = Dir::open_ambient(&machine.path("tree-1")).unwrap();
+    let source = Dir::open_ambient(machine.path("tree-1")).unwrap();
     let options = CommitOptions {
         reference: Some("os".parse().unwrap()),
         version: "3".to_owned(),

@@ -41,7 +41,15 @@ pub fn http_and_panic(stage: Stage<'_>) -> Result<()> {
 /// # Errors
 /// As of [`http_and_panic`].
 pub fn http_and_all_that_fails(stage: Stage<'_>) -> Result<()> {
-    play(stage, &[&KERNEL_PANICS, &INIT_HANGS, &CHECK_FAILS, &BOOT_IS_LOST])
+    play(stage, &[&KERNEL_PANICS, &INIT_HANGS, &CHECK_FAILS])
+}
+
+/// The same, and in between there is a version that cannot mount `/boot`.
+///
+/// # Errors
+/// As of [`http_and_panic`].
+pub fn http_and_emergency(stage: Stage<'_>) -> Result<()> {
+    play(stage, &[&BOOT_IS_LOST])
 }
 
 fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
