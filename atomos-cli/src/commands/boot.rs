@@ -63,11 +63,19 @@ struct StatusModel<'a> {
 ///
 /// Reads and compares every kernel, writes what is missing or damaged, and removes what interrupted runs left. Entries
 /// that are not ours are left alone. Running it when nothing is wrong changes nothing.
+///
+/// Where the list of deployments in /atomos is itself lost or damaged, --from-entries makes it anew from what /boot boots. Which deployments were pinned
+/// or known to be good is not known then.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  atomos boot recover")]
-struct RecoverArgs {}
+Examples:
+  atomos boot recover
+  atomos boot recover --from-entries    the list of deployments is damaged")]
+struct RecoverArgs {
+    /// First make the list of deployments anew, which is lost or damaged
+    #[arg(long)]
+    from_entries: bool,
+}
 
 /// Print the entries as U-Boot reads them, in extlinux.conf
 ///
@@ -87,7 +95,7 @@ struct ExtlinuxArgs {
 pub fn run(context: &Context, args: &BootArgs) -> RunResult {
     match &args.verb {
         BootVerb::Status(StatusArgs {}) => status(context),
-        BootVerb::Recover(RecoverArgs {}) => recover(context),
+        BootVerb::Recover(args) => recover(context, args),
         BootVerb::Check(args) => boot_trial::check(context, args),
         BootVerb::MarkGood(args) => boot_trial::mark_good(context, args),
         BootVerb::MarkBad(args) => boot_trial::mark_bad(context, args),
@@ -170,11 +178,19 @@ fn extlinux(context: &Context, args: &ExtlinuxArgs) -> RunResult {
     Ok(Outcome::Done)
 }
 
-fn recover(context: &Context) -> RunResult {
-    let plan = context
-        .open_sysroot_to_write()?
-        .recover_boot(context.progress())?;
+fn recover(context: &Context, args: &RecoverArgs) -> RunResult {
+    let sysroot = context.open_sysroot_to_write()?;
     let ui = context.ui();
+    if args.from_entries {
+        let found = sysroot.rebuild_state(context.progress())?;
+        let names: Vec<_> = found.iter().map(|id| id.short().to_string()).collect();
+        ui.status(format_args!(
+            "Made the list anew from {}: {}",
+            text::count(found.len() as u64, "deployment", "deployments"),
+            names.join(", ")
+        ));
+    }
+    let plan = sysroot.recover_boot(context.progress())?;
     if plan.is_empty() {
         ui.status("/boot is as it should be");
         return Ok(Outcome::Done);

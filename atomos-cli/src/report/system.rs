@@ -64,6 +64,9 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         SysrootError::DamagedState { path, .. } if path.ends_with("staged.json") => {
             "`atomos undeploy staged` gives it up; then run the command again".to_owned()
         }
+        SysrootError::DamagedState { path, .. } if path.ends_with("deployments.json") => {
+            "`atomos boot recover --from-entries` makes the list anew from what /boot boots".to_owned()
+        }
         SysrootError::KargsDoNotFit { id, .. } => format!(
             "deploy it anew with that argument: atomos deploy {} --karg atomos.composefs=WORD",
             id.commit.short()

@@ -55,8 +55,8 @@ pub mod order;
 
 pub(crate) use boot_dir::ENTRIES;
 pub use boot_dir::{BootDir, BootFsKind, BootOptions, FoundEntry};
-pub(crate) use bootcsum::KERNEL_NAMES;
 pub use bootcsum::{BootCsum, InvalidBootCsum, KernelFile, KernelFiles};
+pub(crate) use bootcsum::{KERNEL_NAMES, parse_kernel_dir_name};
 pub use error::BootError;
 pub use extlinux::{ExtlinuxDefault, extlinux_conf};
 pub use flush::FlushMethod;

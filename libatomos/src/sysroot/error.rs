@@ -187,6 +187,18 @@ pub enum SysrootError {
         /// `/boot`.
         path: PathBuf,
     },
+    /// The list of deployments can be read, and is not made anew from anything else.
+    #[error("{} can be read, and says what there is", path.display())]
+    NotDamaged {
+        /// The list.
+        path: PathBuf,
+    },
+    /// There is nothing that a list of deployments could be made from.
+    #[error("no entry in {} leads to a deployment that is whole", path.display())]
+    NothingToRebuild {
+        /// `/boot`.
+        path: PathBuf,
+    },
     /// Somebody chose what runs next while something else was on its way.
     #[error("what runs next was changed meanwhile, from {before} to {now}")]
     ChangedMeanwhile {
@@ -255,6 +267,7 @@ impl SysrootError {
             Self::NotASysroot { .. }
             | Self::StaterootNotFound { .. }
             | Self::DeploymentNotFound { .. }
+            | Self::NothingToRebuild { .. }
             | Self::NothingToRollBackTo => ErrorKind::NotFound,
             Self::StaterootNotNamed { .. }
             | Self::AmbiguousDeployment { .. }
@@ -270,6 +283,7 @@ impl SysrootError {
             | Self::NotFinished { .. }
             | Self::BootNotMounted { .. }
             | Self::ChangedMeanwhile { .. }
+            | Self::NotDamaged { .. }
             | Self::OthersEntry { .. } => ErrorKind::Conflict,
             Self::DamagedState { .. }
             | Self::ReadBackDiffers { .. }

@@ -43,7 +43,9 @@ mod layout;
 mod origin;
 mod os_release;
 mod read_back;
+mod rebuild;
 mod reorder;
+mod reserve;
 mod retention;
 mod root_kind;
 mod seal;
@@ -193,6 +195,7 @@ impl Sysroot {
             self.lock_timeout,
             |holders| self.lock_notice.waiting(WHAT, holders),
         )?;
+        reserve::adjust(&self.atomos);
         Ok(SysrootLock { _lock: lock })
     }
 

@@ -103,11 +103,13 @@ impl Sysroot {
             .stateroot
             .as_ref()
             .or(booted.as_ref().map(|id| &id.stateroot));
-        let (current, is_staged) =
-            self.runs_next(&state, stateroot)?
-                .ok_or_else(|| SysrootError::DeploymentNotFound {
-                    selector: stateroot.map_or_else(|| "default".to_owned(), ToString::to_string),
-                })?;
+        let Some((current, is_staged)) = self.runs_next(&state, stateroot)? else {
+            // A list that is lost is no list without deployments.
+            self.check_state_is_there()?;
+            return Err(SysrootError::DeploymentNotFound {
+                selector: stateroot.map_or_else(|| "default".to_owned(), ToString::to_string),
+            });
+        };
         let followed = Origin::load(&self.deployments_dir(&current.stateroot)?, &current)?;
         let origin = match &options.switch_to {
             Some(name) => Origin {

@@ -57,3 +57,47 @@ fn a_damaged_kernel_is_not_copied_to_where_the_loader_finds_it() {
         );
     }
 }
+
+#[test]
+fn a_list_of_deployments_that_is_lost_or_damaged_is_made_anew_from_what_boots() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    machine.commit("2", |_| ());
+    let two = machine.deploy("os");
+    let sysroot = machine.sysroot();
+    let quiet = [KargsChange::Append("dyndbg=\"file x +p\"".to_owned())];
+    sysroot.edit_kargs(None, &quiet, &NoProgress).unwrap();
+    let before = sysroot.state().unwrap();
+    assert!(before.deployments[0].fallback.is_some());
+    let entries = machine.entries();
+    let error = sysroot.rebuild_state(&NoProgress).unwrap_err();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Conflict,
+        "the truth is not replaced by less"
+    );
+
+    let path = machine.path("sysroot/atomos/deployments.json");
+    for damage in [None, Some(&b""[..]), Some(b"{\"version\":1,")] {
+        match damage {
+            None => fs::remove_file(&path).unwrap(),
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+        }
+        let found = sysroot.rebuild_state(&NoProgress).unwrap();
+        assert_eq!(found[0], two.deployment);
+        assert_eq!(sysroot.state().unwrap(), before);
+        assert!(sysroot.recover_boot(&NoProgress).unwrap().is_empty());
+        assert_eq!(machine.entries(), entries);
+    }
+    // One that leads nowhere is not in it.
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(
+        machine
+            .root_of(&two)
+            .with_file_name(format!("{}.complete", two.deployment.dir_name())),
+    )
+    .unwrap();
+    let found = sysroot.rebuild_state(&NoProgress).unwrap();
+    assert_eq!(found.len(), 1);
+}

@@ -61,3 +61,46 @@ fn a_subvolume_that_somebody_made_in_etc_comes_along_and_goes_with_the_old_tree(
     assert_eq!(data, "precious");
     assert!(!machine.root_of(&one).exists());
 }
+
+/// A file system that keeps no blocks back for root, as XFS and btrfs do not.
+#[test]
+fn a_full_disk_keeps_nobody_from_going_back_or_making_room() {
+    let Some(full) = crate::testing::LoopFs::new("xfs", 320) else {
+        return;
+    };
+    let machine = Machine::in_directory(tempfile::tempdir_in(full.path()).unwrap());
+    let deploy = |version: &str| {
+        machine.commit(version, |tree| {
+            fs::write(tree.join("usr/own"), vec![1; 4 << 20]).unwrap()
+        });
+        machine.deploy("os")
+    };
+    let (one, two) = (deploy("1"), deploy("2"));
+    assert!(machine.path("sysroot/atomos/reserve").exists());
+    let fill = || {
+        use std::io::Write as _;
+        let mut file = fs::File::create(full.path().join("fill")).unwrap();
+        let mut size = 1 << 20;
+        while size > 0 {
+            match file.write_all(&vec![1; size]) {
+                Ok(()) => {}
+                Err(_) => size /= 2,
+            }
+        }
+        let _ = file.sync_all();
+    };
+    fill();
+    let running = machine.booted_into(&two);
+    running.rollback(None, &NoProgress).unwrap();
+    assert_eq!(running.state().unwrap().deployments[0].id, one.deployment);
+    running.mark_good(&NoProgress).unwrap();
+    machine
+        .booted_into(&one)
+        .undeploy(&two.deployment.to_string(), &NoProgress)
+        .unwrap();
+    assert!(!machine.root_of(&two).exists());
+    fs::remove_file(full.path().join("fill")).unwrap();
+    machine.sysroot().atomos.sync_fs().unwrap();
+    machine.sysroot().set_pinned("0", true).unwrap();
+    assert!(machine.path("sysroot/atomos/reserve").exists());
+}
