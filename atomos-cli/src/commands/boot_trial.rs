@@ -191,10 +191,16 @@ fn variables(sysroot: &Sysroot) -> Result<Vec<(String, String)>, crate::report::
 
 /// Runs `boot mark-good`.
 pub fn mark_good(context: &Context, _args: &MarkGoodArgs) -> RunResult {
-    let (id, news) = context.open_sysroot_to_write()?.mark_good(context.progress())?;
-    context.ui().status(match news {
-        true => format!("{} is good", id.short()),
-        false => format!("{} was known to be good already", id.short()),
+    let sysroot = context.open_sysroot_to_write()?;
+    let (id, news) = sysroot.mark_good(context.progress())?;
+    let is_good = sysroot.state()?.get(&id).is_some_and(|found| found.good);
+    let id = id.short();
+    context.ui().status(match (news, is_good) {
+        (true, _) => format!("{id} is good"),
+        (false, true) => format!("{id} was known to be good already"),
+        (false, false) => format!(
+            "{id} was not marked: it got other kernel arguments since this boot, and has to boot with them first"
+        ),
     });
     Ok(Outcome::Done)
 }

@@ -117,6 +117,9 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         SysrootError::Boot(BootError::NoSpace { .. }) => {
             "remove a deployment with `atomos undeploy ID`, then run the command again".to_owned()
         }
+        SysrootError::Boot(BootError::NoKernel { .. } | BootError::NotAFile { .. }) => {
+            "`atomos lint REV` says what a deployable tree needs".to_owned()
+        }
         SysrootError::Boot(_) => "`atomos boot recover` writes /boot again".to_owned(),
         SysrootError::Kargs(_) => "`atomos kargs` shows the arguments".to_owned(),
         SysrootError::Cancelled(_) => "nothing was changed; run the command again".to_owned(),

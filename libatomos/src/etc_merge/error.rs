@@ -20,13 +20,14 @@ pub enum EtcMergeError {
     #[error("the merge of /etc was not finished")]
     Cancelled(#[from] Cancelled),
     /// A policy file cannot be parsed, or has a key that is not known.
-    #[error("cannot read the merge policies in {}", path.display())]
+    #[error("cannot read the merge policies in {}, line {line}: {reason}", path.display())]
     PolicySyntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// Where, counted from 1.
+        line: usize,
+        /// Why.
+        reason: String,
     },
     /// A rule in a policy file makes no sense.
     #[error("rule {number} of the merge policies in {} is not usable: {rule}", path.display())]

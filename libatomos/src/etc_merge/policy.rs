@@ -145,9 +145,13 @@ impl Policies {
     /// Adds the rules in `text`, the contents of a policy file; `path` is for messages. They come after those that
     /// there are.
     pub fn add(&mut self, text: &str, path: PathBuf) -> Result<(), EtcMergeError> {
-        let file: RawFile = toml::from_str(text).map_err(|source| EtcMergeError::PolicySyntax {
-            path: path.clone(),
-            source: Box::new(source),
+        let file: RawFile = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            EtcMergeError::PolicySyntax {
+                path: path.clone(),
+                line: 1 + before.unwrap_or_default().matches('\n').count(),
+                reason: error.message().replace('\n', "; "),
+            }
         })?;
         for (index, raw) in file.rule.into_iter().enumerate() {
             let rule = check(raw).map_err(|rule| EtcMergeError::PolicyRule {
@@ -249,9 +253,8 @@ mod tests {
             )
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains("x/50.conf"), "{error}");
-        let why = std::error::Error::source(&error).unwrap().to_string();
-        assert!(why.contains("prio"), "{why}");
+        let told = error.to_string();
+        assert!(told.contains("x/50.conf") && told.contains("prio"), "{told}");
     }
 
     #[test]

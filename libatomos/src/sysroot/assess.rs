@@ -308,7 +308,7 @@ impl Sysroot {
             passed,
             on_trial,
             good: found.is_some_and(|found| match (self.runs_newest_entry(found), &found.fallback) {
-                (false, Some(entry)) => entry.good,
+                (false, Some(entry)) => self.running.entry.is_none_or(|n| n == entry.entry) && entry.good,
                 // The entry that runs was replaced by one that is on trial.
                 (false, None) if found.is_on_trial() => false,
                 _ => found.good,

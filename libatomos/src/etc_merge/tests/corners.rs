@@ -380,3 +380,16 @@ fn an_account_that_the_new_version_renumbers_is_told_of() {
         assert_eq!(account.file, AccountFile::Passwd);
     }
 }
+
+#[test]
+fn a_policy_that_cannot_be_read_is_one_line_that_says_where() {
+    let mut policies = Policies::default();
+    let text = "[[rule]]\npath = \"a\"\npolicy = \"no-such\"\n";
+    let error = policies.add(text, "etc-merge.d/x.conf".into()).unwrap_err();
+    let told = error.to_string();
+    assert!(
+        told.starts_with("cannot read the merge policies in etc-merge.d/x.conf, line 3: "),
+        "{told}"
+    );
+    assert!(!told.contains('\n'), "{told}");
+}
