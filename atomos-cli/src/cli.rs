@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::commands::Command;
 use crate::exit_code;
@@ -28,6 +29,21 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Parses the command line and ends the process where it says nothing that can be done. A variable that is empty is none: so it is in
+    /// a unit or a script that has nothing to say.
+    pub fn of_process() -> Self {
+        let command = Self::command().mut_args(|arg| {
+            let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
+            match arg.get_env().is_some_and(is_empty) {
+                true => arg.env(Resettable::Reset),
+                false => arg,
+            }
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Options that every verb has.

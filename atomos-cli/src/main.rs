@@ -24,8 +24,6 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::Cli;
 use crate::context::Context;
 
@@ -33,7 +31,7 @@ fn main() -> ExitCode {
     memory::give_back_large_buffers();
     #[cfg(feature = "failpoints")]
     power_cut::listen();
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
     let ui = ui::Ui::new(&cli.globals);
     let code = match Context::new(cli.globals, ui).and_then(|context| {
         let outcome = cli.command.run(&context);

@@ -23,6 +23,22 @@ fn without_a_repository_the_hint_says_how_to_name_one() {
 }
 
 #[test]
+fn a_variable_that_is_empty_is_none_and_an_empty_argument_is_an_error() {
+    let scratch = Scratch::empty();
+    let without = |args: &[&str]| {
+        let mut command = scratch.command(args);
+        for name in ["ATOMOS_REPO", "ATOMOS_SYSROOT", "ATOMOS_PROGRESS"] {
+            command.env(name, "");
+        }
+        scratch.run(&mut command)
+    };
+    without(&["init", "--mode", "bare-user", "--repo", "sys/atomos/repo"]).code(0);
+    assert_eq!(without(&["--sysroot", "sys", "refs"]).ok(), "");
+    let run = without(&["--repo", "", "refs"]).code(2);
+    assert!(run.err.contains("a value is required for '--repo"), "{}", run.err);
+}
+
+#[test]
 fn the_sysroots_repository_is_the_default() {
     let scratch = Scratch::empty();
     scratch
