@@ -26,6 +26,8 @@ pub enum EntryFinding {
     InitramfsMissing,
     /// The kernel files are not what the name of their directory says.
     KernelDamaged,
+    /// The deployment that it boots is not in the sysroot, or was never finished.
+    DeploymentMissing,
 }
 
 impl EntryFinding {
@@ -39,6 +41,7 @@ impl EntryFinding {
             Self::KernelMissing => "kernel-missing",
             Self::InitramfsMissing => "initramfs-missing",
             Self::KernelDamaged => "kernel-damaged",
+            Self::DeploymentMissing => "deployment-missing",
         }
     }
 }
@@ -52,6 +55,7 @@ impl fmt::Display for EntryFinding {
             Self::KernelMissing => "its kernel is missing",
             Self::InitramfsMissing => "its initramfs is missing",
             Self::KernelDamaged => "its kernel files are damaged",
+            Self::DeploymentMissing => "its deployment is missing",
         })
     }
 }

@@ -1,15 +1,15 @@
 //! Between the truth and `/boot`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::boot::name::EntryName;
 use crate::boot::{
-    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, ENTRIES, EntryReport, ExtlinuxDefault,
-    KernelArgs, KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions, ReconcilePlan,
-    RemovableKernel, check_space, extlinux_conf, forecast, is_in_menu, kernel_space, plan_reconcile,
-    verify_entries,
+    BootCsum, BootDir, BootError, BootOptions, DesiredEntry, ENTRIES, EntryFinding, EntryReport,
+    ExtlinuxDefault, KernelArgs, KernelCheck, KernelFiles, LoaderForecast, NeededKernel, ReconcileOptions,
+    ReconcilePlan, RemovableKernel, check_space, extlinux_conf, forecast, is_in_menu, kernel_space,
+    plan_reconcile, verify_entries,
 };
 use crate::digest::{BlobId, DirTreeId};
 use crate::format::{Commit, Entry, Node};
@@ -394,9 +394,26 @@ impl Sysroot {
         Ok(BootStatus {
             is_behind: plan.is_ok_and(|plan| plan.is_behind()),
             forecast: forecast(&boot, self.efivars()?.as_ref())?,
-            entries: verify_entries(&boot)?,
+            entries: self.with_deployments(verify_entries(&boot)?)?,
             tries_left: boot.tries_left()?,
         })
+    }
+
+    /// Says of the entries of which nothing else is wrong whether what they boot is there.
+    fn with_deployments(&self, mut entries: Vec<EntryReport>) -> Result<Vec<EntryReport>, SysrootError> {
+        let mut finished = BTreeSet::new();
+        for stateroot in self.stateroots()? {
+            for entry in self.deployments_dir(&stateroot)?.entries()? {
+                let name = entry.name.to_string_lossy();
+                let id = name.strip_suffix(layout::MARKER);
+                finished.extend(id.and_then(|id| DeploymentId::from_dir_name(&stateroot, id)));
+            }
+        }
+        for entry in entries.iter_mut().filter(|entry| entry.finding.is_none()) {
+            let is_there = finished.iter().any(|id| leads_to(&entry.name, id));
+            entry.finding = (!is_there).then_some(EntryFinding::DeploymentMissing);
+        }
+        Ok(entries)
     }
 
     /// The firmware's variables are those of the machine that runs, so another machine's disk has none.

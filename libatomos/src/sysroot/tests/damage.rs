@@ -98,6 +98,15 @@ fn a_list_of_deployments_that_is_lost_or_damaged_is_made_anew_from_what_boots() 
             .with_file_name(format!("{}.complete", two.deployment.dir_name())),
     )
     .unwrap();
+    let missing: Vec<_> = sysroot
+        .boot_status()
+        .unwrap()
+        .entries
+        .iter()
+        .map(|entry| entry.finding)
+        .collect();
+    let gone = Some(crate::boot::EntryFinding::DeploymentMissing);
+    assert_eq!(missing, [None, gone, gone]);
     let found = sysroot.rebuild_state(&NoProgress).unwrap();
     assert_eq!(found.len(), 1);
 }
