@@ -23,6 +23,8 @@ pub struct Broken {
     comes_up: u32,
     /// The health check that failed, and what it printed.
     check: Option<(&'static str, &'static str)>,
+    /// The unit that fails, and is meant to.
+    pub failing_unit: Option<&'static str>,
 }
 
 /// The kernel panics, before there is a root file system.
@@ -31,6 +33,7 @@ pub const KERNEL_PANICS: Broken = Broken {
     stage: "kernel",
     comes_up: 0,
     check: None,
+    failing_unit: None,
 };
 
 /// The init hangs, and the watchdog resets the machine.
@@ -39,6 +42,7 @@ pub const INIT_HANGS: Broken = Broken {
     stage: "prepare-root",
     comes_up: 0,
     check: None,
+    failing_unit: None,
 };
 
 /// A health check fails.
@@ -47,6 +51,7 @@ pub const CHECK_FAILS: Broken = Broken {
     stage: "checks",
     comes_up: TRIES,
     check: Some(("50-vm-test", "the pump does not answer")),
+    failing_unit: Some("atomos-boot-check"),
 };
 
 /// `/boot` cannot be mounted, and the system waits for somebody at the console.
@@ -55,10 +60,8 @@ pub const BOOT_IS_LOST: Broken = Broken {
     stage: "user-space",
     comes_up: 0,
     check: Some(("boot-complete", "")),
+    failing_unit: Some("boot.mount"),
 };
-
-/// Units that fail in a version that does not work, and are meant to.
-pub const FAILING_UNITS: [&str; 1] = ["atomos-boot-check"];
 
 /// Lets a machine that runs v2 and follows the site upgrade to the version, and waits until v2 is back.
 ///

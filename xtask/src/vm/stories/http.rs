@@ -8,7 +8,7 @@ use crate::vm::guest::{
 use crate::vm::lab::Stage;
 use crate::vm::machine::Machine;
 use crate::vm::stories::broken::{
-    BOOT_IS_LOST, Broken, CHECK_FAILS, FAILING_UNITS, INIT_HANGS, KERNEL_PANICS, upgrade_and_come_back,
+    BOOT_IS_LOST, Broken, CHECK_FAILS, INIT_HANGS, KERNEL_PANICS, upgrade_and_come_back,
 };
 use crate::vm::versions::{V1, V2};
 
@@ -131,7 +131,8 @@ fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
         machine.ask("dpkg-query -W")? == packages_v1,
         "dpkg does not list v1's packages after the rollback"
     );
-    stage.finish(machine, &FAILING_UNITS)
+    let failing: Vec<&str> = broken.iter().filter_map(|broken| broken.failing_unit).collect();
+    stage.finish(machine, &failing)
 }
 
 /// Tells the machine of the site and who signs it.
