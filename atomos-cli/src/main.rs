@@ -12,6 +12,7 @@ mod context;
 mod exit_code;
 mod memory;
 mod output;
+mod output_file;
 #[cfg(feature = "failpoints")]
 mod power_cut;
 mod progress;

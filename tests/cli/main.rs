@@ -26,6 +26,7 @@ mod ls;
 mod machine;
 mod mirror;
 mod mount;
+mod output_file;
 mod progress;
 mod prune;
 mod publish;

@@ -1,6 +1,5 @@
 //! `atomos bundle`
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
@@ -15,6 +14,7 @@ use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
+use crate::output_file::write_output;
 use crate::report::CliError;
 
 /// Updates in one file, for machines without a network
@@ -92,23 +92,13 @@ pub fn run(context: &Context, args: &BundleArgs) -> RunResult {
 fn create(context: &Context, args: &CreateArgs) -> RunResult {
     let site = SiteDir::open(&args.site)?;
     let shown = args.output.display();
-    let failed = |error| CliError::io(format!("cannot write {shown}"), error);
-    // Under another name until it is whole.
-    let mut temporary = args.output.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut out = BufWriter::new(File::create(&temporary).map_err(failed)?);
-    let written = create_bundle(&site, &args.reference, args.from.as_deref(), &mut out);
-    let report = match written {
-        Ok(report) => report,
-        Err(error) => {
-            let _ = fs::remove_file(&temporary);
-            return Err(error.into());
-        }
-    };
-    out.flush()
-        .and_then(|()| out.get_ref().sync_all())
-        .and_then(|()| fs::rename(&temporary, &args.output))
-        .map_err(failed)?;
+    let report = write_output(&args.output, |file| {
+        let mut out = BufWriter::new(file);
+        let report = create_bundle(&site, &args.reference, args.from.as_deref(), &mut out)?;
+        out.flush()
+            .map_err(|error| CliError::io(format!("cannot write {shown}"), error))?;
+        Ok(report)
+    })?;
     if context.json() {
         context.ui().result(|out| json::write(out, &report))?;
     }

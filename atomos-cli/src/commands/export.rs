@@ -1,8 +1,7 @@
 //! `atomos export`
 
-use std::fs::{self, File};
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use libatomos::export::{ExportCompression, ExportReport, ImageOptions, export_image, export_tar};
@@ -14,13 +13,14 @@ use super::commit_source::split_layout;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
+use crate::output_file::write_output;
 use crate::report::CliError;
 
 /// Write a commit's tree as a tar archive or as an OCI image
 ///
 /// The same tree is the same bytes, whenever and wherever it is exported: entries are sorted, owners are numbers, and
 /// extended attributes are PAX records (SCHILY.xattr). `atomos commit --tar` of the archive has the same root digest. Every file is verified on its
-/// way. A file appears under its name when it is complete; what comes on stdout is complete if the exit code is 0.
+/// way. A file appears under its name when it is complete; what goes to stdout, a pipe or a device is complete if the exit code is 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -119,7 +119,7 @@ pub fn run(context: &Context, args: &ExportArgs) -> RunResult {
             summary(context, &report, "standard output");
         }
         Some(path) => {
-            let report = to_file(path, |file| {
+            let report = write_output(path, |file| {
                 Ok(export_tar(&repo, &commit, compression, file, progress, cancel)?)
             })?;
             summary(context, &report, &path.display().to_string());
@@ -129,30 +129,6 @@ pub fn run(context: &Context, args: &ExportArgs) -> RunResult {
         }
     }
     Ok(Outcome::Done)
-}
-
-/// Writes a file beside its place, and moves it there when it is complete.
-fn to_file<T>(path: &Path, write: impl FnOnce(&File) -> Result<T, CliError>) -> Result<T, CliError> {
-    let failed = |error| CliError::io(format!("cannot write {}", path.display()), error);
-    let name = path
-        .file_name()
-        .ok_or_else(|| CliError::usage(format!("{} is no name for a file", path.display())))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let file = File::create(&temporary).map_err(failed)?;
-    let written = write(&file).and_then(|report| {
-        file.sync_all()
-            .and_then(|()| fs::rename(&temporary, path))
-            .map_err(failed)?;
-        Ok(report)
-    });
-    if written.is_err() {
-        // What is reported is why it was not written.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }
 
 fn summary(context: &Context, report: &ExportReport, place: &str) {

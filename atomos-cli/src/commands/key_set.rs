@@ -1,7 +1,7 @@
 //! `atomos key set`
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::key_set::{Model, describe, ids};
 use crate::output::{json, text};
+use crate::output_file::write_output;
 use crate::report::CliError;
 use crate::signing::SigningArgs;
 
@@ -187,19 +188,10 @@ pub fn read(path: &Path) -> Result<KeySetDraft, CliError> {
 
 /// Replaces the file by one rename.
 fn write(path: &Path, draft: &KeySetDraft) -> Result<(), CliError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(&draft.encode())?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, path))
-        .map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            CliError::io(format!("cannot write {}", text::escape_path(path)), error)
-        })
+    write_output(path, |mut file| {
+        file.write_all(&draft.encode())
+            .map_err(|error| CliError::io(format!("cannot write {}", text::escape_path(path)), error))
+    })
 }
 
 fn unacceptable(error: &SignError) -> CliError {
