@@ -17,5 +17,6 @@ mod ostree;
 mod repair;
 mod resume;
 mod round_trip;
+mod shared;
 mod stats;
 mod verity;

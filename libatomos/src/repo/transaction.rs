@@ -5,7 +5,8 @@
 //! step. Nothing is ever linked into the store before its bytes are down: a name made early has been seen to survive a
 //! power cut as a file of no bytes. One `syncfs` per step costs milliseconds where an `fsync` per object costs minutes.
 //!
-//! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again.
+//! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again. A file that has other names,
+//! of a tree that was being adopted or a repository that was being pulled from, is taken by whoever would link it and nobody else.
 
 mod blobs;
 mod hash;
@@ -118,6 +119,15 @@ impl Claims {
         self.staged.get(&(ObjectKind::Blob, *blob)) == Some(&bits)
             || self.variants.contains_key(&(*blob, bits))
     }
+}
+
+/// What is to become of a staged name, where a blob may be an inode that somebody else made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    /// It is free: the inode gets it.
+    Make,
+    /// An interrupted run gave it to an inode that has other names: it stays if this operation would link that very inode.
+    Keep,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,17 +244,23 @@ impl<'r> Transaction<'r> {
         lock(&self.claims[usize::from(digest.as_bytes()[0]) % CLAIM_SHARDS])
     }
 
-    /// Returns whether an interrupted run left this object whole; removes it where it did not.
+    /// Returns whether an interrupted run left this object whole; removes it where it did not. `is_own` is asked of an inode that has
+    /// other names: a tree that was being adopted, or the repository that was being pulled from, has one, and writes to it.
     fn reuse_staged(
         &self,
         name: &str,
         metadata: Option<&Metadata>,
         digest: &Digest,
+        is_own: impl FnOnce() -> Result<bool, RepoError>,
     ) -> Result<bool, RepoError> {
         let dir = &self.staging.dir;
         let Some(file) = dir.open_file_optional(name)? else {
             return Ok(false);
         };
+        if dir.stat(name)?.nlink > 1 && !is_own()? {
+            dir.remove_file(name)?;
+            return Ok(false);
+        }
         let (found, _) = hash_file(&file).map_err(|error| FsError::new("read", name, error))?;
         let inode_is_right = match metadata {
             Some(metadata) if self.repo.mode() == RepoMode::Bare => {
@@ -295,7 +311,7 @@ impl<'r> Transaction<'r> {
     }
 
     fn stage_encoded(&self, name: &str, digest: &Digest, bytes: &[u8]) -> Result<(), RepoError> {
-        if !(self.staging.adopted && self.reuse_staged(name, None, digest)?) {
+        if !(self.staging.adopted && self.reuse_staged(name, None, digest, || Ok(false))?) {
             let _taken = self.will_write(bytes.len() as u64)?;
             let file = self.staging.create(name, 0o644)?;
             crate::fs::write_all(&file, bytes).map_err(|error| FsError::new("write", name, error))?;

@@ -18,7 +18,7 @@ use super::super::object::{encode_error, inode_matches};
 use super::super::traverse::variant_bits;
 use super::super::{ObjectKind, RepoError, RepoMode, object_path, variant_path};
 use super::hash::{Hashed, Scratch, changed, copy_verified, hash_into, hash_reader, write_whole};
-use super::{Claim, ONLY, StoreOutcome, StoredBlob, Transaction};
+use super::{Claim, Link, ONLY, StoreOutcome, StoredBlob, Transaction};
 
 /// The name that a blob gets in the staging directory, below its kind.
 pub(super) struct Place {
@@ -110,17 +110,19 @@ impl Transaction<'_> {
     ) -> Result<Option<Shared>, RepoError> {
         let how = Cell::new(Shared::Copied);
         let inode = link.map(|_| stat_file(file, path)).transpose()?;
-        let try_link = |name: &str| -> Result<bool, RepoError> {
+        let try_link = |name: &str, what: Link| -> Result<bool, RepoError> {
             let Some(((dir, from), inode)) = link.zip(inode.as_ref()) else {
                 return Ok(false);
             };
-            if !self.staging.link(dir, from, name)? {
+            if what == Link::Make && !self.staging.link(dir, from, name)? {
                 return Ok(false);
             }
             // What was hashed, and not what took its name meanwhile.
             let linked = self.staging.dir.stat(name)?;
             if (linked.dev, linked.ino) != (inode.dev, inode.ino) {
-                self.staging.dir.remove_file(name)?;
+                if what == Link::Make {
+                    self.staging.dir.remove_file(name)?;
+                }
                 return Ok(false);
             }
             how.set(Shared::Hardlinked);
@@ -190,22 +192,26 @@ impl Transaction<'_> {
             };
             of(stat) == of(before) && stat.nlink == links
         };
-        let try_link = |name: &str| -> Result<bool, RepoError> {
+        let try_link = |name: &str, what: Link| -> Result<bool, RepoError> {
+            // The name in the source; and one that an interrupted run gave it here.
+            let links = if what == Link::Keep { 2 } else { 1 };
             // In mode `bare-user` an object's owner is whoever may write to it.
             let is_ours =
                 self.repo.mode() == RepoMode::Bare || before.uid == rustix::process::geteuid().as_raw();
             let safe = hashed.size > 0
                 && is_ours
-                && before.nlink == 1
+                && before.nlink == links
                 && crate::fs::nobody_writes(file)
                 && crate::fs::has_no_other_xattrs(file, &metadata.xattrs);
-            if !safe || !self.staging.link(dir, from, name)? {
+            if !safe || (what == Link::Make && !self.staging.link(dir, from, name)?) {
                 return Ok(false);
             }
             // What was hashed, and not what took its name meanwhile; nor has anybody written to it since, or given it a name.
             let linked = self.staging.dir.stat(name)?;
             if !unchanged(&linked, 2) {
-                self.staging.dir.remove_file(name)?;
+                if what == Link::Make {
+                    self.staging.dir.remove_file(name)?;
+                }
                 return Ok(false);
             }
             self.set_inode_of(file, &linked, metadata, path)?;
@@ -247,16 +253,16 @@ impl Transaction<'_> {
         hashed: &Hashed,
         write: impl Fn(&File, &Path) -> Result<(), RepoError>,
     ) -> Result<StoredBlob, RepoError> {
-        self.store_by(metadata, hashed, |_| Ok(false), write)
+        self.store_by(metadata, hashed, |_, _| Ok(false), write)
     }
 
-    /// Stores a blob: `link` gives the staged name to a finished inode, or says that it cannot, and then `write` fills a new
-    /// file.
+    /// Stores a blob: `link` gives the staged name to a finished inode, or lets it keep it, or says that it cannot, and then `write`
+    /// fills a new file.
     pub(super) fn store_by(
         &self,
         metadata: &Metadata,
         hashed: &Hashed,
-        link: impl Fn(&str) -> Result<bool, RepoError>,
+        link: impl Fn(&str, Link) -> Result<bool, RepoError>,
         write: impl Fn(&File, &Path) -> Result<(), RepoError>,
     ) -> Result<StoredBlob, RepoError> {
         let stored = |outcome| StoredBlob {
@@ -291,13 +297,15 @@ impl Transaction<'_> {
         place: &Place,
         metadata: &Metadata,
         hashed: &Hashed,
-        link: impl Fn(&str) -> Result<bool, RepoError>,
+        link: impl Fn(&str, Link) -> Result<bool, RepoError>,
         write: impl Fn(&File, &Path) -> Result<(), RepoError>,
     ) -> Result<bool, RepoError> {
         let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
-        let resumed =
-            self.staging.adopted && self.reuse_staged(&name, Some(metadata), hashed.blob.digest())?;
-        if !resumed && !link(&name)? {
+        let resumed = self.staging.adopted
+            && self.reuse_staged(&name, Some(metadata), hashed.blob.digest(), || {
+                link(&name, Link::Keep)
+            })?;
+        if !resumed && !link(&name, Link::Make)? {
             let _taken = self.will_write(hashed.size)?;
             let file = self.staging.create(&name, 0o600)?;
             let path = self.staging.dir.path().join(&name);

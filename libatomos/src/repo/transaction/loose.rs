@@ -16,7 +16,7 @@ use crate::fs::{Dir, FsError};
 
 use super::super::{ObjectKind, RepoError, object_path};
 use super::hash::{Hashed, Scratch, WHOLE, copy_verified, write_whole};
-use super::{LOOSE, StoredBlob, Transaction};
+use super::{LOOSE, Link, StoredBlob, Transaction};
 
 /// The file that bytes are written to until their digest is known.
 const STREAM: &str = "stream";
@@ -157,7 +157,7 @@ impl Transaction<'_> {
         };
         let base = format!("{}/{}", ObjectKind::Blob.dir(), object_path(blob.digest()));
         // The first inode is the staged file itself; another one is a copy of it.
-        let take = |name: &str| match name == base {
+        let take = |name: &str, what: Link| match what == Link::Make && name == base {
             true => self.take_loose(files, blob, name, metadata),
             false => Ok(false),
         };
