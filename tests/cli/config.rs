@@ -1,6 +1,6 @@
 use libatomos::testing::{LoopFs, small_tree};
 
-use crate::common::{Scratch, published};
+use crate::common::{Scratch, has_tool, published};
 
 #[test]
 fn what_is_to_stay_free_is_set_shown_and_taken_back() {
@@ -99,4 +99,72 @@ fn a_commit_stops_while_it_writes_and_so_does_a_checkout() {
         .atomos(&["checkout", "--repo", repo, "--user", "os", "out"])
         .code(0);
     scratch.atomos(&["fsck", "--repo", repo]).code(0);
+}
+
+#[test]
+fn an_archive_an_image_and_a_repository_of_ostree_leave_what_is_to_stay_free() {
+    let Some(fs) = LoopFs::new("ext4", 64) else { return };
+    let scratch = Scratch::new();
+    let tree = scratch.path("tree");
+    small_tree(&tree, 1, 20);
+    for index in 0..40u8 {
+        // Some are read at once, and some in pieces.
+        let bytes = vec![index | 1; (1 << 20) + usize::from(index % 2) * 4096 - 1];
+        std::fs::write(
+            tree.join(format!("large-{index}")),
+            [&bytes[..], &[index]].concat(),
+        )
+        .unwrap();
+    }
+    scratch.commit("large");
+    scratch.atomos(&["export", "os", "-o", "os.tar"]).code(0);
+    scratch.atomos(&["export", "os", "--oci", "layout"]).code(0);
+    let repo = fs.path().join("repo");
+    let repo = repo.to_str().unwrap();
+    scratch
+        .atomos(&["init", "--repo", repo, "--mode", "bare-user"])
+        .code(0);
+    scratch
+        .atomos(&["config", "--repo", repo, "min-free-space", "40%"])
+        .code(0);
+    let free = || {
+        let stat = rustix::fs::statvfs(fs.path()).unwrap();
+        stat.f_bavail * stat.f_frsize * 100 / (stat.f_blocks * stat.f_frsize)
+    };
+    let before = free();
+    let mut runs = vec![
+        vec!["commit", "-b", "os", "--tar", "os.tar"],
+        vec!["commit", "-b", "os", "--oci", "layout"],
+    ];
+    if has_tool("ostree", "importing from OSTree without room") {
+        let ostree = |words: &[&str]| {
+            let status = std::process::Command::new("ostree")
+                .current_dir(scratch.path(""))
+                .args(words)
+                .stdout(std::process::Stdio::null())
+                .status();
+            assert!(status.unwrap().success(), "{words:?}");
+        };
+        ostree(&["init", "--repo=old", "--mode=archive"]);
+        ostree(&[
+            "commit",
+            "--repo=old",
+            "-b",
+            "os",
+            "--canonical-permissions",
+            "tree",
+        ]);
+        runs.push(vec!["import", "--ostree", "old", "os"]);
+    }
+    for words in runs {
+        let run = scratch.atomos(&[&words[..], &["--repo", repo]].concat()).code(9);
+        assert!(run.err.contains("there is no room beside "), "{}", run.err);
+        assert!(free() >= 40, "{words:?}: {}", free());
+        for left in std::fs::read_dir(fs.path().join("repo/tmp")).unwrap() {
+            let loose = left.unwrap().path().join("loose");
+            assert!(!loose.exists(), "{words:?}: {loose:?}");
+        }
+        scratch.atomos(&["prune", "--repo", repo]).code(0);
+        assert!(free() + 1 >= before, "{words:?}: {} of {before}", free());
+    }
 }

@@ -104,6 +104,7 @@ impl Transaction<'_> {
             let bytes = &scratch.0[..filled];
             let blob = BlobId::new(Digest::of(bytes));
             if !self.has_loose(files, &blob)? {
+                let _taken = self.will_write(filled as u64)?;
                 let file = create(&files.loose, &object_path(blob.digest()))?;
                 write_whole(&file, Path::new("a member"), bytes)?;
             }
@@ -117,8 +118,7 @@ impl Transaction<'_> {
             cancel.check().map_err(RepoError::from)?;
             let bytes = &scratch.0[..filled];
             hasher.update(bytes);
-            write_sparse(&mut file, bytes)
-                .map_err(|error| FsError::new("write", files.loose.path().join(STREAM), error))?;
+            self.write_sparse(&mut file, bytes, &files.loose)?;
             size += filled as u64;
             filled = fill(reader, &mut scratch.0)?;
         }
@@ -134,6 +134,21 @@ impl Transaction<'_> {
             files.loose.rename(STREAM, &files.loose, &name)?;
         }
         Ok((blob, size))
+    }
+
+    /// Writes to the stream, leaving holes where there are zeros: an archive may have said that a file of terabytes has a few bytes. How
+    /// long it will be is known at its end, so room is asked for piece by piece.
+    fn write_sparse(&self, file: &mut File, bytes: &[u8], loose: &Dir) -> Result<(), RepoError> {
+        let fail = |error| FsError::new("write", loose.path().join(STREAM), error);
+        for piece in bytes.chunks(ZEROS.len()) {
+            if *piece == ZEROS[..piece.len()] {
+                file.seek(SeekFrom::Current(piece.len() as i64)).map_err(fail)?;
+            } else {
+                let _taken = self.will_write(piece.len() as u64)?;
+                crate::fs::write_all(file, piece).map_err(fail)?;
+            }
+        }
+        Ok(())
     }
 
     fn has_loose(&self, files: &BlobFiles, blob: &BlobId) -> Result<bool, RepoError> {
@@ -204,18 +219,6 @@ fn create(dir: &Dir, name: &str) -> Result<File, FsError> {
 
 /// Zeros, as many as are left out at once.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// Writes, leaving holes where there are zeros: an archive may have said that a file of terabytes has a few bytes.
-fn write_sparse(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    for piece in bytes.chunks(ZEROS.len()) {
-        if *piece == ZEROS[..piece.len()] {
-            file.seek(SeekFrom::Current(piece.len() as i64))?;
-        } else {
-            crate::fs::write_all(file, piece)?;
-        }
-    }
-    Ok(())
-}
 
 /// Reads until the buffer is full or there is no more.
 fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, LooseError> {

@@ -25,6 +25,14 @@ pub(in crate::repo) struct Staging {
     pub(super) adopted: bool,
 }
 
+impl Drop for Staging {
+    /// What is staged without an inode is never taken over, and where a run ended for want of room it takes what there is.
+    fn drop(&mut self) {
+        // It is removed by whoever takes the directory over, too.
+        let _ = self.dir.remove_tree(LOOSE);
+    }
+}
+
 impl Staging {
     /// Takes over a directory whose owner is gone, or makes a new one. The directory's own lock says who lives.
     pub(super) fn open(repo: &Repo) -> Result<Self, RepoError> {
