@@ -19,4 +19,5 @@ mod resume;
 mod round_trip;
 mod shared;
 mod stats;
+mod stored;
 mod verity;

@@ -149,17 +149,21 @@ pub(super) fn copy_verified(
     path: &Path,
     hashed: &Hashed,
 ) -> Result<(), RepoError> {
-    let fail = |error| RepoError::from(FsError::new("copy", path, error));
-    (&mut &*source).seek(SeekFrom::Start(0)).map_err(fail)?;
-    let written = if rustix::fs::ioctl_ficlone(target, source).is_ok() {
-        hash_file(target).map_err(fail)?
-    } else {
-        copy_hashing(source, target).map_err(fail)?
-    };
-    if written != (hashed.blob, hashed.size) {
-        return Err(fail(changed()));
+    if copy_from_start(source, target, path)? != (hashed.blob, hashed.size) {
+        return Err(FsError::new("copy", path, changed()).into());
     }
     Ok(())
+}
+
+/// Copies a file, and returns digest and size of what was written.
+pub(super) fn copy_from_start(source: &File, target: &File, path: &Path) -> Result<(BlobId, u64), FsError> {
+    let fail = |error| FsError::new("copy", path, error);
+    (&mut &*source).seek(SeekFrom::Start(0)).map_err(fail)?;
+    if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+        hash_file(target).map_err(fail)
+    } else {
+        copy_hashing(source, target).map_err(fail)
+    }
 }
 
 /// Copies, hashing; a block of zeros becomes a hole, so a sparse file stays one.

@@ -4,9 +4,11 @@
 //! when all of it was read. So its bytes are staged under their digest, without a name in the store. Storing them is a rename for
 //! the first inode, and a copy for every other; what nobody stores goes with the staging directory.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use crate::cancel::Cancel;
@@ -15,8 +17,8 @@ use crate::format::Metadata;
 use crate::fs::{Dir, FsError};
 
 use super::super::{ObjectKind, RepoError, object_path};
-use super::hash::{Hashed, Scratch, WHOLE, copy_verified, write_whole};
-use super::{LOOSE, Link, StoredBlob, Transaction};
+use super::hash::{Hashed, Scratch, WHOLE, copy_from_start, write_whole};
+use super::{LOOSE, Link, StoredBlob, Transaction, lock};
 
 /// The file that bytes are written to until their digest is known.
 const STREAM: &str = "stream";
@@ -48,16 +50,23 @@ pub(crate) struct BlobFiles {
     loose: Dir,
     staged: Dir,
     store: Dir,
+    /// What went from the first place to the second. Anything else that is staged may be an interrupted run's, or half written.
+    taken: Mutex<HashSet<BlobId>>,
 }
 
 impl BlobFiles {
-    /// Opens a blob. It may move from the first place to the second meanwhile, and not back.
+    /// Opens a blob. It may move from the first place to the last meanwhile, and not back.
     pub(crate) fn open(&self, blob: &BlobId) -> Result<File, RepoError> {
         let name = object_path(blob.digest());
-        for dir in [&self.loose, &self.staged, &self.store] {
+        for dir in [&self.loose, &self.store] {
             if let Some(file) = dir.open_file_optional(&name)? {
                 return Ok(file);
             }
+        }
+        if lock(&self.taken).contains(blob)
+            && let Some(file) = self.staged.open_file_optional(&name)?
+        {
+            return Ok(file);
         }
         Err(RepoError::ObjectMissing {
             kind: ObjectKind::Blob,
@@ -73,6 +82,7 @@ impl Transaction<'_> {
             loose: self.staging.dir.ensure_dir(LOOSE, 0o700)?,
             staged: self.staging.dir.open_dir(ObjectKind::Blob.dir())?,
             store: self.repo.kind_dir(ObjectKind::Blob).try_clone()?,
+            taken: Mutex::default(),
         })
     }
 
@@ -177,7 +187,16 @@ impl Transaction<'_> {
             false => Ok(false),
         };
         self.store_by(metadata, &hashed, take, |target, path| {
-            copy_verified(&files.open(blob)?, target, path, &hashed)
+            let (found, len) = copy_from_start(&files.open(blob)?, target, path)?;
+            if (found, len) == (*blob, size) {
+                return Ok(());
+            }
+            // Nobody writes to these files: it is a disk that has lost something.
+            Err(RepoError::ObjectDamaged {
+                kind: ObjectKind::Blob,
+                digest: *blob.digest(),
+                reason: format!("it has {len} bytes with the digest {found}"),
+            })
         })
     }
 
@@ -195,6 +214,8 @@ impl Transaction<'_> {
         };
         self.set_inode(&file, metadata, &files.loose.path().join(&from))?;
         ensure_shard(&self.staging.dir, name)?;
+        // Before it moves: whoever misses it in the one place looks in the other.
+        lock(&files.taken).insert(*blob);
         files.loose.rename(&from, &self.staging.dir, name)?;
         Ok(true)
     }
