@@ -184,3 +184,24 @@ fn an_archive_that_nobody_takes_to_the_end_is_an_error() {
         assert!(run.err.contains("cannot write the archive"), "{}", run.err);
     }
 }
+
+#[test]
+fn an_image_that_cannot_be_made_leaves_no_layout() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    scratch.write("tree/.wh.gone", "");
+    let refused = scratch.commit("second");
+    std::fs::create_dir(scratch.path("empty")).unwrap();
+    for layout in ["layout", "empty"] {
+        let run = scratch.atomos(&["export", &refused, "--oci", layout]).code(11);
+        assert!(run.err.contains(".wh.gone"), "{}", run.err);
+    }
+    assert!(!scratch.path("layout").exists());
+    assert_eq!(std::fs::read_dir(scratch.path("empty")).unwrap().count(), 0);
+    scratch.atomos(&["export", "os^", "--oci", "layout"]).code(0);
+    scratch.atomos(&["export", &refused, "--oci", "layout"]).code(11);
+    scratch
+        .atomos(&["commit", "-b", "image", "--oci", "layout"])
+        .code(0);
+}

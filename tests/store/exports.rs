@@ -171,9 +171,81 @@ fn a_name_that_looks_like_a_whiteout_survives_an_archive_and_is_refused_for_an_i
     let error = image(&repo, &report, &scratch.path().join("layout"), &named("a")).unwrap_err();
     assert!(matches!(error, ExportError::Whiteout { .. }));
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    // Nothing of it is there.
-    let layout = Layout::open(Dir::open_ambient(scratch.path().join("layout")).unwrap()).unwrap();
-    layout.image(Some("a"), None).unwrap_err();
+    // Nothing of it is there, and no empty layout.
+    let left = std::fs::read_dir(scratch.path().join("layout")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn exports_into_one_layout_at_once_leave_every_image_whole() {
+    let repo = TestRepo::new();
+    let scratch = tempfile::tempdir_in(memory_dir()).unwrap();
+    let path = scratch.path().join("layout");
+    let reports: Vec<_> = (0..6)
+        .map(|n| commit_all(&repo, vec![tar_source(archive(&[file("x", &format!("{n}"))]))]).unwrap())
+        .collect();
+    for _ in 0..10 {
+        std::thread::scope(|scope| {
+            for (n, report) in reports.iter().enumerate() {
+                let (repo, path) = (&repo, &path);
+                scope.spawn(move || image(repo, report, path, &named(&n.to_string())).unwrap());
+            }
+        });
+        for (n, report) in reports.iter().enumerate() {
+            let imported = commit_all(&repo, vec![oci_source(&path, Some(&n.to_string()))]);
+            assert_eq!(imported.unwrap().root, report.root);
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["blobs", "index.json", "oci-layout"]);
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
+fn an_export_that_fails_takes_its_layout_from_nobody_else() {
+    let repo = TestRepo::new();
+    let scratch = tempfile::tempdir_in(memory_dir()).unwrap();
+    let path = scratch.path().join("layout");
+    let tree = scratch.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join(".wh.x"), "").unwrap();
+    let (bad, good) = (
+        commit_dir(&repo, &tree),
+        commit_all(&repo, vec![tar_source(archive(&[file("x", "x")]))]).unwrap(),
+    );
+    let export = |report: &CommitReport, layout: &Layout| {
+        let (progress, cancel) = (&NoProgress, &Cancel::new());
+        export_image(repo.repo(), &report.commit, layout, &named("a"), progress, cancel)
+    };
+    let (first, second) = (layout(&path), layout(&path));
+    export(&bad, &first).unwrap_err();
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    // What the second has written so far is no reason to refuse a third.
+    std::fs::write(path.join(".atomos-layer-1-0"), "").unwrap();
+    export(&bad, &layout(&path)).unwrap_err();
+    export(&good, &second).unwrap();
+    export(&bad, &first).unwrap_err();
+    let imported = commit_all(&repo, vec![oci_source(&path, Some("a"))]).unwrap();
+    assert_eq!(imported.root, good.root);
+}
+
+#[test]
+fn a_layer_of_an_export_that_was_killed_is_removed_and_one_that_is_being_written_is_not() {
+    let repo = TestRepo::new();
+    let scratch = tempfile::tempdir_in(memory_dir()).unwrap();
+    let path = scratch.path().join("layout");
+    let report = commit_all(&repo, vec![tar_source(archive(&[file("x", "x")]))]).unwrap();
+    image(&repo, &report, &path, &named("a")).unwrap();
+    let (dead, living) = (path.join(".atomos-layer-1-0"), path.join(".atomos-layer-2-0"));
+    std::fs::write(&dead, "").unwrap();
+    let held = std::fs::File::create(&living).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    image(&repo, &report, &path, &named("a")).unwrap();
+    assert_eq!((dead.exists(), living.exists()), (false, true));
 }
 
 #[test]

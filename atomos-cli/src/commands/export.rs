@@ -1,12 +1,15 @@
 //! `atomos export`
 
+use std::fs;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use libatomos::digest::CommitId;
 use libatomos::export::{ExportCompression, ExportReport, ImageOptions, export_image, export_tar};
 use libatomos::fs::Dir;
 use libatomos::oci::{Layout, Platform};
+use libatomos::repo::Repo;
 
 use super::RunResult;
 use super::commit_source::split_layout;
@@ -78,25 +81,7 @@ pub fn run(context: &Context, args: &ExportArgs) -> RunResult {
     let (progress, cancel) = (context.progress(), context.cancel());
     if let Some(place) = &args.oci {
         let (path, name) = split_layout(place)?;
-        let layout = Layout::ensure(Dir::ensure_ambient(&path)?)?;
-        let mut options = ImageOptions::default();
-        options.name = name;
-        if let Some(compress) = args.compress {
-            options.compression = compress.into();
-        }
-        if let Some(platform) = &args.platform {
-            options.platform = platform.clone();
-        }
-        let report = export_image(&repo, &commit, &layout, &options, progress, cancel)?;
-        summary(context, &report.export, &path.display().to_string());
-        context.ui().result(|out| {
-            if context.json() {
-                json::write(out, &report)
-            } else {
-                writeln!(out, "{}", report.manifest)
-            }
-        })?;
-        return Ok(Outcome::Done);
+        return as_image(context, args, (&repo, &commit), &path, name);
     }
     let compression = args
         .compress
@@ -128,6 +113,42 @@ pub fn run(context: &Context, args: &ExportArgs) -> RunResult {
             }
         }
     }
+    Ok(Outcome::Done)
+}
+
+/// Writes the commit into an image layout. A directory that was made for one that fails is removed.
+fn as_image(
+    context: &Context,
+    args: &ExportArgs,
+    (repo, commit): (&Repo, &CommitId),
+    path: &Path,
+    name: Option<String>,
+) -> RunResult {
+    let is_new = !path.exists();
+    let mut options = ImageOptions::default();
+    options.name = name;
+    if let Some(compress) = args.compress {
+        options.compression = compress.into();
+    }
+    if let Some(platform) = &args.platform {
+        options.platform = platform.clone();
+    }
+    let (progress, cancel) = (context.progress(), context.cancel());
+    let layout = Layout::ensure(Dir::ensure_ambient(path)?)?;
+    let report = export_image(repo, commit, &layout, &options, progress, cancel).inspect_err(|_| {
+        if is_new {
+            // Another export may be writing into it by now, and then it stays.
+            let _ = fs::remove_dir(path);
+        }
+    })?;
+    summary(context, &report.export, &path.display().to_string());
+    context.ui().result(|out| {
+        if context.json() {
+            json::write(out, &report)
+        } else {
+            writeln!(out, "{}", report.manifest)
+        }
+    })?;
     Ok(Outcome::Done)
 }
 

@@ -89,6 +89,7 @@ impl From<OciError> for CliError {
                     },
                     OciError::Ambiguous { .. } => Some("name one: LAYOUT:NAME".to_owned()),
                     OciError::Blob { .. } => Some("copy the image again".to_owned()),
+                    OciError::Lock(error) => super::store::hint_for_lock(error),
                     _ => None,
                 };
                 Self::new(error.kind(), error, hint)

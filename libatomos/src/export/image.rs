@@ -14,9 +14,6 @@ use crate::repo::Repo;
 use super::tar::{Compressor, Whiteouts, write_tree};
 use super::{ExportCompression, ExportError, ExportReport};
 
-/// The file that a layer is written to until its digest is known.
-const TEMPORARY: &str = ".atomos-layer";
-
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// How to make an image.
@@ -60,8 +57,26 @@ pub struct ImageReport {
 /// Writes the tree of a commit as an image of one layer into a layout.
 ///
 /// The image says of which commit it is, in labels and annotations. It depends on the commit, the options and nothing else.
-/// Takes the shared lock. The visible step is the replacement of `index.json`; blobs that were written before it are in nobody's way.
+/// Takes the shared lock, and for a moment that of the layout, so that others may export into it meanwhile. The visible step is the
+/// replacement of `index.json`; blobs that were written before it are in nobody's way. Where it fails, an empty layout that was made
+/// for it is removed.
 pub fn export_image(
+    repo: &Repo,
+    id: &CommitId,
+    layout: &Layout,
+    options: &ImageOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<ImageReport, ExportError> {
+    let exported = write_image(repo, id, layout, options, progress, cancel);
+    if exported.is_err() {
+        // The error that matters is the one there is.
+        let _ = layout.remove_unused();
+    }
+    exported
+}
+
+fn write_image(
     repo: &Repo,
     id: &CommitId,
     layout: &Layout,
@@ -71,30 +86,17 @@ pub fn export_image(
 ) -> Result<ImageReport, ExportError> {
     let _shared = repo.lock_shared()?;
     let commit = repo.load_commit(id)?;
-    let dir = layout.dir();
-    dir.ensure_dir_all("blobs/sha256", 0o755)?;
-    dir.remove_file_optional(TEMPORARY)?;
-    let file = dir.create_file(TEMPORARY, 0o644)?;
-    let written = (|| {
-        let compressed =
-            Compressor::new(Hashing::sha256(file), options.compression).map_err(ExportError::Write)?;
-        let mut plain = Hashing::sha256(compressed);
-        let export = write_tree(repo, id, Whiteouts::Refused, &mut plain, progress, cancel)?;
-        plain.flush().map_err(ExportError::Write)?;
-        let (diff_id, _) = plain.digest();
-        let compressed = plain.into_inner().finish().map_err(ExportError::Write)?;
-        let (digest, size) = compressed.digest();
-        Ok((export, diff_id, digest, size))
-    })();
-    let (export, diff_id, digest, layer_size) = match written {
-        Ok(written) => written,
-        Err(error) => {
-            // The error that matters is the one there is.
-            let _ = dir.remove_file_optional(TEMPORARY);
-            return Err(error);
-        }
-    };
-    layout.place_blob(TEMPORARY, &digest)?;
+    let new = layout.begin_layer()?;
+    let compressed =
+        Compressor::new(Hashing::sha256(new.file()), options.compression).map_err(ExportError::Write)?;
+    let mut plain = Hashing::sha256(compressed);
+    let export = write_tree(repo, id, Whiteouts::Refused, &mut plain, progress, cancel)?;
+    plain.flush().map_err(ExportError::Write)?;
+    let (diff_id, _) = plain.digest();
+    let compressed = plain.into_inner().finish().map_err(ExportError::Write)?;
+    let (digest, layer_size) = compressed.digest();
+    let publishing = layout.publishing(|dir, what| repo.lock_dir(dir, what))?;
+    publishing.place(new, &digest)?;
     let suffix = match options.compression {
         ExportCompression::None => "",
         ExportCompression::Gzip => "+gzip",
@@ -113,7 +115,7 @@ pub fn export_image(
     };
     label("org.opencontainers.image.version", &commit.version);
     label("org.opencontainers.image.description", &commit.subject);
-    let config = layout.write_config(&Config {
+    let config = publishing.write_config(&Config {
         created: created.clone(),
         architecture: options.platform.architecture.clone(),
         os: options.platform.os.clone(),
@@ -133,7 +135,7 @@ pub fn export_image(
     })?;
     let layer = Descriptor::new(&format!("{LAYER}{suffix}"), &digest.to_string(), layer_size);
     let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let mut manifest = layout.write_document(
+    let mut manifest = publishing.write_document(
         media_type,
         &Manifest {
             schema_version: 2,
@@ -145,7 +147,7 @@ pub fn export_image(
     )?;
     manifest.platform = Some(options.platform.clone());
     let digest_of_manifest = manifest.digest.clone();
-    layout.publish(manifest, options.name.as_deref())?;
+    publishing.publish(manifest, options.name.as_deref())?;
     Ok(ImageReport {
         export,
         manifest: digest_of_manifest,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,7 @@ pub enum LockError {
         /// What the lock is for.
         what: &'static str,
         /// The lock file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// How long it was waited for.
         waited: Duration,
         /// Who holds it.
@@ -142,12 +143,33 @@ impl FileLock {
             Err(error) if error.is_denied() && mode == LockMode::Shared => dir.open_file(name)?,
             other => other?,
         };
+        Self::wait_for(file, dir.path().join(name), what, mode, timeout, waiting)
+    }
+
+    /// Takes the directory's own lock, as [`acquire`](Self::acquire) takes that of a file, exclusively.
+    pub(crate) fn acquire_dir(
+        dir: &Dir,
+        what: &'static str,
+        timeout: Duration,
+        waiting: impl FnOnce(&[LockHolder]),
+    ) -> Result<Self, LockError> {
+        let file = File::from(dir.open_dir(".")?.into_fd());
+        let path = dir.path().to_owned();
+        Self::wait_for(file, path, what, LockMode::Exclusive, timeout, waiting)
+    }
+
+    fn wait_for(
+        file: File,
+        path: PathBuf,
+        what: &'static str,
+        mode: LockMode,
+        timeout: Duration,
+        waiting: impl FnOnce(&[LockHolder]),
+    ) -> Result<Self, LockError> {
         let started = Instant::now();
         let mut waiting = Some(waiting);
         loop {
-            if Self::try_flock(&file, mode)
-                .map_err(|errno| FsError::new("lock", dir.path().join(name), errno))?
-            {
+            if Self::try_flock(&file, mode).map_err(|errno| FsError::new("lock", &path, errno))? {
                 return Ok(Self { file });
             }
             let waited = started.elapsed();
@@ -155,7 +177,7 @@ impl FileLock {
             if waited >= timeout {
                 return Err(LockError::Held {
                     what,
-                    path: dir.path().join(name),
+                    path,
                     waited,
                     holders: holders(),
                 });
@@ -175,6 +197,16 @@ impl FileLock {
         let file = File::from(dir.open_dir(".")?.into_fd());
         Ok(Self::try_flock(&file, LockMode::Exclusive)
             .map_err(|errno| fail(errno.into()))?
+            .then(|| Self { file }))
+    }
+
+    /// Takes the lock of a file that is open if it is free.
+    pub(crate) fn try_acquire_file(file: &File, path: &Path) -> Result<Option<Self>, FsError> {
+        let file = file
+            .try_clone()
+            .map_err(|error| FsError::new("lock", path, error))?;
+        Ok(Self::try_flock(&file, LockMode::Exclusive)
+            .map_err(|errno| FsError::new("lock", path, errno))?
             .then(|| Self { file }))
     }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::archive::Compression;
 use crate::fs::Dir;
 
-use super::document::{CONFIG, Index, REF_NAME};
+use super::document::Index;
 use super::{Config, Descriptor, Manifest, OciDigest, OciError, Platform, Verified};
 
 /// Bytes of a document. Registries take 4 MiB.
@@ -21,14 +21,16 @@ const MAX_LAYERS: usize = 1024;
 /// Indexes in indexes.
 const MAX_NESTING: usize = 4;
 
-const LAYOUT: &str = "oci-layout";
-const INDEX: &str = "index.json";
-const BLOBS: &str = "blobs/sha256";
+pub(super) const LAYOUT: &str = "oci-layout";
+pub(super) const INDEX: &str = "index.json";
+pub(super) const BLOBS: &str = "blobs/sha256";
 
 /// An image layout.
 #[derive(Debug)]
 pub struct Layout {
-    dir: Dir,
+    pub(super) dir: Dir,
+    /// Whether it was not there before.
+    pub(super) made: bool,
 }
 
 /// An image in a layout.
@@ -56,7 +58,7 @@ pub(crate) struct Layer {
 impl Layout {
     /// Opens a layout.
     pub fn open(dir: Dir) -> Result<Self, OciError> {
-        let layout = Self { dir };
+        let layout = Self { dir, made: false };
         let bytes = layout.dir.read(LAYOUT, MAX_DOCUMENT as usize)?;
         let marker: BTreeMap<String, serde_json::Value> = layout.parse(LAYOUT, &bytes)?;
         match marker
@@ -66,22 +68,6 @@ impl Layout {
             Some(version) if version.starts_with("1.") => Ok(layout),
             _ => Err(layout.wrong(LAYOUT, "it is not of version 1")),
         }
-    }
-
-    /// Opens a layout, or makes an empty one.
-    pub fn ensure(dir: Dir) -> Result<Self, OciError> {
-        if dir.exists(LAYOUT)? {
-            return Self::open(dir);
-        }
-        if !dir.entries()?.is_empty() {
-            let layout = Self { dir };
-            return Err(layout.wrong(".", "it is neither empty nor an image layout"));
-        }
-        dir.ensure_dir_all(BLOBS, 0o755)?;
-        let empty = br#"{"schemaVersion":2,"manifests":[]}"#;
-        dir.write_atomic(INDEX, empty, 0o644)?;
-        dir.write_atomic(LAYOUT, br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
-        Ok(Self { dir })
     }
 
     pub(crate) const fn dir(&self) -> &Dir {
@@ -205,7 +191,7 @@ impl Layout {
         self.parse(&descriptor.digest, &bytes)
     }
 
-    fn index(&self) -> Result<Index, OciError> {
+    pub(super) fn index(&self) -> Result<Index, OciError> {
         let bytes = self.dir.read(INDEX, MAX_DOCUMENT as usize)?;
         let index: Index = self.parse(INDEX, &bytes)?;
         if index.schema_version != 2 {
@@ -218,54 +204,11 @@ impl Layout {
         serde_json::from_slice(bytes).map_err(|error| self.wrong(name, error.to_string()))
     }
 
-    fn wrong(&self, name: &str, rule: impl Into<String>) -> OciError {
+    pub(super) fn wrong(&self, name: &str, rule: impl Into<String>) -> OciError {
         OciError::Document {
             path: self.dir.path().join(name),
             rule: rule.into(),
         }
-    }
-
-    /// Writes a document as a blob.
-    pub(crate) fn write_document(
-        &self,
-        media_type: &str,
-        document: &impl serde::Serialize,
-    ) -> Result<Descriptor, OciError> {
-        let bytes = serde_json::to_vec(document).expect("documents have texts for keys");
-        let mut hashing = super::Hashing::sha256(std::io::sink());
-        std::io::Write::write_all(&mut hashing, &bytes).expect("a sink takes everything");
-        let (digest, size) = hashing.digest();
-        self.dir.write_atomic(digest.path(), &bytes, 0o644)?;
-        Ok(Descriptor::new(media_type, &digest.to_string(), size))
-    }
-
-    /// Writes a configuration.
-    pub(crate) fn write_config(&self, config: &Config) -> Result<Descriptor, OciError> {
-        self.write_document(CONFIG, config)
-    }
-
-    /// Gives a file that was written beside the blobs the name of its digest. It is durable when the caller has synced.
-    pub(crate) fn place_blob(&self, temporary: &str, digest: &OciDigest) -> Result<(), OciError> {
-        Ok(self.dir.rename(temporary, &self.dir, digest.path())?)
-    }
-
-    /// Puts an image into the index, in place of one of its name, or of the same image. This is the visible step.
-    pub(crate) fn publish(&self, mut image: Descriptor, name: Option<&str>) -> Result<(), OciError> {
-        let mut index = self.index()?;
-        if let Some(name) = name {
-            image.annotations.insert(REF_NAME.to_owned(), name.to_owned());
-        }
-        index
-            .manifests
-            .retain(|other| other.name() != image.name() || (name.is_none() && other.digest != image.digest));
-        index.manifests.push(image);
-        let bytes = serde_json::to_vec(&index).expect("documents have texts for keys");
-        self.dir.sync_fs()?;
-        crate::failpoint::hit("oci.synced")?;
-        self.dir.write_atomic(INDEX, &bytes, 0o644)?;
-        self.dir.sync_fs()?;
-        crate::failpoint::hit("oci.published")?;
-        Ok(())
     }
 }
 

@@ -9,11 +9,12 @@ mod document;
 mod layout;
 mod time;
 mod verified;
+mod write;
 
 use std::path::PathBuf;
 
 use crate::error::ErrorKind;
-use crate::fs::FsError;
+use crate::fs::{FsError, LockError};
 
 pub(crate) use document::{Config, History, Manifest, RootFs, Runtime};
 pub use document::{Descriptor, Platform};
@@ -63,6 +64,9 @@ pub enum OciError {
     /// A test stopped it.
     #[error(transparent)]
     Tripped(#[from] crate::failpoint::Tripped),
+    /// Somebody else is writing into the layout.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A system call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -77,6 +81,7 @@ impl OciError {
             Self::Blob { .. } => ErrorKind::Corrupt,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Tripped(_) => ErrorKind::Io,
+            Self::Lock(error) => error.kind(),
             Self::Fs(error) => error.kind(),
         }
     }

@@ -30,7 +30,7 @@ mod traverse;
 
 use std::time::Duration;
 
-use crate::fs::{Dir, FileLock, LockMode, LockNotice};
+use crate::fs::{Dir, FileLock, LockError, LockMode, LockNotice};
 
 pub use aliases::Aliases;
 #[cfg(feature = "testing")]
@@ -134,6 +134,13 @@ impl Repo {
         what: &'static str,
     ) -> Result<FileLock, RepoError> {
         self.acquire(dir, name, what, LockMode::Exclusive)
+    }
+
+    /// Locks a directory that is not the repository's, exclusively, with its patience.
+    pub(crate) fn lock_dir(&self, dir: &Dir, what: &'static str) -> Result<FileLock, LockError> {
+        FileLock::acquire_dir(dir, what, self.lock_timeout, |holders| {
+            self.lock_notice.waiting(what, holders);
+        })
     }
 
     fn acquire(
