@@ -288,6 +288,60 @@ fn a_part_of_a_version_is_known_to_be_a_part_until_the_rest_comes() {
 }
 
 #[test]
+fn a_part_of_a_version_gets_no_ref_and_goes_nowhere_as_a_whole() {
+    let (scratch, first, second) = at_two();
+    let pull = ["pull", "origin", "os@1", "--subpath", "usr/bin"];
+    scratch.client(&pull).code(0);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    scratch.client(&["refs", "--create", "mine=origin:os"]).code(0);
+    let create = format!("part={first}");
+    let also = format!("other={second}");
+    for args in [
+        &["refs", "--create", &create][..],
+        &["refs", "--create", &also, "--create", &create],
+        &["refs", "--force", "--create", &create],
+        &["reset", "mine", &first],
+        &["mount", &first, "on"],
+        &["checkout", "--composefs", &first, "image"],
+        &["checkout", "--composefs", "--subpath", "usr", &first, "image"],
+        &["export", &first, "-o", "part.tar"],
+        &["export", &first, "--oci", "layout"],
+    ] {
+        let run = scratch.client(args).code(3);
+        let said = format!("error: only a part of commit {} is here: usr/bin\n", &first[..12]);
+        assert!(run.err.starts_with(&said), "{args:?}: {}", run.err);
+        assert!(
+            run.err.contains("hint: `atomos pull REMOTE REF`"),
+            "{args:?}: {}",
+            run.err
+        );
+    }
+    for made in ["image", "part.tar", "layout"] {
+        assert!(!scratch.path(made).exists(), "{made}");
+    }
+    assert_eq!(local(&scratch, "mine"), second);
+    let refs = scratch.client(&["refs"]).ok();
+    assert!(!refs.contains("part") && !refs.contains("other"), "{refs}");
+    scratch.client(&["fsck"]).code(0);
+    // What is here is a part of it.
+    scratch
+        .client(&[
+            "checkout",
+            "--composefs",
+            "--subpath",
+            "/usr/./bin/",
+            &first,
+            "image",
+        ])
+        .code(0);
+    scratch
+        .client(&["pull", "origin", "os@1", "--allow-downgrade"])
+        .code(0);
+    scratch.client(&["refs", "--create", &create]).code(0);
+    scratch.client(&["export", &first, "-o", "whole.tar"]).code(0);
+}
+
+#[test]
 fn a_part_that_nothing_needs_is_pruned_and_forgotten() {
     let (scratch, first, _) = at_two();
     let run = scratch.client(&["pull", "origin", "os@1", "--subpath", "etc", "--json"]);

@@ -168,6 +168,10 @@ fn write_revision(
             });
         }
     };
+    // An image leads to files, and takes none of them to be made.
+    if let Ok(commit) = repo.resolve_commit(rev) {
+        repo.check_is_here(&commit, subpath)?;
+    }
     let take = |bytes| Ok(room.take(bytes).map(drop)?);
     let written = write_image(repo, root, &metadata, file, &take, cancel);
     let report = written.map_err(|error| match error {

@@ -109,6 +109,7 @@ pub(super) fn write_tree(
     cancel: &Cancel,
 ) -> Result<ExportReport, ExportError> {
     let commit = repo.load_commit(id)?;
+    repo.check_is_here(id, b"")?;
     let mut export = Export {
         repo,
         whiteouts,

@@ -152,16 +152,16 @@ pub enum RepoError {
         /// The one that exists.
         other: RefName,
     },
-    /// Something was asked of a commit that is not in the part of it that is here.
+    /// Something was asked of a commit that is not in the part of it that is here, or takes all of it.
     #[error("only a part of commit {} is here: {}", commit.short(), paths.join(", "))]
     PartialCommit {
         /// The commit.
         commit: CommitId,
         /// What of it was pulled.
         paths: Vec<String>,
-        /// What is missing.
+        /// What is missing, where that was looked for.
         #[source]
-        source: Box<Self>,
+        source: Option<Box<Self>>,
     },
     /// An object that something refers to is not there.
     #[error("{kind} {digest} is missing")]

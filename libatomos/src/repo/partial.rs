@@ -65,6 +65,26 @@ impl Repo {
         Ok(())
     }
 
+    /// Fails where only a part of `commit` is here and `path` is not in it. Whoever reads names and metadata alone, which are all here, would
+    /// not notice.
+    pub fn check_is_here(&self, commit: &CommitId, path: &[u8]) -> Result<(), RepoError> {
+        let Some(paths) = self.partial_commits()?.remove(commit) else {
+            return Ok(());
+        };
+        let is_here = paths.iter().any(|pulled| {
+            let mut wanted = names(path);
+            names(pulled.as_bytes()).all(|name| wanted.next() == Some(name))
+        });
+        if is_here {
+            return Ok(());
+        }
+        Err(RepoError::PartialCommit {
+            commit: *commit,
+            paths: paths.into_iter().collect(),
+            source: None,
+        })
+    }
+
     /// Makes of the lack of an object the reason for it, if `commit` is one of which only a part is here.
     #[must_use]
     pub fn explain_missing(&self, commit: Option<CommitId>, error: RepoError) -> RepoError {
@@ -79,9 +99,15 @@ impl Repo {
             Some(paths) => RepoError::PartialCommit {
                 commit,
                 paths: paths.into_iter().collect(),
-                source: Box::new(error),
+                source: Some(Box::new(error)),
             },
             None => error,
         }
     }
+}
+
+/// The names in a path.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
 }

@@ -53,7 +53,23 @@ impl Repo {
     }
 
     /// Applies every update or none. Durable on return. Takes the refs' lock.
+    ///
+    /// # Errors
+    /// Among others [`RepoError::PartialCommit`] where a ref would name a commit of which only a part is here: what a ref leads to exists.
     pub fn update_refs(&self, updates: &[RefUpdate]) -> Result<(), RepoError> {
+        for update in updates {
+            if let Some(commit) = &update.new
+                && update.expected != Some(update.new)
+            {
+                self.check_is_here(commit, b"")?;
+            }
+        }
+        self.move_refs(updates)
+    }
+
+    /// As [`update_refs`](Self::update_refs), for a transaction that has made the commits whole: the list of partial ones may not know it
+    /// yet.
+    pub(super) fn move_refs(&self, updates: &[RefUpdate]) -> Result<(), RepoError> {
         self.check_writable()?;
         let _lock = FileLock::acquire(
             self.dir(),

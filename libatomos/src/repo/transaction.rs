@@ -351,7 +351,7 @@ impl<'r> Transaction<'r> {
         crate::failpoint::hit("store.durable")?;
         let updates = std::mem::take(&mut *lock(&self.refs));
         if !updates.is_empty() {
-            self.repo.update_refs(&updates)?;
+            self.repo.move_refs(&updates)?;
         }
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let stats = TransactionStats {
