@@ -33,6 +33,17 @@ pub enum ErrorKind {
     Io,
 }
 
+/// Returns what an error says, with its causes, where it is read later or elsewhere.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl FsError {
     /// Returns the coarse kind.
     #[must_use]

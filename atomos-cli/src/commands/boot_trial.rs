@@ -135,7 +135,7 @@ pub fn check(context: &Context, args: &CheckArgs) -> RunResult {
     })?;
     for path in &report.not_run {
         ui.warning(format_args!(
-            "{} was not run: it is not executable, or its name is that of a copy",
+            "{} was not run: it is not executable, its name is that of a copy, or it is no directory of checks",
             text::escape_path(path)
         ));
     }

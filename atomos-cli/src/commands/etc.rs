@@ -115,17 +115,22 @@ fn select(sysroot: &Sysroot, whose: &Whose) -> Result<DeploymentId, CliError> {
     Ok(sysroot.select_deployment(whose.deployment.as_deref())?)
 }
 
-/// Takes a path as a person types it, or as these commands print it.
-fn parse(path: &str) -> Result<EtcPath, CliError> {
+/// Takes a path as a person types it, or as these commands print it: names with a literal `\x2d` are everywhere in systemd's directories, so what
+/// there is by the very name is meant.
+fn parse(sysroot: &Sysroot, id: &DeploymentId, path: &str) -> Result<EtcPath, CliError> {
     let below = path.strip_prefix("/etc");
     let inner = below
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
         .unwrap_or(path);
     let inner = inner.trim_matches('/');
-    let as_printed = inner.parse();
-    as_printed
-        .or_else(|_| EtcPath::from_bytes(inner.as_bytes()))
-        .map_err(|error| CliError::usage(error.to_string()))
+    let literal = EtcPath::from_bytes(inner.as_bytes()).map_err(|error| CliError::usage(error.to_string()));
+    let Ok(printed) = inner.parse::<EtcPath>() else {
+        return literal;
+    };
+    match literal {
+        Ok(literal) if literal != printed && sysroot.has_in_etc(id, &literal)? => Ok(literal),
+        _ => Ok(printed),
+    }
 }
 
 fn diff(context: &Context, args: &DiffArgs) -> RunResult {
@@ -168,14 +173,10 @@ fn resolve(context: &Context, args: &ResolveArgs) -> RunResult {
                 .with_hint("add --mine, --theirs or --edit"));
         }
     };
-    let path = parse(&args.path)?;
     let sysroot = context.open_sysroot_to_write()?;
-    let left = sysroot.etc_resolve(
-        &select(&sysroot, &args.whose)?,
-        &path,
-        resolution,
-        context.cancel(),
-    )?;
+    let id = select(&sysroot, &args.whose)?;
+    let path = parse(&sysroot, &id, &args.path)?;
+    let left = sysroot.etc_resolve(&id, &path, resolution, context.cancel())?;
     context.ui().status(format_args!(
         "Resolved /etc/{}; {} left",
         etc::shown_path(&path),
@@ -185,9 +186,10 @@ fn resolve(context: &Context, args: &ResolveArgs) -> RunResult {
 }
 
 fn reset(context: &Context, args: &ResetArgs) -> RunResult {
-    let path = parse(&args.path)?;
     let sysroot = context.open_sysroot_to_write()?;
-    let has_default = sysroot.etc_reset(&select(&sysroot, &args.whose)?, &path, context.cancel())?;
+    let id = select(&sysroot, &args.whose)?;
+    let path = parse(&sysroot, &id, &args.path)?;
+    let has_default = sysroot.etc_reset(&id, &path, context.cancel())?;
     context.ui().status(match has_default {
         true => format!("/etc/{} is the default again", etc::shown_path(&path)),
         false => format!("Removed /etc/{}, which has no default", etc::shown_path(&path)),

@@ -11,8 +11,8 @@ use crate::reboot::RebootFlag;
 /// Go back to the deployment before
 ///
 /// Makes the previous deployment the default, with the /etc that it has; running it twice goes forth again. After an update
-/// that was not booted yet, what is running becomes the default; one that is staged is given up. Where there is no other deployment, and
-/// kernel arguments were changed and not found good since, those before come back. /var is shared and stays as it
+/// that was not booted yet, what is running becomes the default; one that is staged is given up. Where the default was booted with the kernel
+/// arguments before the present ones, or is the only deployment, these come back. /var is shared and stays as it
 /// is. It takes effect at the next boot.
 #[derive(Debug, Args)]
 #[command(after_help = "\

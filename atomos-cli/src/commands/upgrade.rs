@@ -119,6 +119,22 @@ pub fn run_with(
                 return Ok(Outcome::NothingToDo);
             }
         }
+        UpgradeOutcome::GoneBack {
+            deployment,
+            commit,
+            version,
+            reference,
+        } => {
+            ui.status(format_args!(
+                "No update: {reference} is {} ({}), which was gone back from; the next boot takes {}",
+                text::escape_text(deployment::version_or(version, "a version")),
+                commit.short(),
+                deployment.short()
+            ));
+            if unchanged_exit_77 {
+                return Ok(Outcome::NothingToDo);
+            }
+        }
         UpgradeOutcome::Available {
             commit,
             version,

@@ -7,6 +7,7 @@ use libatomos::sysroot::SysrootError;
 
 use super::store::hint_for_lock;
 use super::{CliError, shown};
+use crate::output::text::shell_word;
 
 impl From<HealthError> for CliError {
     fn from(error: HealthError) -> Self {
@@ -57,10 +58,13 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
         SysrootError::ChangedMeanwhile { .. } => {
             "nothing was deployed; `atomos status` shows what there is, and the same command starts from there".to_owned()
         }
-        SysrootError::OthersEntry { path, stateroot } => format!(
-            "give this one another name: --stateroot NAME; or, where the other system is gone, remove its entries: rm {}/atomos-*-{stateroot}-*.conf",
-            path.parent().map_or_else(String::new, shown)
-        ),
+        SysrootError::OthersEntry { paths, .. } => {
+            let paths: Vec<_> = paths.iter().map(|path| shell_word(path)).collect();
+            format!(
+                "give this one another name: --stateroot NAME; or, where the other system is gone or is this one, made anew, remove its entries: rm {}",
+                paths.join(" ")
+            )
+        }
         SysrootError::DamagedState { path, .. } if path.ends_with("staged.json") => {
             "`atomos undeploy staged` gives it up; then run the command again".to_owned()
         }

@@ -88,6 +88,7 @@ struct Reader<'a> {
     root: &'a Dir,
     /// The device of the directory that is being read.
     dev: u64,
+    skips_holes: bool,
     cancel: &'a Cancel,
     skipped: Vec<Skipped>,
     vanished: Vec<EtcPath>,
@@ -97,11 +98,11 @@ struct Reader<'a> {
 const LOOKS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads defaults, of which nothing may be left out.
+/// Reads defaults, of which nothing may be left out: they are the new version's, and nobody makes holes in them to keep it away.
 pub(super) fn read_whole(root: &Dir, cancel: &Cancel) -> Result<Tree, EtcMergeError> {
-    let snapshot = read(root, cancel)?;
+    let snapshot = read_all(root, false, cancel)?;
     let mut skipped = snapshot.skipped.into_iter();
-    match skipped.find(|skipped| matches!(skipped.reason, SkipReason::TooDeep | SkipReason::Hole)) {
+    match skipped.find(|skipped| skipped.reason == SkipReason::TooDeep) {
         None => Ok(snapshot.tree),
         Some(Skipped { path, reason }) => Err(EtcMergeError::NoDefault { path, reason }),
     }
@@ -109,10 +110,15 @@ pub(super) fn read_whole(root: &Dir, cancel: &Cancel) -> Result<Tree, EtcMergeEr
 
 /// Reads `root` with all beneath it.
 pub(super) fn read(root: &Dir, cancel: &Cancel) -> Result<Snapshot, EtcMergeError> {
+    read_all(root, true, cancel)
+}
+
+fn read_all(root: &Dir, skips_holes: bool, cancel: &Cancel) -> Result<Snapshot, EtcMergeError> {
     let stat = root.stat_self()?;
     let mut reader = Reader {
         root,
         dev: stat.dev,
+        skips_holes,
         cancel,
         skipped: Vec::new(),
         vanished: Vec::new(),
@@ -137,6 +143,7 @@ pub(super) fn read_at(root: &Dir, path: &EtcPath, cancel: &Cancel) -> Result<Opt
     let mut reader = Reader {
         root,
         dev: root.stat_self()?.dev,
+        skips_holes: true,
         cancel,
         skipped: Vec::new(),
         vanished: Vec::new(),
@@ -210,7 +217,7 @@ impl Reader<'_> {
             };
             let read = match stat.kind {
                 FileKind::Dir => self.read_dir(dir, path, os_name, depth),
-                FileKind::File if stat.size > LARGE && stat.allocated < stat.size / 2 => {
+                FileKind::File if self.skips_holes && stat.size > LARGE && stat.allocated < stat.size / 2 => {
                     self.skip(path, SkipReason::Hole);
                     return Ok(None);
                 }

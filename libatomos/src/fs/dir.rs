@@ -580,13 +580,6 @@ impl Dir {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Returns how many bytes are free on the directory's file system, those among them that it keeps back for root.
-    pub fn free_space(&self) -> Result<u64, FsError> {
-        let stat =
-            rustix::fs::fstatvfs(&self.fd).map_err(FsError::at("measure the space of", &self.path, ""))?;
-        Ok(stat.f_bfree.saturating_mul(stat.f_frsize))
-    }
-
     /// Returns the size of the directory's file system, in bytes.
     pub fn total_space(&self) -> Result<u64, FsError> {
         let stat =

@@ -210,8 +210,15 @@ fn find(root: &Path, not_run: &mut Vec<PathBuf>) -> Result<BTreeMap<String, Foun
     for place in PLACES {
         for (below, required) in [("", true), (WANTED, false)] {
             let place = Path::new(place).join(below);
-            let Some(dir) = host.open_dir_in_root(&place)? else {
-                continue;
+            let dir = match host.open_dir_in_root(&place) {
+                Ok(Some(dir)) => dir,
+                Ok(None) => continue,
+                // A file, or a link that leads round, is told of, and fails no boot.
+                Err(error) if is_no_directory(&error) => {
+                    not_run.push(root.join(place));
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             for entry in dir.entries()?.into_iter().take(MAX_CHECKS) {
                 let path = root.join(&place).join(&entry.name);
@@ -242,6 +249,14 @@ fn find(root: &Path, not_run: &mut Vec<PathBuf>) -> Result<BTreeMap<String, Foun
         .into_iter()
         .filter_map(|(name, found)| Some((name, found?)))
         .collect())
+}
+
+fn is_no_directory(error: &FsError) -> bool {
+    let errno = error
+        .source
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error);
+    matches!(errno, Some(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP))
 }
 
 /// No hidden files, no backups, no copies that package managers leave.

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use crate::error::with_causes;
 use crate::names::RefName;
 use crate::sign::{Envelope, KeyId, KeySetDraft, PublicKey, TrustedKeys};
 use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, key_set_path, limits, record_path};
 
 use super::PublishError;
-use super::maintain::{SiteFsckReport, with_causes};
+use super::maintain::SiteFsckReport;
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
 

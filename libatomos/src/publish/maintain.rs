@@ -1,9 +1,7 @@
 //! Looking after a site: verifying it, removing what nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::error::Error;
 use std::fs::File;
-use std::iter;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -12,6 +10,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::compress::Decompressor;
 use crate::digest::{BlobId, Digest};
+use crate::error::with_causes;
 use crate::fs::{FsError, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
@@ -330,13 +329,6 @@ impl SiteFsckReport {
             problem: problem.to_string(),
         });
     }
-}
-
-/// Says what went wrong with all of its causes.
-pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let causes = iter::successors(Some(error), |&error| error.source());
-    let texts: Vec<_> = causes.map(ToString::to_string).collect();
-    texts.join(": ")
 }
 
 fn hash(file: &File, name: &str) -> Result<(Digest, u64), FsError> {

@@ -70,6 +70,10 @@ impl Sysroot {
     /// Records that this boot reached user space, infers what became of those before it, and gives up what ran out of
     /// tries. `now` is in seconds since 1970. Takes the lock. Doing it again in the same boot changes nothing.
     pub fn record_boot(&self, now: i64, progress: &dyn Progress) -> Result<RecordReport, SysrootError> {
+        self.with_reserve(|| self.record(now, progress))
+    }
+
+    fn record(&self, now: i64, progress: &dyn Progress) -> Result<RecordReport, SysrootError> {
         let lock = self.lock()?;
         let before = self.state_to_reorder()?;
         let mut state = before.clone();
@@ -98,6 +102,10 @@ impl Sysroot {
         }
         // A trial of what is no deployment any more leads nowhere.
         log.trials.retain(|trial| before.get(&trial.deployment).is_some());
+        let inherits = |next: &DeploymentState| {
+            let kargs = self.kargs_to_inherit(next);
+            kargs.map_or_else(|_| next.kargs.clone(), str::to_owned)
+        };
         for id in out_of_tries {
             report.failed.push(give_up(
                 &mut state,
@@ -105,7 +113,7 @@ impl Sysroot {
                 &id,
                 booted.clone(),
                 now,
-                Blame::Open,
+                Blame::Open(&inherits),
             ));
         }
         report.settled_on = state.settle(|id| log.stage(id));
@@ -228,6 +236,16 @@ impl Sysroot {
         now: i64,
         progress: &dyn Progress,
     ) -> Result<BootVerdict, SysrootError> {
+        self.with_reserve(|| self.judge(failed, mark, now, progress))
+    }
+
+    fn judge(
+        &self,
+        failed: &[FailedCheck],
+        mark: bool,
+        now: i64,
+        progress: &dyn Progress,
+    ) -> Result<BootVerdict, SysrootError> {
         // Where no early unit did, and to have a trial to write to.
         self.record_boot(now, progress)?;
         if failed.is_empty() && mark {
@@ -242,9 +260,17 @@ impl Sysroot {
     /// Records that this boot was not found good in time, for whatever reason: it counts as one that failed. Where what is
     /// running is not on trial, nothing is recorded, and a reboot does not help.
     pub fn expire_boot(&self, now: i64, progress: &dyn Progress) -> Result<BootVerdict, SysrootError> {
+        self.with_reserve(|| self.expire(now, progress))
+    }
+
+    fn expire(&self, now: i64, progress: &dyn Progress) -> Result<BootVerdict, SysrootError> {
         let recorded = match self.record_boot(now, progress) {
-            // A version whose kernel cannot mount it is one that fails.
-            Err(SysrootError::BootNotMounted { .. }) => return self.expire_boot_unmounted(now),
+            // A version whose kernel cannot mount it is one that fails. An automount is there, and cannot be opened.
+            Err(SysrootError::BootNotMounted { .. } | SysrootError::Boot(_) | SysrootError::Fs(_))
+                if self.atomos.exists(layout::BOOT_IS_MOUNTED)? =>
+            {
+                return self.expire_boot_unmounted(now);
+            }
             recorded => recorded?,
         };
         let late = not_in_time();
@@ -277,16 +303,20 @@ impl Sysroot {
         let mut log = BootLog::load_or_renew(&self.atomos)?;
         let boot_id = self.running.boot_id.clone();
         let trial = log.trial(&deployment.id, deployment.entry, tries);
-        if boot_id.is_none() || trial.attempts.iter().all(|attempt| attempt.boot_id != boot_id) {
-            trial.left = trial.left.saturating_sub(1);
-            trial.attempts.push(BootAttempt {
-                boot_id,
-                time: Some(now),
-                stage: Stage::UserSpace,
-                failed: vec![not_in_time()],
-            });
+        let is_recorded =
+            boot_id.is_some() && trial.attempts.iter().any(|attempt| attempt.boot_id == boot_id);
+        // The last try helps as well: after it the loader takes another version. What boots once more has a loader that does not count.
+        verdict.reboot_helps = is_recorded || trial.left > 0;
+        if is_recorded || trial.left == 0 {
+            return Ok(verdict);
         }
-        verdict.reboot_helps = trial.attempts.len() <= tries as usize;
+        trial.left -= 1;
+        trial.attempts.push(BootAttempt {
+            boot_id,
+            time: Some(now),
+            stage: Stage::UserSpace,
+            failed: vec![not_in_time()],
+        });
         log.save(&self.atomos)?;
         Ok(verdict)
     }
@@ -361,6 +391,10 @@ impl Sysroot {
     /// # Errors
     /// When what is running is no deployment of this sysroot.
     pub fn mark_good(&self, progress: &dyn Progress) -> Result<(DeploymentId, bool), SysrootError> {
+        self.with_reserve(|| self.mark_booted_good(progress))
+    }
+
+    fn mark_booted_good(&self, progress: &dyn Progress) -> Result<(DeploymentId, bool), SysrootError> {
         let lock = self.lock()?;
         let before = self.state_to_reorder()?;
         let booted = self.booted()?.filter(|id| before.get(id).is_some());
@@ -403,6 +437,15 @@ impl Sysroot {
         now: i64,
         progress: &dyn Progress,
     ) -> Result<FailedTrial, SysrootError> {
+        self.with_reserve(|| self.give_up_on(selector, now, progress))
+    }
+
+    fn give_up_on(
+        &self,
+        selector: &str,
+        now: i64,
+        progress: &dyn Progress,
+    ) -> Result<FailedTrial, SysrootError> {
         let lock = self.lock()?;
         let before = self.state_to_reorder()?;
         let booted = self.booted()?;
@@ -411,7 +454,9 @@ impl Sysroot {
             .select(selector, staged.as_ref(), booted.as_ref())?
             .finished("give up")?
             .id;
-        let has_own = before.get(&id).is_some_and(|found| found.fallback.is_some());
+        let has_own = before
+            .get(&id)
+            .is_some_and(|found| found.fallback.is_some() && found.is_on_trial());
         if !has_own
             && !before
                 .deployments
@@ -553,12 +598,12 @@ fn not_in_time() -> FailedCheck {
 }
 
 /// What a failure is the fault of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blame {
+#[derive(Clone, Copy)]
+enum Blame<'a> {
     /// The version's: a person said so.
     Version,
-    /// That is to be found out.
-    Open,
+    /// That is to be found out, given the kernel arguments that an upgrade from a deployment starts from.
+    Open(&'a dyn Fn(&DeploymentState) -> String),
 }
 
 fn give_up(
@@ -567,20 +612,21 @@ fn give_up(
     id: &DeploymentId,
     booted: Option<DeploymentId>,
     now: i64,
-    blame: Blame,
+    blame: Blame<'_>,
 ) -> FailedTrial {
     let (version, kargs) = state
         .get(id)
         .map(|found| (found.version.clone(), found.kargs.clone()))
         .unwrap_or_default();
-    // A version with other arguments than those that are proven may be good: it is rejected when it fails a second time.
-    let failed_before = log
-        .failed
-        .iter()
-        .any(|failed| failed.deployment.commit == id.commit);
-    let given_up = state.mark_bad(id).or_else(|| {
-        let are_others = proven_kargs(state, id).is_some_and(|proven| proven != kargs);
-        (blame == Blame::Open && are_others && !failed_before).then_some(kargs)
+    // A version with other arguments than those that an upgrade starts from may be good: it is rejected when it fails a second time. An
+    // interruption may have recorded this failure already.
+    let is_another = |failed: &FailedTrial| failed.deployment.commit == id.commit && failed.deployment != *id;
+    let failed_before = log.failed.iter().any(is_another);
+    let given_up = state.mark_bad(id).or_else(|| match blame {
+        Blame::Open(inherits) if !failed_before && has_other_kargs(state, id, &kargs, inherits) => {
+            Some(kargs)
+        }
+        _ => None,
     });
     let failed = FailedTrial {
         deployment: id.clone(),
@@ -594,11 +640,18 @@ fn give_up(
     failed
 }
 
-/// Returns the kernel arguments that an upgrade starts from now, as far as they are known to boot: where some are on trial, those before.
-fn proven_kargs<'a>(state: &'a State, failed: &DeploymentId) -> Option<&'a str> {
-    let next = state.newest(&failed.stateroot)?;
-    let proven = next.fallback.as_ref().map_or(&next.kargs, |before| &before.kargs);
-    (next.id != *failed && !next.is_bad()).then_some(proven)
+/// Returns whether a version that failed had other kernel arguments than it would get from an upgrade now, or than are known to boot.
+fn has_other_kargs(
+    state: &State,
+    failed: &DeploymentId,
+    kargs: &str,
+    inherits: &dyn Fn(&DeploymentState) -> String,
+) -> bool {
+    let next = state.newest(&failed.stateroot);
+    next.is_some_and(|next| {
+        let are_doubtful = next.fallback.is_some() && next.is_on_trial();
+        next.id != *failed && !next.is_bad() && (are_doubtful || inherits(next) != kargs)
+    })
 }
 
 impl Sysroot {

@@ -403,10 +403,16 @@ impl Sysroot {
     fn with_deployments(&self, mut entries: Vec<EntryReport>) -> Result<Vec<EntryReport>, SysrootError> {
         let mut finished = BTreeSet::new();
         for stateroot in self.stateroots()? {
-            for entry in self.deployments_dir(&stateroot)?.entries()? {
+            let deployments = self.deployments_dir(&stateroot)?;
+            for entry in deployments.entries()? {
                 let name = entry.name.to_string_lossy();
                 let id = name.strip_suffix(layout::MARKER);
-                finished.extend(id.and_then(|id| DeploymentId::from_dir_name(&stateroot, id)));
+                let id = id.and_then(|id| DeploymentId::from_dir_name(&stateroot, id));
+                if let Some(id) = id
+                    && deployments.exists(id.dir_name())?
+                {
+                    finished.insert(id);
+                }
             }
         }
         for entry in entries.iter_mut().filter(|entry| entry.finding.is_none()) {
@@ -476,14 +482,22 @@ pub struct BootStatus {
 /// Fails where there are entries of one of `stateroots`, of which the sysroot has written none yet: one partition may be `/boot` for
 /// several systems.
 pub(super) fn check_is_nobody_s(boot: &BootDir, stateroots: &[StaterootName]) -> Result<(), SysrootError> {
+    let mut others = Vec::new();
     for found in boot.list_entries()? {
         let name: Result<EntryName, _> = found.file_name.parse();
         if let Some(name) = name.ok().filter(|name| stateroots.contains(&name.stateroot)) {
-            return Err(SysrootError::OthersEntry {
-                path: boot.dir().path().join(ENTRIES).join(found.file_name),
-                stateroot: name.stateroot,
-            });
+            others.push((
+                boot.dir().path().join(ENTRIES).join(found.file_name),
+                name.stateroot,
+            ));
         }
     }
-    Ok(())
+    let Some((_, stateroot)) = others.first().cloned() else {
+        return Ok(());
+    };
+    others.retain(|(_, other)| *other == stateroot);
+    Err(SysrootError::OthersEntry {
+        paths: others.into_iter().map(|(path, _)| path).collect(),
+        stateroot,
+    })
 }

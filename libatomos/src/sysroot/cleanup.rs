@@ -11,8 +11,8 @@ use crate::fs::{Dir, FileKind, FsError};
 use crate::progress::{Event, Progress};
 use crate::repo::{PruneOptions, PruneReport};
 
-use super::error::with_causes;
 use super::{DeploymentId, State, Sysroot, SysrootError, SysrootLock, layout};
+use crate::error::with_causes;
 
 /// What to clean up.
 #[derive(Debug, Clone, Default)]
@@ -68,8 +68,12 @@ impl Sysroot {
         }
         if !options.dry_run {
             self.reconcile_boot(&lock, &state, KernelCheck::NewOnly, progress)?;
-            report.orphans = self.remove_orphans(&lock, &state)?;
         }
+        // One tree that cannot be removed keeps its own objects.
+        let removed = match options.dry_run {
+            true => Ok(std::mem::take(&mut report.orphans)),
+            false => self.remove_orphans(&lock, &state),
+        };
         report.objects = self.repo.prune(
             &PruneOptions {
                 dry_run: options.dry_run,
@@ -78,6 +82,8 @@ impl Sysroot {
             progress,
             cancel,
         )?;
+        self.keep_reserve();
+        report.orphans = removed?;
         Ok(report)
     }
 
@@ -154,6 +160,7 @@ impl Sysroot {
             );
             progress.report(Event::Warning { text: &text });
         }
+        self.keep_reserve();
         Ok(())
     }
 

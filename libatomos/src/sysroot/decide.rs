@@ -11,7 +11,9 @@ use crate::repo::Located;
 use super::booted::ENTRY_KARG;
 use super::root_kind::RootKind;
 use super::staged::Staged;
-use super::{DeployOptions, DeploymentId, KargsChange, Origin, State, Sysroot, SysrootError};
+use super::{
+    DeployOptions, DeploymentId, DeploymentState, KargsChange, Origin, State, Sysroot, SysrootError,
+};
 
 /// What is decided before anything is written.
 pub(super) struct Decision {
@@ -28,7 +30,7 @@ pub(super) struct Decision {
 
 /// Directories of a tree that `atomos-prepare-root` mounts something on, `/etc` aside, which a deployment gets of its own: it boots nothing that
 /// lacks one.
-const MOUNT_POINTS: [&str; 7] = ["dev", "proc", "run", "sys", "sysroot", "tmp", "var"];
+pub(super) const MOUNT_POINTS: [&str; 7] = ["dev", "proc", "run", "sys", "sysroot", "tmp", "var"];
 
 /// Where a tree has its default configuration.
 pub(super) const USR_ETC: &str = "usr/etc";
@@ -65,7 +67,7 @@ impl Sysroot {
         let staged = staged.filter(|staged| staged.deployment.id.stateroot == stateroot);
         let next = staged.map(|staged| &staged.deployment);
         let mut kargs: KernelArgs = match next.or_else(|| state.newest(&stateroot)) {
-            Some(deployment) if !options.no_merge => deployment.kargs.parse()?,
+            Some(deployment) if !options.no_merge => self.kargs_to_inherit(deployment)?.parse()?,
             _ => KernelArgs::new(),
         };
         change_kargs(&mut kargs, &options.kargs, &id)?;
@@ -82,6 +84,22 @@ impl Sysroot {
             root,
             seal,
         })
+    }
+
+    /// Returns the kernel arguments that what comes after a deployment starts from: its own, unless what runs is its entry with those before,
+    /// which a person has taken from the menu because these do not boot.
+    pub(super) fn kargs_to_inherit<'a>(&self, from: &'a DeploymentState) -> Result<&'a str, SysrootError> {
+        Ok(match &from.fallback {
+            Some(before) if self.runs_fallback_of(from)? => &before.kargs,
+            _ => &from.kargs,
+        })
+    }
+
+    /// Returns whether the entry runs that is kept beside the deployment's own.
+    pub(super) fn runs_fallback_of(&self, deployment: &DeploymentState) -> Result<bool, SysrootError> {
+        let fallback = deployment.fallback.as_ref().map(|before| before.entry);
+        let is_running = fallback.is_some() && self.running.entry == fallback;
+        Ok(is_running && self.booted()?.as_ref() == Some(&deployment.id))
     }
 
     /// Returns whose `/etc` a new deployment of the stateroot starts from: what runs is what a person has edited; else

@@ -187,6 +187,14 @@ pub enum SysrootError {
         /// `/boot`.
         path: PathBuf,
     },
+    /// The list of deployments is of a program that is newer than this one.
+    #[error("{} is of version {version}, which a newer program has written", path.display())]
+    NewerState {
+        /// The list.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
     /// The list of deployments can be read, and is not made anew from anything else.
     #[error("{} can be read, and says what there is", path.display())]
     NotDamaged {
@@ -200,18 +208,16 @@ pub enum SysrootError {
         path: PathBuf,
     },
     /// Somebody chose what runs next while something else was on its way.
-    #[error("what runs next was changed meanwhile, from {before} to {now}")]
+    #[error("what runs next was changed meanwhile: it is {now}")]
     ChangedMeanwhile {
-        /// What it was.
-        before: Box<DeploymentId>,
         /// What it is.
         now: Box<DeploymentId>,
     },
     /// Another system boots by entries that the sysroot would take for its own.
-    #[error("{} boots another system, whose stateroot is called {stateroot} too", path.display())]
+    #[error("{} boots another system, whose stateroot is called {stateroot} too", paths.first().map_or_else(String::new, |path| path.display().to_string()))]
     OthersEntry {
-        /// The entry.
-        path: PathBuf,
+        /// The entries.
+        paths: Vec<PathBuf>,
         /// The stateroot.
         stateroot: StaterootName,
     },
@@ -278,7 +284,9 @@ impl SysrootError {
             | Self::OwnKarg { .. }
             | Self::NoOrigin { .. }
             | Self::DeploymentId(_) => ErrorKind::Invalid,
-            Self::NotBooted { .. } | Self::NoVerity { .. } => ErrorKind::Unsupported,
+            Self::NotBooted { .. } | Self::NoVerity { .. } | Self::NewerState { .. } => {
+                ErrorKind::Unsupported
+            }
             Self::InUse { .. }
             | Self::NotFinished { .. }
             | Self::BootNotMounted { .. }
@@ -302,15 +310,4 @@ impl SysrootError {
             Self::Failpoint(_) => ErrorKind::Io,
         }
     }
-}
-
-/// Returns what an error says, with its causes, for a record that is read later.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

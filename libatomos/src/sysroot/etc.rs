@@ -67,7 +67,21 @@ impl Sysroot {
         Ok(conflicts.len() as u64)
     }
 
-    /// Puts the default back at `path`. Takes the lock.
+    /// Returns whether there is something at `path` in the deployment's `/etc` or among its defaults.
+    pub fn has_in_etc(&self, id: &DeploymentId, path: &EtcPath) -> Result<bool, SysrootError> {
+        let root = self.deployment_dir(id)?;
+        for dir in ["etc", "usr/etc"] {
+            // What a link or a file is in the way of is not there.
+            if let Some(dir) = root.open_dir_optional(dir)?
+                && dir.exists(path.as_path()).unwrap_or(false)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts the default back at `path`, or removes what has none; returns whether there is one. Takes the lock.
     pub fn etc_reset(
         &self,
         id: &DeploymentId,

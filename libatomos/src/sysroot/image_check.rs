@@ -25,9 +25,9 @@ use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::verity::VerityDigest;
 
 use super::cleanup::leads_to;
-use super::error::with_causes;
 use super::root_kind::{RootKind, root_kind};
 use super::{DeploymentId, Sysroot, SysrootError, layout};
+use crate::error::with_causes;
 
 /// What is wrong with an image, or with what lies beside it. The names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

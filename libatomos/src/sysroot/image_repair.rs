@@ -22,11 +22,11 @@ use crate::format::Commit;
 use crate::fs::{Dir, why_no_verity};
 use crate::progress::Progress;
 
-use super::error::with_causes;
 use super::image::{read_back_file, record_bytes};
 use super::image_check::{Candidate, ImagesReport};
 use super::seal::{differs_from_seal, ensure};
 use super::{DeploymentId, Sysroot, SysrootError, SysrootLock, layout};
+use crate::error::with_causes;
 
 /// How to repair images.
 #[derive(Debug, Clone, Default)]

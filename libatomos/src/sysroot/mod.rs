@@ -27,6 +27,7 @@ mod booted;
 mod bootloader;
 mod boots;
 mod build;
+mod chosen;
 mod cleanup;
 mod decide;
 mod deploy;
@@ -195,7 +196,6 @@ impl Sysroot {
             self.lock_timeout,
             |holders| self.lock_notice.waiting(WHAT, holders),
         )?;
-        reserve::adjust(&self.atomos);
         Ok(SysrootLock { _lock: lock })
     }
 

@@ -8,12 +8,16 @@ use crate::boot::{FoundEntry, KernelArgs, parse_kernel_dir_name};
 use crate::progress::{Event, Progress};
 
 use super::booted::ENTRY_KARG;
+use super::cleanup::leads_to;
 use super::os_release::pretty_name;
 use super::state::{FallbackEntry, STATE};
 use super::{DeploymentId, DeploymentState, State, Sysroot, SysrootError, layout};
 
 /// What the list is called that could not be read.
 const DAMAGED: &str = "deployments.json.damaged";
+
+/// Numbers of entries from which on a file name says nothing: half of them are left for us.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 
 impl Sysroot {
     /// Makes the list of deployments anew from the entries in `/boot` whose deployments are there and finished, and puts one aside that is
@@ -33,44 +37,26 @@ impl Sysroot {
         }
         let boot = self.boot_dir()?;
         self.check_boot_is_mounted(&boot)?;
-        let mut found: Vec<(EntryName, DeploymentState)> = Vec::new();
+        let mut found = Vec::new();
         for entry in boot.list_entries()? {
-            let Some(name) = entry.name.clone() else { continue };
-            match self.state_of(&name, &entry)? {
-                Some(deployment) => found.push((name, deployment)),
+            let Some(name) = &entry.name else { continue };
+            match self.state_of(name, &entry)? {
+                Some(deployment) => found.push(deployment),
                 None => {
                     let text = format!("{} leads to no deployment that is whole", entry.file_name);
                     progress.report(Event::Warning { text: &text });
                 }
             }
         }
-        found.sort_by_key(|(name, _)| std::cmp::Reverse(name.n));
-        let mut state = State::default();
-        for (name, deployment) in found {
-            state.next_entry = state.next_entry.max(name.n + 1);
-            let newer = state
-                .deployments
-                .iter_mut()
-                .find(|newer| newer.id == deployment.id);
-            match newer {
-                None => state.deployments.push(deployment),
-                // The entry that is kept beside one with other arguments.
-                Some(newer) if newer.fallback.is_none() => {
-                    newer.fallback = Some(FallbackEntry {
-                        entry: deployment.entry,
-                        kargs: deployment.kargs,
-                        good: false,
-                    });
-                }
-                Some(_) => {}
-            }
-        }
+        let state = state_from(found);
         if state.deployments.is_empty() {
             return Err(SysrootError::NothingToRebuild {
                 path: boot.dir().path().to_owned(),
             });
         }
-        if is_there {
+        state.check(&path)?;
+        // What is there first is what somebody may want to look at.
+        if is_there && !self.atomos.exists(DAMAGED)? {
             self.atomos.rename(STATE, &self.atomos, DAMAGED)?;
         }
         state.save(&self.atomos)?;
@@ -96,12 +82,16 @@ impl Sysroot {
         let (Some(id), Some((_, bootcsum))) = (id, kernel) else {
             return Ok(None);
         };
-        if id.stateroot != name.stateroot
-            || !self.deployments_dir(&id.stateroot)?.exists(layout::marker(&id))?
-        {
+        if !leads_to(name, &id) || name.n >= MAX_NUMBER {
             return Ok(None);
         }
-        let root = self.deployment_dir(&id)?;
+        let deployments = self.deployments_dir(&id.stateroot)?;
+        let Some(root) = deployments.open_dir_optional(id.dir_name())? else {
+            return Ok(None);
+        };
+        if !deployments.exists(layout::marker(&id))? {
+            return Ok(None);
+        }
         kargs.delete_all("atomos");
         kargs.delete_all(ENTRY_KARG);
         // What only the menu shows.
@@ -120,4 +110,37 @@ impl Sysroot {
             fallback: None,
         }))
     }
+}
+
+/// Makes a list of what entries say.
+fn state_from(mut found: Vec<DeploymentState>) -> State {
+    // Of several names of one entry, which a rename leaves that is cut short, the one that was tried most.
+    found.sort_by_key(|deployment| {
+        (
+            std::cmp::Reverse(deployment.entry),
+            deployment.tries.unwrap_or(u32::MAX),
+        )
+    });
+    found.dedup_by_key(|deployment| deployment.entry);
+    let mut state = State::default();
+    for deployment in found {
+        state.next_entry = state.next_entry.max(deployment.entry + 1);
+        let newer = state
+            .deployments
+            .iter_mut()
+            .find(|newer| newer.id == deployment.id);
+        match newer {
+            None => state.deployments.push(deployment),
+            // The entry that is kept beside one with other arguments.
+            Some(newer) if newer.fallback.is_none() => {
+                newer.fallback = Some(FallbackEntry {
+                    entry: deployment.entry,
+                    kargs: deployment.kargs,
+                    good: false,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    state
 }

@@ -87,12 +87,16 @@ impl State {
 }
 
 impl Sysroot {
-    /// Makes the deployment that `to` names the default, or the one that a rollback goes to where nothing is named; where there is no
-    /// other, and its kernel arguments were changed and not found good, it has those before again. What is
+    /// Makes the deployment that `to` names the default, or the one that a rollback goes to where nothing is named. Where that has been booted
+    /// with the kernel arguments before the present ones, or is the only one, it has those again. What is
     /// staged is given up: it would take the place of either.
     ///
     /// The visible step is its new boot entry. Takes the lock.
     pub fn rollback(&self, to: Option<&str>, progress: &dyn Progress) -> Result<SwitchReport, SysrootError> {
+        self.with_reserve(|| self.roll_back(to, progress))
+    }
+
+    fn roll_back(&self, to: Option<&str>, progress: &dyn Progress) -> Result<SwitchReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
         let booted = self.booted()?;
@@ -108,10 +112,13 @@ impl Sysroot {
                 // An update that was not booted yet, like one that is the default.
                 (Some(_), Some(booted)) => state.get(booted).unwrap_or(default).clone(),
                 (Some(_), None) => default.clone(),
-                (None, _) => match state.rollback_target(booted.as_ref()) {
-                    Some(target) => target.clone(),
-                    None => return self.take_back_kargs(&lock, state, progress),
-                },
+                (None, _) if self.goes_back_to_own_kargs(&state, default)? => {
+                    return self.take_back_kargs(&lock, state, progress);
+                }
+                (None, _) => state
+                    .rollback_target(booted.as_ref())
+                    .ok_or(SysrootError::NothingToRollBackTo)?
+                    .clone(),
             },
         };
         let previous = default.id.clone();
@@ -127,6 +134,10 @@ impl Sysroot {
             self.check_bootable(&target.id)?;
         }
         self.discard_staged(&lock)?;
+        if report.changed || report.discarded.is_some() {
+            let given_up = report.discarded.iter().chain([&report.previous]).chain(&booted);
+            self.remember_choice(&report.default, given_up.map(|id| id.commit))?;
+        }
         if report.changed {
             let id = target.id.clone();
             state.choose_again(target, DEFAULT_TRIES);
@@ -140,7 +151,14 @@ impl Sysroot {
         Ok(report)
     }
 
-    /// Gives the only deployment the kernel arguments that it had before they were changed.
+    /// Returns whether a rollback takes back a change of the default's kernel arguments: where a person has booted it with those before, and
+    /// where there is nothing else.
+    fn goes_back_to_own_kargs(&self, state: &State, default: &DeploymentState) -> Result<bool, SysrootError> {
+        let is_alone = state.deployments.len() == 1 && default.fallback.is_some();
+        Ok(is_alone || self.runs_fallback_of(default)?)
+    }
+
+    /// Gives the default the kernel arguments that it had before they were changed.
     fn take_back_kargs(
         &self,
         lock: &SysrootLock,
@@ -151,6 +169,7 @@ impl Sysroot {
         let before = default.and_then(|default| Some((default.fallback.clone()?.kargs, default)));
         let (kargs, default) = before.ok_or(SysrootError::NothingToRollBackTo)?;
         let id = default.id.clone();
+        self.check_bootable(&id)?;
         state.change_kargs(default, kargs.clone(), 0);
         self.mark_trial(&state, &id)?;
         self.switch_to(lock, &state, progress)?;
@@ -178,6 +197,10 @@ impl Sysroot {
 
     /// Keeps the deployment from every clean-up, or lets it go again. Returns whether that changed anything.
     pub fn set_pinned(&self, selector: &str, pinned: bool) -> Result<(DeploymentId, bool), SysrootError> {
+        self.with_reserve(|| self.pin(selector, pinned))
+    }
+
+    fn pin(&self, selector: &str, pinned: bool) -> Result<(DeploymentId, bool), SysrootError> {
         let _lock = self.lock()?;
         let mut state = self.state()?;
         let staged = self.usable_staged(&state)?;
@@ -201,6 +224,14 @@ impl Sysroot {
     /// Removes a deployment: from the truth, from `/boot`, and then its files. The one that is running stays. `staged` is
     /// what is staged, even where its record cannot be read.
     pub fn undeploy(&self, selector: &str, progress: &dyn Progress) -> Result<UndeployReport, SysrootError> {
+        self.with_reserve(|| self.remove_deployment(selector, progress))
+    }
+
+    fn remove_deployment(
+        &self,
+        selector: &str,
+        progress: &dyn Progress,
+    ) -> Result<UndeployReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state()?;
         let booted = self.booted()?;

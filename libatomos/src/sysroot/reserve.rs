@@ -1,32 +1,53 @@
 //! Room that is kept for saving a machine whose disk is full.
 //!
 //! A rollback, a verdict on a boot, and the removal of a deployment write a few files, and not all file systems keep blocks back for root. So
-//! a file that nobody reads lies in `/atomos` while there is plenty of room, and gives up its own when there is none. It is a hint: where it
+//! a file that nobody reads lies in `/atomos`, and gives up its own when one of these finds no room. It is a hint: where it
 //! cannot be made, nothing is lost.
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::error::ErrorKind;
 use crate::fs::{Dir, FsError};
 
+use super::{Sysroot, SysrootError};
+
 /// The file's name, in `/atomos`.
-pub(super) const RESERVE: &str = "reserve";
+const RESERVE: &str = "reserve";
 
 /// Bytes in it.
 const SIZE: u64 = 1 << 20;
 
-/// What has to be free for it to be made, and with less than what it goes.
+/// What has to be available for it to be made.
 const PLENTY: u64 = 64 * SIZE;
-const LITTLE: u64 = SIZE / 4;
 
-/// Makes the reserve, or gives it up. Whoever is about to change the sysroot calls this.
-pub(super) fn adjust(atomos: &Dir) {
-    let Ok(free) = atomos.free_space() else { return };
-    let _ = match atomos.exists(RESERVE) {
-        Ok(false) if free > PLENTY => make(atomos),
+impl Sysroot {
+    /// Does what saves a machine, and does it again with the room that was kept where there is none. An operation that failed has changed
+    /// nothing.
+    pub(super) fn with_reserve<T>(
+        &self,
+        operation: impl Fn() -> Result<T, SysrootError>,
+    ) -> Result<T, SysrootError> {
+        let error = match operation() {
+            Err(error) if error.kind() == ErrorKind::NoSpace => error,
+            done => return done,
+        };
+        match self.atomos.remove_file_optional(RESERVE) {
+            Ok(true) => {}
+            _ => return Err(error),
+        }
         // Blocks are free when the removal is down.
-        Ok(true) if free < LITTLE => atomos.remove_file(RESERVE).and_then(|()| atomos.sync_fs()),
-        _ => Ok(()),
-    };
+        self.atomos.sync_fs()?;
+        operation()
+    }
+
+    /// Makes the reserve where there is plenty of room.
+    pub(super) fn keep_reserve(&self) {
+        let has_room =
+            || Ok::<_, FsError>(!self.atomos.exists(RESERVE)? && self.atomos.available_space()? > PLENTY);
+        if has_room().unwrap_or(false) {
+            let _ = make(&self.atomos);
+        }
+    }
 }
 
 fn make(atomos: &Dir) -> Result<(), FsError> {

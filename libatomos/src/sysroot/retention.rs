@@ -85,19 +85,6 @@ fn worth_going_back_to(
     found.map(|other| other.id.clone())
 }
 
-/// Returns what a person chose to boot next after it had run before: a rollback that has not been booted yet. What comes in its place
-/// may be no better than what it was chosen over.
-fn gone_back_to<'a>(
-    state: &'a State,
-    new: &DeploymentId,
-    booted: Option<&DeploymentId>,
-    ran: &[DeploymentId],
-) -> Option<&'a DeploymentId> {
-    let mut others = state.deployments.iter().filter(|other| other.id != *new);
-    let next = others.find(|other| !other.is_bad()).map(|other| &other.id);
-    next.filter(|id| booted.is_some_and(|booted| booted != *id) && ran.contains(id))
-}
-
 impl Sysroot {
     /// Takes out of the truth what retention lets go of: all but the newest `keep` of the stateroot, what is running, what
     /// is pinned, what a person went back to, and the newest that is known to be good.
@@ -116,7 +103,16 @@ impl Sysroot {
         // A record that cannot be read tells of none.
         let ran = self.boot_log().unwrap_or_default().ran;
         let good = worth_going_back_to(state, new, booted.as_ref(), &ran);
-        let chosen = gone_back_to(state, new, booted.as_ref(), &ran).cloned();
+        let before = State {
+            deployments: state
+                .deployments
+                .iter()
+                .filter(|other| other.id != *new)
+                .cloned()
+                .collect(),
+            ..state.clone()
+        };
+        let chosen = self.chosen(&before).map(|chosen| chosen.deployment);
         let is_booted = |id: &DeploymentId| booted.as_ref() == Some(id);
         // The new one and what is running have their places; the rest go to the newest of the others.
         let running_here = booted

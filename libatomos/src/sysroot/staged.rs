@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::Dir;
 
-use super::error::with_causes;
 use super::{DeployOptions, DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock};
+use crate::error::with_causes;
 
 /// The record's name in `/atomos`.
 pub(super) const STAGED: &str = "staged.json";

@@ -4,7 +4,7 @@
 //! is in `/boot` is derived from it and can be written again at any time.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -99,28 +99,38 @@ impl State {
         };
         let state: Self = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         if state.version != VERSION {
-            return Err(damaged(format!(
-                "it is of version {}, and this program knows {VERSION}",
-                state.version
-            )));
+            return Err(SysrootError::NewerState {
+                path,
+                version: state.version,
+            });
         }
+        state.check(&path)?;
+        Ok(state)
+    }
+
+    /// Fails for a list that means nothing; `path` is for messages.
+    pub(super) fn check(&self, path: &Path) -> Result<(), SysrootError> {
+        let damaged = |reason: String| SysrootError::DamagedState {
+            path: path.to_owned(),
+            reason,
+        };
         let (mut ids, mut entries) = (HashSet::new(), HashSet::new());
-        for deployment in &state.deployments {
+        for deployment in &self.deployments {
             let fallback = deployment.fallback.as_ref().map(|fallback| fallback.entry);
             let twice = !entries.insert(deployment.entry) || fallback.is_some_and(|n| !entries.insert(n));
             if !ids.insert(&deployment.id) || twice {
                 return Err(damaged(format!("{} stands twice", deployment.id)));
             }
-            if deployment.entry >= state.next_entry || fallback.is_some_and(|n| n >= deployment.entry) {
+            if deployment.entry >= self.next_entry || fallback.is_some_and(|n| n >= deployment.entry) {
                 return Err(damaged("an entry's number is not below the next one".to_owned()));
             }
         }
-        if !state.deployments.is_sorted_by(|a, b| a.entry > b.entry) {
+        if !self.deployments.is_sorted_by(|a, b| a.entry > b.entry) {
             return Err(damaged(
                 "the deployments are not in the order of their entries".to_owned(),
             ));
         }
-        Ok(state)
+        Ok(())
     }
 
     /// Replaces the truth. Durable on return.

@@ -158,10 +158,11 @@ impl State {
     }
 
     /// The deployment ran out of tries. Where it was its arguments that were tried, it has the old ones again, and is not
-    /// bad; returns the arguments that were given up.
+    /// bad; returns the arguments that were given up. What is given up as a whole keeps no other entry.
     pub(super) fn mark_bad(&mut self, id: &DeploymentId) -> Option<String> {
         let deployment = self.get_mut(id)?;
-        let Some(fallback) = deployment.fallback.take() else {
+        let was_tried = deployment.is_on_trial();
+        let Some(fallback) = deployment.fallback.take().filter(|_| was_tried) else {
             deployment.good = false;
             deployment.tries = Some(0);
             return None;

@@ -48,11 +48,22 @@ pub struct UpgradeOptions {
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 #[non_exhaustive]
 pub enum UpgradeOutcome {
-    /// The ref names what would run next, or what runs and somebody went back from.
+    /// The ref names what would run next.
     Unchanged {
         /// The deployment.
         deployment: DeploymentId,
         /// What it follows.
+        reference: RefName,
+    },
+    /// The ref names what a person went back from since this boot began.
+    GoneBack {
+        /// What the next boot takes instead.
+        deployment: DeploymentId,
+        /// What the ref names.
+        commit: CommitId,
+        /// Its version.
+        version: String,
+        /// The ref.
         reference: RefName,
     },
     /// There is something newer, and only a look was asked for.
@@ -156,14 +167,14 @@ impl Sysroot {
                 reference,
             });
         }
-        // Somebody went back from what the ref names, and has not restarted yet.
-        let gone_back_from = booted.as_ref().filter(|booted| {
-            let is_named = (&booted.stateroot, booted.commit) == (&current.stateroot, commit.0);
-            is_named && **booted != current && !is_staged && log.ran.contains(&current)
+        let chosen = self.chosen(&state).filter(|chosen| {
+            chosen.deployment == current && chosen.over.contains(&commit.0) && options.switch_to.is_none()
         });
-        if let (Some(booted), None) = (gone_back_from, &options.switch_to) {
-            return Ok(UpgradeOutcome::Unchanged {
-                deployment: booted.clone(),
+        if chosen.is_some() {
+            return Ok(UpgradeOutcome::GoneBack {
+                deployment: current,
+                commit: commit.0,
+                version: commit.1,
                 reference,
             });
         }
@@ -188,22 +199,25 @@ impl Sysroot {
         };
         let at_once = options.deploy.finish == Finish::Now;
         let is_done = |state: &State| {
-            let Some((found, is_staged)) = self.runs_next(state, stateroot)? else {
-                return Ok(None);
+            let now = self.runs_next(state, stateroot)?;
+            let is_as_it_was = match &now {
+                None => true,
+                Some((now, _)) => {
+                    *now == current && Origin::load(&self.deployments_dir(&now.stateroot)?, now)? == followed
+                }
             };
-            if found == current && Origin::load(&self.deployments_dir(&found.stateroot)?, &found)? == followed
-            {
-                return Ok(None);
-            }
-            // Whoever upgrades at the same time may have been faster while this one was pulling; or a person chose something else.
-            let is_news = (&found.stateroot, found.commit) == (&current.stateroot, commit.0);
-            match is_news && options.switch_to.is_none() && found != current {
-                true if is_staged && at_once => Ok(None),
-                true => Ok(Some(found)),
-                false => Err(SysrootError::ChangedMeanwhile {
-                    before: Box::new(current.clone()),
-                    now: Box::new(found),
-                }),
+            match now {
+                Some((now, is_staged)) if !is_as_it_was => {
+                    // Whoever upgrades at the same time may have been faster while this one was pulling; or a person chose something else.
+                    let is_news = now != current
+                        && (&now.stateroot, now.commit) == (&current.stateroot, commit.0)
+                        && options.switch_to.is_none();
+                    match is_news {
+                        true => Ok(Some(now).filter(|_| !(is_staged && at_once))),
+                        false => Err(SysrootError::ChangedMeanwhile { now: Box::new(now) }),
+                    }
+                }
+                _ => Ok(None),
             }
         };
         match self.deploy_unless(&is_done, &commit.0.to_string(), &deploy, progress, cancel)? {

@@ -100,8 +100,8 @@ pub const EMERGENCY: Version = Version {
             0o644,
         ),
         (
-            "usr/lib/systemd/system/atomos-boot-deadline.timer.d/95-vm-test.conf",
-            "[Timer]\nOnBootSec=\nOnBootSec=1min\n",
+            "usr/lib/systemd/system/atomos-emergency-deadline.timer.d/95-vm-test.conf",
+            "[Timer]\nOnActiveSec=\nOnActiveSec=20s\n",
             0o644,
         ),
     ],

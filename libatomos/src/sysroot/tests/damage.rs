@@ -110,3 +110,58 @@ fn a_list_of_deployments_that_is_lost_or_damaged_is_made_anew_from_what_boots() 
     let found = sysroot.rebuild_state(&NoProgress).unwrap();
     assert_eq!(found.len(), 1);
 }
+
+/// A rename that is cut short on FAT leaves an entry two names, and a file name can say anything.
+#[test]
+fn a_list_is_made_of_what_means_something_or_not_at_all() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    machine.deploy("os");
+    machine.commit("2", |_| ());
+    let two = machine.deploy("os");
+    let sysroot = machine.sysroot();
+    let before = sysroot.state().unwrap();
+    let entries = machine.path("sysroot/boot/loader/entries");
+    let newest = entries.join(machine.entries().pop().unwrap());
+    let text = fs::read_to_string(&newest).unwrap();
+    let name = newest.file_stem().unwrap().to_str().unwrap().to_owned();
+    fs::write(entries.join(format!("{name}+2-1.conf")), &text).unwrap();
+    let largest = name.replacen("atomos-2-", &format!("atomos-{}-", u64::MAX), 1);
+    fs::write(entries.join(format!("{largest}.conf")), &text).unwrap();
+    let path = machine.path("sysroot/atomos/deployments.json");
+    for damage in ["first", "second"] {
+        fs::write(&path, damage).unwrap();
+        sysroot.rebuild_state(&NoProgress).unwrap();
+        let state = sysroot.state().unwrap();
+        assert_eq!(state.next_entry, before.next_entry);
+        assert_eq!(state.deployments[0].tries, Some(2));
+        assert_eq!(state.deployments.len(), 2);
+    }
+    let aside = fs::read_to_string(machine.path("sysroot/atomos/deployments.json.damaged")).unwrap();
+    assert_eq!(aside, "first", "what was there first may be wanted");
+
+    // A marker alone is no deployment.
+    fs::write(&path, "").unwrap();
+    fs::rename(machine.root_of(&two), machine.path("aside")).unwrap();
+    assert_eq!(sysroot.rebuild_state(&NoProgress).unwrap().len(), 1);
+    let newer = fs::read_to_string(&path)
+        .unwrap()
+        .replacen("\"version\": 1", "\"version\": 2", 1);
+    fs::write(&path, newer).unwrap();
+    let error = sysroot.rebuild_state(&NoProgress).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+#[test]
+fn mount_points_are_those_of_what_mounts() {
+    let source = include_str!("../../../../atomos-prepare-root/src/mounts.rs");
+    let list = source.split("const MOUNT_POINTS").nth(1).unwrap();
+    let list = list.split(';').nth(1).unwrap();
+    let names: Vec<&str> = list
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| *name != "etc")
+        .collect();
+    assert_eq!(names, crate::sysroot::decide::MOUNT_POINTS);
+}

@@ -30,11 +30,22 @@ fn a_tree_that_cannot_be_removed_keeps_its_objects_and_no_other_tree() {
     };
     assert!(machine.root_of(&one).exists() && is_rooted(&one));
     assert!(!machine.root_of(&later[0]).exists() && !is_rooted(&later[0]));
+    let cleanup = || {
+        let options = CleanupOptions::default();
+        machine.sysroot().cleanup(&options, &NoProgress, &Cancel::new())
+    };
+    let unwanted = machine.commit("5", |_| ());
+    let back = RefUpdate {
+        name: "os".parse().unwrap(),
+        expected: None,
+        new: Some(later[2].deployment.commit),
+    };
+    machine.sysroot().repo().update_refs(&[back]).unwrap();
+    cleanup().unwrap_err();
+    let gone = machine.sysroot().repo().load_commit(&unwanted);
+    assert!(gone.is_err(), "what nobody wants went all the same");
     mount(&["umount"]);
-    machine
-        .sysroot()
-        .cleanup(&CleanupOptions::default(), &NoProgress, &Cancel::new())
-        .unwrap();
+    cleanup().unwrap();
     assert!(!machine.root_of(&one).exists() && !is_rooted(&one));
 }
 
@@ -62,45 +73,53 @@ fn a_subvolume_that_somebody_made_in_etc_comes_along_and_goes_with_the_old_tree(
     assert!(!machine.root_of(&one).exists());
 }
 
-/// A file system that keeps no blocks back for root, as XFS and btrfs do not.
+/// File systems that keep no blocks back for root.
 #[test]
 fn a_full_disk_keeps_nobody_from_going_back_or_making_room() {
-    let Some(full) = crate::testing::LoopFs::new("xfs", 320) else {
-        return;
-    };
-    let machine = Machine::in_directory(tempfile::tempdir_in(full.path()).unwrap());
-    let deploy = |version: &str| {
-        machine.commit(version, |tree| {
-            fs::write(tree.join("usr/own"), vec![1; 4 << 20]).unwrap()
-        });
-        machine.deploy("os")
-    };
-    let (one, two) = (deploy("1"), deploy("2"));
-    assert!(machine.path("sysroot/atomos/reserve").exists());
-    let fill = || {
-        use std::io::Write as _;
-        let mut file = fs::File::create(full.path().join("fill")).unwrap();
-        let mut size = 1 << 20;
-        while size > 0 {
-            match file.write_all(&vec![1; size]) {
-                Ok(()) => {}
-                Err(_) => size /= 2,
-            }
+    for (kind, megabytes) in [("xfs", 320), ("btrfs", 320)] {
+        let Some(full) = crate::testing::LoopFs::new(kind, megabytes) else {
+            continue;
+        };
+        let machine = Machine::in_directory(tempfile::tempdir_in(full.path()).unwrap());
+        let deploy = |version: &str| {
+            machine.commit(version, |tree| {
+                fs::write(tree.join("usr/own"), vec![1; 4 << 20]).unwrap()
+            });
+            machine.deploy("os")
+        };
+        let (one, two) = (deploy("1"), deploy("2"));
+        assert!(machine.path("sysroot/atomos/reserve").exists(), "{kind}");
+        fill(&full.path().join("fill"));
+        let running = machine.booted_into(&two);
+        running
+            .rollback(None, &NoProgress)
+            .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+        assert_eq!(running.state().unwrap().deployments[0].id, one.deployment);
+        running.mark_good(&NoProgress).unwrap();
+        machine
+            .booted_into(&one)
+            .undeploy(&two.deployment.to_string(), &NoProgress)
+            .unwrap();
+        assert!(!machine.root_of(&two).exists());
+        fs::remove_file(full.path().join("fill")).unwrap();
+        machine.sysroot().atomos.sync_fs().unwrap();
+        deploy("3");
+        assert!(machine.path("sysroot/atomos/reserve").exists(), "{kind}");
+    }
+}
+
+/// Takes all the room there is.
+fn fill(path: &Path) {
+    use std::io::Write as _;
+    let mut file = fs::File::create(path).unwrap();
+    let mut size = 1 << 20;
+    while size > 0 {
+        if file
+            .write_all(&vec![1; size])
+            .and_then(|()| file.sync_data())
+            .is_err()
+        {
+            size /= 2;
         }
-        let _ = file.sync_all();
-    };
-    fill();
-    let running = machine.booted_into(&two);
-    running.rollback(None, &NoProgress).unwrap();
-    assert_eq!(running.state().unwrap().deployments[0].id, one.deployment);
-    running.mark_good(&NoProgress).unwrap();
-    machine
-        .booted_into(&one)
-        .undeploy(&two.deployment.to_string(), &NoProgress)
-        .unwrap();
-    assert!(!machine.root_of(&two).exists());
-    fs::remove_file(full.path().join("fill")).unwrap();
-    machine.sysroot().atomos.sync_fs().unwrap();
-    machine.sysroot().set_pinned("0", true).unwrap();
-    assert!(machine.path("sysroot/atomos/reserve").exists());
+    }
 }
