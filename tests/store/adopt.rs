@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use libatomos::cancel::Cancel;
 use libatomos::commit::{CommitError, CommitOptions, CommitReport, commit};
 use libatomos::digest::Digest;
+use libatomos::error::ErrorKind;
 use libatomos::failpoint;
 use libatomos::fs::Dir;
 use libatomos::progress::NoProgress;
@@ -104,6 +105,41 @@ fn what_somebody_else_can_write_to_is_copied() {
         assert_eq!(fs::read(object(&repo, b"open")).unwrap(), b"open");
         assert_ne!(inode(&object(&repo, b"open")), opened);
         repo.assert_clean();
+    });
+}
+
+#[test]
+fn a_file_does_not_go_for_a_damaged_one_of_the_store() {
+    in_each_mode(|mode| {
+        for no_cache in [true, false] {
+            let repo = TestRepo::with_mode(mode);
+            let source = repo.scratch().join("source");
+            fs::create_dir(&source).unwrap();
+            fs::write(source.join("file"), "bytes").unwrap();
+            let _before = repo.commit("os", &source);
+            let object = object(&repo, b"bytes");
+            let modified = fs::metadata(&object).unwrap().modified().unwrap();
+            // As a disk does it: its inode tells nothing.
+            let rot = |bytes: &str| {
+                let mut rotten = fs::File::options().write(true).open(&object).unwrap();
+                std::io::Write::write_all(&mut rotten, bytes.as_bytes()).unwrap();
+                rotten.set_modified(modified).unwrap();
+            };
+            rot("BYTES");
+            let mut options = adopting();
+            options.no_cache = no_cache;
+            let adopt = || {
+                let source = Dir::open_ambient(&source).unwrap();
+                commit(repo.repo(), source, &options, &NoProgress, &Cancel::new())
+            };
+            let error = adopt().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert_eq!(fs::read(source.join("file")).unwrap(), b"bytes");
+            rot("bytes");
+            adopt().unwrap();
+            assert!(!source.join("file").exists());
+            repo.assert_clean();
+        }
     });
 }
 

@@ -11,14 +11,16 @@ use crate::cancel::Cancel;
 use crate::digest::{BlobId, Digest, DirTreeId};
 use crate::format::{Entry, Metadata, Node, Xattrs};
 use crate::fs::{Dir, FileKind, FsError, Stat, hash_file_and_verity, read_xattrs};
-use crate::repo::{ObjectKind, RepoError, Scratch, Transaction, Verity, hash_into, hash_stream};
+use crate::repo::{
+    ObjectKind, RepoError, Scratch, StoreOutcome, Transaction, Verity, hash_into, hash_stream,
+};
 use crate::unpack::{Codec, Unpacker};
 use crate::verity::VerityDigest;
 
 use super::memory::MemoryTrees;
 use super::mtime::only_time_differs;
 use super::source::{Content, ModeChange, SourceKind, SourceTree};
-use super::stat_cache::StatCache;
+use super::stat_cache::{Stamp, StatCache};
 use super::store_inodes::StoreInodes;
 use super::{CommitError, MtimePolicy};
 
@@ -135,6 +137,13 @@ impl Hasher<'_> {
             Sink::Store(transaction) => transaction.repo().has_blob(&known.blob, known.size, &metadata)?,
             Sink::Memory(_) => true,
         };
+        if let Sink::Store(transaction) = self.sink
+            && self.adopt
+            && is_kept
+        {
+            let is_source = |stat: &Stat| Stamp::of(stat) == *stamp;
+            transaction.check_duplicate(&known.blob, &metadata, is_source)?;
+        }
         Ok(is_kept.then_some((metadata, kind)))
     }
 
@@ -276,7 +285,12 @@ impl Hasher<'_> {
                     .map(drop),
                 Some(codec) => transaction
                     .store_stream(&path, &metadata, &hashed, scratch, || unpack(codec))
-                    .map(drop),
+                    .and_then(|stored| match stored.outcome {
+                        StoreOutcome::AlreadyPresent if self.adopt => {
+                            transaction.check_duplicate(&stored.id, &metadata, |_| false)
+                        }
+                        _ => Ok(()),
+                    }),
             }
             .map_err(|error| in_dir(error, dir))?;
         }

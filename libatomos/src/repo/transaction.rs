@@ -8,6 +8,7 @@
 //! What an interrupted run staged is taken over by the next one, and believed only after it was hashed again. A file that has other names,
 //! of a tree that was being adopted or a repository that was being pulled from, is taken by whoever would link it and nobody else.
 
+mod adopted;
 mod blobs;
 mod hash;
 mod loose;
@@ -15,8 +16,8 @@ mod partial;
 mod staging;
 mod write_back;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -87,6 +88,8 @@ pub struct Transaction<'r> {
     _shared: FileLock,
     staging: Staging,
     claims: Vec<Mutex<Claims>>,
+    /// Files of blobs, beneath their directory, that were found to be whole.
+    verified: Mutex<HashSet<String>>,
     refs: Mutex<Vec<RefUpdate>>,
     counters: Counters,
     room: Room,
@@ -171,6 +174,7 @@ impl Repo {
             _shared: shared,
             staging,
             claims: (0..CLAIM_SHARDS).map(|_| Mutex::default()).collect(),
+            verified: Mutex::default(),
             refs: Mutex::default(),
             counters: Counters::default(),
             room,

@@ -1,7 +1,6 @@
 //! Storing blobs: under which name, by which means, and each only once however many threads have it.
 
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -163,71 +162,6 @@ impl Transaction<'_> {
         self.store(metadata, &hashed, |target, name| write_whole(target, name, bytes))
     }
 
-    /// Stores a file by making it the store's own, where that is safe: nobody else has a name for it or has it open for writing,
-    /// and it is as it was in `before`, when it was hashed. Its owner, mode, attributes and time become what is recorded. Otherwise
-    /// it is copied. Returns whether the file is the store's own now; its name in the source must go before anybody writes to it.
-    pub(crate) fn store_adopted(
-        &self,
-        file: &File,
-        before: &Stat,
-        (dir, from): (&Dir, &OsStr),
-        metadata: &Metadata,
-        hashed: &Hashed,
-        scratch: &Scratch,
-    ) -> Result<bool, RepoError> {
-        let path = Path::new(from);
-        let adopted = Cell::new(false);
-        let unchanged = |stat: &Stat, links: u64| {
-            let of = |stat: &Stat| {
-                (
-                    stat.dev,
-                    stat.ino,
-                    stat.size,
-                    stat.mtime,
-                    stat.mtime_nsec,
-                    stat.mode,
-                    stat.uid,
-                    stat.gid,
-                )
-            };
-            of(stat) == of(before) && stat.nlink == links
-        };
-        let try_link = |name: &str, what: Link| -> Result<bool, RepoError> {
-            // The name in the source; and one that an interrupted run gave it here.
-            let links = if what == Link::Keep { 2 } else { 1 };
-            // In mode `bare-user` an object's owner is whoever may write to it.
-            let is_ours =
-                self.repo.mode() == RepoMode::Bare || before.uid == rustix::process::geteuid().as_raw();
-            let safe = hashed.size > 0
-                && is_ours
-                && before.nlink == links
-                && crate::fs::nobody_writes(file)
-                && crate::fs::has_no_other_xattrs(file, &metadata.xattrs);
-            if !safe || (what == Link::Make && !self.staging.link(dir, from, name)?) {
-                return Ok(false);
-            }
-            // What was hashed, and not what took its name meanwhile; nor has anybody written to it since, or given it a name.
-            let linked = self.staging.dir.stat(name)?;
-            if !unchanged(&linked, 2) {
-                if what == Link::Make {
-                    self.staging.dir.remove_file(name)?;
-                }
-                return Ok(false);
-            }
-            self.set_inode_of(file, &linked, metadata, path)?;
-            adopted.set(true);
-            Ok(true)
-        };
-        let write = |target: &File, name: &Path| {
-            if hashed.in_scratch {
-                return write_whole(target, name, &scratch.0[..hashed.size as usize]);
-            }
-            copy_verified(file, target, path, hashed)
-        };
-        self.store_by(metadata, hashed, try_link, write)?;
-        Ok(adopted.get())
-    }
-
     /// Takes a blob that an interrupted run staged, if it is whole, as every one of `inodes`.
     pub(crate) fn take_staged(&self, id: &BlobId, size: u64, inodes: &[Metadata]) -> Result<bool, RepoError> {
         let name = format!("{}/{}", ObjectKind::Blob.dir(), object_path(id.digest()));
@@ -381,7 +315,7 @@ impl Transaction<'_> {
     }
 
     /// As [`set_inode`](Self::set_inode), of a file that was looked at just now.
-    fn set_inode_of(
+    pub(super) fn set_inode_of(
         &self,
         file: &File,
         stat: &Stat,
