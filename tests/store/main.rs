@@ -12,6 +12,7 @@ mod damage;
 mod exports;
 mod fsck;
 mod images;
+mod kept;
 mod locks;
 mod ostree;
 mod repair;

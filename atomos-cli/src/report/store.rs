@@ -5,7 +5,7 @@ use std::io;
 use libatomos::checkout::CheckoutError;
 use libatomos::composefs::ComposefsError;
 use libatomos::error::ErrorKind;
-use libatomos::fs::{FsError, LockError};
+use libatomos::fs::{FsError, InodePart, LockError};
 use libatomos::repair::RepairError;
 use libatomos::repo::RepoError;
 
@@ -130,6 +130,11 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         RepoError::ObjectMissing { .. } | RepoError::ObjectDamaged { .. } => {
             "`atomos fsck` tells which refs and paths it belongs to, `atomos fsck --repair --from SOURCE` brings it back"
                 .to_owned()
+        }
+        RepoError::NotKept(not_kept) if not_kept.part == InodePart::Time => "`atomos commit --mtime zero` records no times; a repository of mode bare-user keeps any: `atomos init --mode bare-user`"
+            .to_owned(),
+        RepoError::NotKept(_) => {
+            "a repository of mode bare-user keeps it: `atomos init --mode bare-user`".to_owned()
         }
         RepoError::NoRoom { .. } => {
             "`atomos prune --dry-run` and `atomos cleanup --dry-run` say what they would free, `atomos stats` what each ref takes; `atomos undeploy` and `atomos refs --delete` let go of more; `atomos config min-free-space` says what is to stay free"

@@ -86,6 +86,22 @@ impl Hasher<'_> {
         open: &mut Option<(u32, Dir)>,
         scratch: &mut Scratch,
     ) -> Result<(Metadata, Node), CommitError> {
+        self.one_unnamed(node, parent, open, scratch)
+            .map_err(|mut error| {
+                if let CommitError::Repo(RepoError::NotKept(not_kept)) = &mut error {
+                    not_kept.path = self.tree.path_of(node);
+                }
+                error
+            })
+    }
+
+    fn one_unnamed(
+        &self,
+        node: u32,
+        parent: Option<&Entry>,
+        open: &mut Option<(u32, Dir)>,
+        scratch: &mut Scratch,
+    ) -> Result<(Metadata, Node), CommitError> {
         let source = self.tree.node(node);
         let SourceKind::File { content, size } = &source.kind else {
             unreachable!("only files are hashed");

@@ -3,7 +3,6 @@
 //! A system call that changes nothing still costs a journal entry; on a tree of 20,000 files that is noticed.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -32,26 +31,50 @@ pub(crate) fn apply_to_known(
     set_time(file, metadata, path)
 }
 
-/// Fails unless an open file has the attributes that were just set, and still its mode. The kernel keeps access control lists and
-/// capabilities in a form of its own, and a list has a say in the mode: an inode that is not what it was meant to be is never found again.
-pub(crate) fn check_kept(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+/// A part of an inode that a file system may not keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InodePart {
+    /// The modification time.
+    Time,
+    /// Access control lists, capabilities and other extended attributes.
+    Attributes,
+}
+
+/// Times that every file system has; the smallest are those of ext4 with inodes of 128 bytes.
+const KEPT_EVERYWHERE: std::ops::Range<i64> = 0..1 << 31;
+
+/// Returns what an open file has not kept of what was just set on it, and why; `None` where that is all of it. A time that the file
+/// system has not becomes one that it has. The kernel keeps access control lists and capabilities in a form of its own, and a list has a
+/// say in the mode. An inode that is not what it was meant to be is never found again.
+pub(crate) fn find_unkept(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+) -> Result<Option<(InodePart, String)>, FsError> {
+    if !KEPT_EVERYWHERE.contains(&metadata.mtime) {
+        let kept = stat_file(file, path)?.mtime;
+        if kept != metadata.mtime {
+            let reason = format!(
+                "the file system makes its time, {} seconds after 1970, one of {kept}",
+                metadata.mtime
+            );
+            return Ok(Some((InodePart::Time, reason)));
+        }
+    }
     let is_plain = |name: &[u8]| name.starts_with(b"user.") || name == SELINUX;
     if metadata.xattrs.iter().all(|(name, _)| is_plain(name)) {
-        return Ok(());
+        return Ok(None);
     }
     let mut found = read_xattrs(file, path)?;
     if metadata.xattrs.get(SELINUX).is_none() {
         found.remove(SELINUX);
     }
     if found == metadata.xattrs && stat_file(file, path)?.mode == metadata.mode {
-        return Ok(());
+        return Ok(None);
     }
     let reason = "its access control list or its capabilities are not as the kernel keeps them, or do not fit its mode";
-    Err(FsError::new(
-        "keep the attributes of",
-        path,
-        io::Error::new(io::ErrorKind::InvalidInput, reason),
-    ))
+    Ok(Some((InodePart::Attributes, reason.to_owned())))
 }
 
 pub(crate) fn stat_file(file: &File, path: &Path) -> Result<Stat, FsError> {

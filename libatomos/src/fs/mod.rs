@@ -25,8 +25,9 @@ pub use copy::{CopyMethod, copy_file_data, hash_file, read_up_to};
 pub use dir::{Dir, DirEntry};
 pub(crate) use dir::{mtime_only, read_bounded};
 pub use error::FsError;
+pub use inode::InodePart;
 pub(crate) use inode::{
-    apply_to_file, apply_to_known, check_kept, set_mode, set_owner_and_mode, set_time, stat_file,
+    apply_to_file, apply_to_known, find_unkept, set_mode, set_owner_and_mode, set_time, stat_file,
 };
 #[cfg(test)]
 pub(crate) use ioctl::SharedMap;

@@ -6,7 +6,7 @@ use crate::digest::{BlobId, CommitId};
 use crate::parallel::Budget;
 use crate::progress::{Event, Phase, PhaseGuard, Unit};
 use crate::remote::set_verified;
-use crate::repo::{ObjectKind, RefUpdate, RepoError, Transaction};
+use crate::repo::{ObjectKind, RefUpdate, RepoError, Transaction, name_unkept};
 use crate::site::{Artifact, Manifest, Release, TreeTable};
 use crate::transport::{TransportError, TransportErrorKind};
 
@@ -77,6 +77,15 @@ impl From<Stopped> for PullError {
     }
 }
 
+/// Says where in the tree a file lies that cannot be kept here.
+fn naming(error: PullError, target: &Target) -> PullError {
+    let tree = &target.manifest.tree;
+    match error {
+        PullError::Repo(error) => name_unkept(error, tree, &tree.commit.root).into(),
+        error => error,
+    }
+}
+
 impl Run<'_, '_> {
     pub(super) fn all(&mut self, releases: &[Release]) -> Result<(), PullError> {
         let repo = self.session.repo;
@@ -125,16 +134,18 @@ impl Run<'_, '_> {
                 Err(Stopped::Hopeless { .. }) if targets[index].manifest.base.is_some() => {
                     hopeless.push(index);
                 }
-                fetched => fetched?,
+                fetched => fetched.map_err(|stopped| naming(stopped.into(), &targets[index]))?,
             }
         }
         drop(phase);
         for index in hopeless {
             targets[index] = self.whole(&releases[index])?;
-            self.fetch_whole(&transaction, &targets[index])?;
+            self.fetch_whole(&transaction, &targets[index])
+                .map_err(|error| naming(error, &targets[index]))?;
         }
         for (target, release) in targets.iter().zip(releases) {
-            self.finish(&transaction, target, release)?;
+            self.finish(&transaction, target, release)
+                .map_err(|error| naming(error, target))?;
         }
         // Before the commits can be seen.
         if let Some(path) = &self.options.subpath {

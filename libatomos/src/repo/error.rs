@@ -3,14 +3,30 @@
 use std::path::PathBuf;
 
 use crate::cancel::Cancelled;
-use crate::digest::{CommitId, Digest, InvalidDigest};
+use crate::digest::{BlobId, CommitId, Digest, InvalidDigest};
 use crate::error::ErrorKind;
 use crate::failpoint::Tripped;
-use crate::format::FormatError;
-use crate::fs::{FsError, LockError};
+use crate::format::{FormatError, Metadata};
+use crate::fs::{FsError, InodePart, LockError};
 use crate::names::{InvalidName, RefName};
 
 use super::ObjectKind;
+
+/// What a file system does not keep of an inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotKept {
+    /// The file; its object where nobody knows more.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub blob: BlobId,
+    /// What the inode was to have.
+    pub metadata: Metadata,
+    /// What of that is not kept.
+    pub part: InodePart,
+    /// What becomes of it.
+    pub reason: String,
+}
 
 /// A repository operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +197,9 @@ pub enum RepoError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The repository's file system does not keep an inode as a tree has it.
+    #[error("cannot keep {} in a repository of mode bare: {}", .0.path.display(), .0.reason)]
+    NotKept(Box<NotKept>),
     /// A value cannot be encoded.
     #[error("cannot encode {what}")]
     Encode {
@@ -262,7 +281,9 @@ impl RepoError {
             | Self::Encode { .. }
             | Self::Name(_)
             | Self::Digest(_) => ErrorKind::Invalid,
-            Self::UnsupportedRepository { .. } | Self::WrongMode { .. } => ErrorKind::Unsupported,
+            Self::UnsupportedRepository { .. } | Self::WrongMode { .. } | Self::NotKept(_) => {
+                ErrorKind::Unsupported
+            }
             Self::RefMoved { .. } | Self::RefCollision { .. } | Self::IsAlias { .. } => ErrorKind::Conflict,
             Self::State { .. }
             | Self::Aliases { .. }

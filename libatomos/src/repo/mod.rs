@@ -36,7 +36,7 @@ pub use aliases::Aliases;
 #[cfg(feature = "testing")]
 pub(crate) use aliases::{format as format_aliases, parse as parse_aliases};
 pub use config::{Config, FORMAT, Features, RepoMode};
-pub use error::RepoError;
+pub use error::{NotKept, RepoError};
 pub use follow::LastLink;
 pub use free_space::MinFreeSpace;
 pub(crate) use free_space::{Room, Taken};
@@ -63,7 +63,7 @@ pub use stats::{RefStats, RepoStats};
 pub(crate) use transaction::{BlobFiles, LooseError, Partial, Scratch, Verity, hash_into, hash_stream};
 pub use transaction::{StoreOutcome, StoredBlob, Transaction, TransactionStats};
 pub use traverse::{Reachable, TreeSource};
-pub(crate) use traverse::{check_depth, variant_bits, variant_name};
+pub(crate) use traverse::{check_depth, name_unkept, variant_bits, variant_name};
 
 /// An open repository.
 ///

@@ -20,6 +20,7 @@ use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
 use super::transaction::{Scratch, Shared, hash_into};
+use super::traverse::name_unkept;
 use super::{ObjectKind, RefUpdate, Repo, RepoError, Transaction, TransactionStats};
 
 /// How to pull from a local repository.
@@ -85,7 +86,8 @@ impl Repo {
         if !pull.links {
             self.check_room(pull.plan.bytes)?;
         }
-        pull.run(options, progress, cancel)?;
+        pull.run(options, progress, cancel)
+            .map_err(|error| pull.naming(error))?;
         let commits = std::mem::take(&mut pull.plan.commits);
         let [hardlinked, reflinked, copied] = pull.shared.map(AtomicU64::into_inner);
         for (name, commit) in &tips {
@@ -206,6 +208,13 @@ impl Pull<'_> {
             self.transaction.store_commit(&self.source.load_commit(id)?)?;
         }
         Ok(())
+    }
+
+    /// Says where a file lies that cannot be kept here.
+    fn naming(&self, error: RepoError) -> RepoError {
+        let commits = self.plan.commits.iter();
+        let roots = commits.filter_map(|id| Some(self.source.load_commit(id).ok()?.root));
+        roots.fold(error, |error, root| name_unkept(error, self.source, &root))
     }
 
     fn copy_file(

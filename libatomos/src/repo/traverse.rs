@@ -1,7 +1,10 @@
 //! Walking what objects refer to.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, DirTreeId};
@@ -147,6 +150,44 @@ pub(crate) fn parse_variant_bits(name: &str) -> [u8; 16] {
     u128::from_str_radix(name, 16)
         .expect("32 hexadecimal digits are 128 bits")
         .to_le_bytes()
+}
+
+/// Says where in the tree `root` the file lies that was not kept; whoever stores blobs does not know it. Another error, and one of a
+/// tree that cannot be read, stays as it is.
+pub(crate) fn name_unkept(mut error: RepoError, source: &dyn TreeSource, root: &DirTreeId) -> RepoError {
+    if let RepoError::NotKept(not_kept) = &mut error
+        && let Ok(Some(path)) = find_file(source, root, &not_kept.blob, &not_kept.metadata)
+    {
+        not_kept.path = path;
+    }
+    error
+}
+
+/// Returns the path of a file with these bytes and this metadata.
+fn find_file(
+    source: &dyn TreeSource,
+    root: &DirTreeId,
+    blob: &BlobId,
+    metadata: &Metadata,
+) -> Result<Option<PathBuf>, RepoError> {
+    let mut seen = HashSet::new();
+    let mut stack = vec![(*root, PathBuf::new())];
+    while let Some((id, path)) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        for entry in source.dirtree(&id)?.entries() {
+            let path = || path.join(OsStr::from_bytes(&entry.name));
+            match &entry.node {
+                Node::Dir { tree } => stack.push((*tree, path())),
+                Node::File { blob: found, .. } if found == blob && entry.metadata == *metadata => {
+                    return Ok(Some(path()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Refuses a tree deeper than any path that the kernel accepts.

@@ -299,6 +299,30 @@ impl SourceTree {
             .try_fold(0, |parent, part| self.child(parent, part.as_bytes()))
     }
 
+    /// Returns where a file lies, for messages: on disk, or else in the tree, which is looked through for it.
+    pub(super) fn path_of(&self, index: u32) -> PathBuf {
+        let node = self.node(index);
+        if let SourceKind::File {
+            content: Content::Disk { directory, name } | Content::Unpacked { directory, name, .. },
+            ..
+        } = &node.kind
+        {
+            let (root, path) = self.place(*directory, name.as_deref(), &node.name);
+            return root.path().join(path);
+        }
+        let mut stack = vec![(0, PathBuf::new())];
+        while let Some((parent, path)) = stack.pop() {
+            for child in self.children(parent) {
+                let path = path.join(OsStr::from_bytes(&self.node(*child).name));
+                if *child == index {
+                    return path;
+                }
+                stack.push((*child, path));
+            }
+        }
+        PathBuf::from(OsStr::from_bytes(&node.name))
+    }
+
     /// Adds a node to a directory. The name must not be taken.
     pub fn insert(&mut self, parent: u32, node: SourceNode) -> u32 {
         let index = self.nodes.len() as u32;

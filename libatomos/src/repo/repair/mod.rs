@@ -463,14 +463,18 @@ impl Repair<'_> {
             .filter(|(bits, _)| !here.has_inode(bits))
             .map(|(bits, metadata)| (*bits, metadata.clone()))
             .collect();
-        let Some(size) = self.stage.blob(digest, need, has_base, &missing, candidate)? else {
+        let Some(staged) = self.stage.blob(digest, need, has_base, &missing, candidate)? else {
             return Ok(false);
         };
-        self.seen.add_blob(id, size);
-        for (bits, _) in missing {
+        // Of an inode that this file system does not keep there is no good copy.
+        let is_better = missing.is_empty() || !staged.inodes.is_empty() || staged.has_base != has_base;
+        if staged.has_base {
+            self.seen.add_blob(id, staged.size);
+        }
+        for bits in staged.inodes {
             self.seen.add_inode(id, bits);
         }
-        Ok(true)
+        Ok(is_better)
     }
 }
 

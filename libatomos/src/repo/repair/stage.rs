@@ -40,6 +40,15 @@ impl Placed {
     }
 }
 
+/// What became of a blob's bytes.
+pub(super) struct StagedBlob {
+    pub(super) size: u64,
+    /// The inodes that it is staged as, of those that were missing.
+    pub(super) inodes: Vec<[u8; 16]>,
+    /// Whether the store has the blob then, as whatever inode.
+    pub(super) has_base: bool,
+}
+
 /// Verifies what it is given, and keeps it in a staging directory; in a dry run it only verifies.
 pub(super) struct Stage<'r> {
     repo: &'r Repo,
@@ -106,7 +115,7 @@ impl<'r> Stage<'r> {
         Ok(Some(bytes))
     }
 
-    /// Takes a blob, as every inode that it lacks, and returns its size if the bytes are the blob's.
+    /// Takes a blob, as every inode that it lacks, if the bytes are the blob's.
     pub(super) fn blob(
         &mut self,
         digest: &Digest,
@@ -114,53 +123,80 @@ impl<'r> Stage<'r> {
         has_base: bool,
         missing: &[([u8; 16], Metadata)],
         candidate: &Candidate,
-    ) -> Result<Option<u64>, RepoError> {
+    ) -> Result<Option<StagedBlob>, RepoError> {
         let Some(size) = verify(digest, need.size, candidate) else {
             return Ok(None);
         };
-        if self.dry_run {
-            return Ok(Some(size));
-        }
-        let mut inodes: Vec<(Option<String>, Metadata)> = Vec::new();
-        if self.repo.mode() == RepoMode::BareUser {
-            if !has_base {
-                inodes.push((None, Metadata::with_mode(0o644)));
-            }
+        let mut staged = StagedBlob {
+            size,
+            inodes: Vec::new(),
+            has_base,
+        };
+        if self.dry_run || self.repo.mode() == RepoMode::BareUser {
+            staged.inodes.extend(missing.iter().map(|(bits, _)| *bits));
         } else {
-            let mut missing = missing.iter().map(|(_, metadata)| metadata);
-            if !has_base {
-                let base = match missing.next().or_else(|| need.inodes.values().next()) {
-                    Some(metadata) => metadata.clone(),
-                    None => self.own_metadata(digest)?,
+            for (bits, metadata) in missing {
+                let variant = match staged.has_base {
+                    false => None,
+                    true => Some(
+                        metadata
+                            .variant_name()
+                            .map_err(|source| encode_error("inode metadata", source))?,
+                    ),
                 };
-                inodes.push((None, base));
-            }
-            for metadata in missing {
-                let variant = metadata
-                    .variant_name()
-                    .map_err(|source| encode_error("inode metadata", source))?;
-                inodes.push((Some(variant), metadata.clone()));
-            }
-        }
-        for (variant, metadata) in inodes {
-            let placed = Placed {
-                kind: ObjectKind::Blob,
-                digest: *digest,
-                variant,
-            };
-            let file = self.create(&placed)?;
-            self.fill(&file, &placed, candidate, size)?;
-            let path = placed.staged();
-            match self.repo.mode() {
-                RepoMode::BareUser => {
-                    call("fchmod", || rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)))
-                        .map_err(|errno| FsError::new("set the mode of", &path, errno))?
+                if self.inode(digest, variant, metadata, candidate, size)? {
+                    staged.inodes.push(*bits);
+                    staged.has_base = true;
                 }
-                RepoMode::Bare => crate::fs::apply_to_file(&file, &metadata, Path::new(&path))?,
             }
-            self.placed.push(placed);
         }
-        Ok(Some(size))
+        // A tree for which it is not the right inode has found its own, or has none here.
+        if !staged.has_base && !self.dry_run {
+            let metadata = match need.inodes.values().next() {
+                Some(metadata) if missing.is_empty() => metadata.clone(),
+                _ => self.own_metadata(digest)?,
+            };
+            staged.has_base = self.inode(digest, None, &metadata, candidate, size)?;
+        }
+        staged.has_base |= self.dry_run;
+        Ok(Some(staged))
+    }
+
+    /// Stages one inode of a blob. Returns whether the file system keeps it as it must be; if not, it is not staged.
+    fn inode(
+        &mut self,
+        digest: &Digest,
+        variant: Option<String>,
+        metadata: &Metadata,
+        candidate: &Candidate,
+        size: u64,
+    ) -> Result<bool, RepoError> {
+        let placed = Placed {
+            kind: ObjectKind::Blob,
+            digest: *digest,
+            variant,
+        };
+        let file = self.create(&placed)?;
+        self.fill(&file, &placed, candidate, size)?;
+        let path = placed.staged();
+        let is_kept = match self.repo.mode() {
+            RepoMode::BareUser => {
+                call("fchmod", || rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)))
+                    .map_err(|errno| FsError::new("set the mode of", &path, errno))?;
+                true
+            }
+            RepoMode::Bare => {
+                crate::fs::apply_to_file(&file, metadata, Path::new(&path))?;
+                crate::fs::find_unkept(&file, metadata, Path::new(&path))?.is_none()
+            }
+        };
+        if is_kept {
+            self.placed.push(placed);
+        } else {
+            let staging = self.staging.as_ref().expect("a file was made in it");
+            staging.dir.remove_file(&path)?;
+        }
+        Ok(is_kept)
     }
 
     /// What nothing needs keeps the owner and the mode that it has.

@@ -65,7 +65,7 @@ impl Transaction<'_> {
                 }
                 return Ok(false);
             }
-            self.set_inode_of(file, &linked, metadata, path)?;
+            self.set_inode_of(file, &linked, &hashed.blob, metadata, path)?;
             adopted.set(true);
             Ok(true)
         };

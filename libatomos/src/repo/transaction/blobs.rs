@@ -15,7 +15,7 @@ use crate::fs::{Dir, FsError, Stat, hash_file, stat_file};
 
 use super::super::object::{encode_error, inode_matches};
 use super::super::traverse::variant_bits;
-use super::super::{ObjectKind, RepoError, RepoMode, object_path, variant_path};
+use super::super::{NotKept, ObjectKind, RepoError, RepoMode, object_path, variant_path};
 use super::hash::{Hashed, Scratch, changed, copy_verified, hash_into, hash_reader, write_whole};
 use super::{Claim, Link, ONLY, StoreOutcome, StoredBlob, Transaction};
 
@@ -244,7 +244,7 @@ impl Transaction<'_> {
             let file = self.staging.create(&name, 0o600)?;
             let path = self.staging.dir.path().join(&name);
             write(&file, &path)?;
-            self.set_inode(&file, metadata, &path)?;
+            self.set_inode(&file, &hashed.blob, metadata, &path)?;
         }
         Ok(resumed)
     }
@@ -307,10 +307,17 @@ impl Transaction<'_> {
         Ok(Some(Place { path, variant: true }))
     }
 
-    pub(super) fn set_inode(&self, file: &File, metadata: &Metadata, path: &Path) -> Result<(), FsError> {
+    /// Gives a file of `blob` what the mode keeps on an inode, and fails where the file system does not keep it.
+    pub(super) fn set_inode(
+        &self,
+        file: &File,
+        blob: &BlobId,
+        metadata: &Metadata,
+        path: &Path,
+    ) -> Result<(), RepoError> {
         match self.repo.mode() {
-            RepoMode::BareUser => make_readable(file, path),
-            RepoMode::Bare => self.set_inode_of(file, &stat_file(file, path)?, metadata, path),
+            RepoMode::BareUser => Ok(make_readable(file, path)?),
+            RepoMode::Bare => self.set_inode_of(file, &stat_file(file, path)?, blob, metadata, path),
         }
     }
 
@@ -319,15 +326,23 @@ impl Transaction<'_> {
         &self,
         file: &File,
         stat: &Stat,
+        blob: &BlobId,
         metadata: &Metadata,
         path: &Path,
-    ) -> Result<(), FsError> {
-        match self.repo.mode() {
-            RepoMode::BareUser => make_readable(file, path),
-            RepoMode::Bare => {
-                crate::fs::apply_to_known(file, stat, metadata, path)?;
-                crate::fs::check_kept(file, metadata, path)
-            }
+    ) -> Result<(), RepoError> {
+        if self.repo.mode() == RepoMode::BareUser {
+            return Ok(make_readable(file, path)?);
+        }
+        crate::fs::apply_to_known(file, stat, metadata, path)?;
+        match crate::fs::find_unkept(file, metadata, path)? {
+            None => Ok(()),
+            Some((part, reason)) => Err(RepoError::NotKept(Box::new(NotKept {
+                path: Path::new("objects").join(object_path(blob.digest())),
+                blob: *blob,
+                metadata: metadata.clone(),
+                part,
+                reason,
+            }))),
         }
     }
 }

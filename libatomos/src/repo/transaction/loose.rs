@@ -212,7 +212,7 @@ impl Transaction<'_> {
         let Some(file) = files.loose.open_file_optional(&from)? else {
             return Ok(false);
         };
-        self.set_inode(&file, metadata, &files.loose.path().join(&from))?;
+        self.set_inode(&file, blob, metadata, &files.loose.path().join(&from))?;
         ensure_shard(&self.staging.dir, name)?;
         // Before it moves: whoever misses it in the one place looks in the other.
         lock(&files.taken).insert(*blob);

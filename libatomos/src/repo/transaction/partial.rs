@@ -101,7 +101,7 @@ impl Transaction<'_> {
             for metadata in inodes {
                 // The first new inode is this very file; a second one is a copy of it.
                 if !moved && let Some(place) = self.claim(&hashed, metadata)? {
-                    self.noting_failure(self.place_partial(&partial, &place, metadata, &path))?;
+                    self.noting_failure(self.place_partial(&partial, id, &place, metadata, &path))?;
                     let (count, bytes) = if place.variant {
                         (&self.counters.variants, &self.counters.variant_bytes)
                     } else {
@@ -125,11 +125,12 @@ impl Transaction<'_> {
     fn place_partial(
         &self,
         partial: &Partial,
+        id: &BlobId,
         place: &Place,
         metadata: &Metadata,
         path: &Path,
     ) -> Result<(), RepoError> {
-        self.set_inode(&partial.file, metadata, path)?;
+        self.set_inode(&partial.file, id, metadata, path)?;
         let name = format!("{}/{}", ObjectKind::Blob.dir(), place.path);
         let shard = Path::new(&name).parent().expect("a staged name has a shard");
         self.staging.dir.ensure_dir_all(shard, 0o755)?;
