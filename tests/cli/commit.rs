@@ -2,6 +2,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 
+use libatomos::testing::is_root_or_skip;
+
 use crate::common::{EPOCH, Scratch};
 
 /// The tree of `Scratch::tree`, with `--owner 0:0 --mtime zero`, whoever commits it and when.
@@ -201,6 +203,39 @@ fn a_socket_is_refused_by_name_or_left_out() {
         .atomos(&["commit", "-b", "os", "--skip-special", "tree"])
         .code(0);
     assert!(run.err.starts_with("warning: left out socket\n"), "{}", run.err);
+}
+
+#[test]
+fn what_is_mounted_in_a_tree_is_left_out_and_told_of() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    let (tree, other) = (scratch.path("tree"), scratch.path("other"));
+    std::fs::create_dir_all(tree.join("proc")).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(tree.join("hosts"), "the tree's").unwrap();
+    std::fs::write(other.join("hosts"), "the machine's").unwrap();
+    let run = |program: &str, args: &[&std::path::Path]| {
+        let status = std::process::Command::new(program).args(args).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let bind = |what: &str, on: &str| run("mount", &["--bind".as_ref(), &other.join(what), &tree.join(on)]);
+    if !is_root_or_skip("mounting in a tree") || !bind("", "proc") {
+        return;
+    }
+    let is_file_bound = bind("hosts", "hosts");
+    let committed = scratch.atomos(&["commit", "-b", "os", "tree"]);
+    let json = scratch.atomos(&["--json", "commit", "-b", "os", "tree"]);
+    assert!(run("umount", &[&tree.join("proc")]) && is_file_bound && run("umount", &[&tree.join("hosts")]));
+    assert!(
+        committed.code(0).err.starts_with(
+            "warning: left out hosts\n\
+             warning: left out what is mounted on proc: the tree has an empty directory there, with the owner and mode of what is mounted\n"
+        )
+    );
+    let report: serde_json::Value = serde_json::from_str(&json.code(0).out).unwrap();
+    assert_eq!(report["skipped"], serde_json::json!(["hosts", "proc"]));
+    assert_eq!(report["mounted-directories"], serde_json::json!(["proc"]));
+    assert!(!scratch.atomos(&["ls", "os"]).code(0).out.contains("hosts"));
 }
 
 #[test]

@@ -229,13 +229,18 @@ fn a_tree_with_something_mounted_in_it_is_left_alone() {
         let status = std::process::Command::new(program).args(args).status();
         status.is_ok_and(|status| status.success())
     };
-    if !run("mount", &[Path::new("--bind"), &other, &mounted]) {
-        return libatomos::testing::skip("a mount in an adopted tree", "cannot bind a directory");
+    let (file, precious) = (source.join("file"), other.join("precious"));
+    fs::write(&file, "of the tree").unwrap();
+    for (what, on) in [(&other, &mounted), (&precious, &file)] {
+        if !run("mount", &[Path::new("--bind"), what, on]) {
+            return libatomos::testing::skip("a mount in an adopted tree", "cannot bind");
+        }
+        let result = adopt(&repo, &source);
+        assert!(run("umount", &[on]));
+        let error = result.unwrap_err();
+        assert!(matches!(error, CommitError::MountedInside { .. }), "{error}");
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
+        assert!(mounted.exists());
+        assert_eq!(fs::read(&file).unwrap(), b"of the tree");
     }
-    let result = adopt(&repo, &source);
-    assert!(run("umount", &[&mounted]));
-    let error = result.unwrap_err();
-    assert!(matches!(error, CommitError::MountedInside { .. }), "{error}");
-    assert_eq!(fs::read(other.join("precious")).unwrap(), b"precious");
-    assert!(mounted.exists());
 }

@@ -290,7 +290,10 @@ fn attributes_that_the_kernel_would_not_keep_are_refused_and_those_of_one_machin
     for list in [mask_with_id, other_mode] {
         let error = commit_tar(&repo, with(ACL, &list)).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("cannot keep f in a repository of mode bare"), "{text}");
+        assert!(
+            text.contains("cannot keep f in a repository of mode bare"),
+            "{text}"
+        );
         repo.assert_clean();
     }
 }

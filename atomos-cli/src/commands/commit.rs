@@ -285,7 +285,13 @@ fn parent(repo: &Repo, args: &CommitArgs) -> Result<Parent, CliError> {
 fn render(context: &Context, report: &CommitReport) -> Result<(), CliError> {
     let ui = context.ui();
     for path in &report.skipped {
-        ui.warning(format_args!("left out {}", text::escape_path(path)));
+        let shown = text::escape_path(path);
+        match report.mounted_directories.contains(path) {
+            true => ui.warning(format_args!(
+                "left out what is mounted on {shown}: the tree has an empty directory there, with the owner and mode of what is mounted"
+            )),
+            false => ui.warning(format_args!("left out {shown}")),
+        }
     }
     if let Some(os) = &report.os {
         let mut changes = Vec::new();

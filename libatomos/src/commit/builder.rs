@@ -115,9 +115,15 @@ pub struct CommitReport {
     pub bytes: u64,
     /// What was written.
     pub stats: TransactionStats,
-    /// Sockets and mounted directories that were left out.
+    /// Sockets, and files and directories that something is mounted on, which were left out.
     #[serde(serialize_with = "crate::fs::path_text::all")]
     pub skipped: Vec<PathBuf>,
+    /// Those of them that are directories. For each there is an empty one, with the owner, mode and time of what is mounted.
+    #[serde(
+        serialize_with = "crate::fs::path_text::all",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub mounted_directories: Vec<PathBuf>,
     /// The fs-verity digest of the image that the tree makes, where it was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_verity: Option<VerityDigest>,
@@ -303,6 +309,7 @@ fn commit_tree(
         bytes,
         stats,
         skipped: tree.skipped().to_vec(),
+        mounted_directories: tree.mounted_directories().to_vec(),
         image_verity: image,
         os: None,
     };

@@ -88,6 +88,27 @@ pub struct Stat {
     pub rdev: (u32, u32),
 }
 
+impl From<rustix::fs::Statx> for Stat {
+    fn from(stat: rustix::fs::Statx) -> Self {
+        Self {
+            kind: FileType::from_raw_mode(RawMode::from(stat.stx_mode)).into(),
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            size: stat.stx_size,
+            mtime: stat.stx_mtime.tv_sec,
+            mtime_nsec: i64::from(stat.stx_mtime.tv_nsec),
+            ctime: stat.stx_ctime.tv_sec,
+            ctime_nsec: i64::from(stat.stx_ctime.tv_nsec),
+            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            nlink: u64::from(stat.stx_nlink),
+            allocated: stat.stx_blocks * 512,
+            rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
+        }
+    }
+}
+
 impl From<rustix::fs::Stat> for Stat {
     fn from(stat: rustix::fs::Stat) -> Self {
         // The fields' types differ between architectures.
@@ -107,6 +128,26 @@ impl From<rustix::fs::Stat> for Stat {
             nlink: stat.st_nlink as u64,
             allocated: stat.st_blocks as u64 * 512,
             rdev: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fs::Dir;
+
+    #[test]
+    fn both_calls_of_the_kernel_say_the_same() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(scratch.path()).unwrap();
+        dir.write_atomic("file", b"bytes", 0o640).unwrap();
+        dir.set_mtime("file", -5).unwrap();
+        dir.create_dir("dir", 0o700).unwrap();
+        dir.symlink(b"file", "link").unwrap();
+        let dev = Dir::open_ambient("/dev").unwrap();
+        for (dir, name) in [(&dir, "file"), (&dir, "dir"), (&dir, "link"), (&dev, "null")] {
+            let (stat, _) = dir.stat_and_mount(name).unwrap();
+            assert_eq!(stat, dir.stat(name).unwrap(), "{name}");
         }
     }
 }

@@ -105,6 +105,8 @@ pub struct SourceTree {
     skipped: Vec<PathBuf>,
     /// Those of them that something is mounted on.
     mounted: Vec<PathBuf>,
+    /// Those of these that are directories, of which empty ones are in the tree.
+    mounted_directories: Vec<PathBuf>,
     /// Where blobs are that are named by their digest.
     blobs: Option<BlobFiles>,
     /// What becomes of the modes of files on disk, which are read again with their bytes.
@@ -142,6 +144,7 @@ impl SourceTree {
             directories: Vec::new(),
             skipped: Vec::new(),
             mounted: Vec::new(),
+            mounted_directories: Vec::new(),
             blobs: None,
             modes: HashMap::new(),
         }
@@ -158,6 +161,7 @@ impl SourceTree {
         self.directories.append(&mut other.directories);
         self.skipped.append(&mut other.skipped);
         self.mounted.append(&mut other.mounted);
+        self.mounted_directories.append(&mut other.mounted_directories);
         let roots = other.roots.drain(..).map(|(at, root)| (first + at, root));
         self.roots.extend(roots);
         first
@@ -212,9 +216,15 @@ impl SourceTree {
         self.stamps.iter().any(|stamp| stamp.inode() == inode)
     }
 
-    /// Returns the directories that something is mounted on, whose contents are not the tree's.
+    /// Returns the files and directories that something is mounted on, whose contents are not the tree's.
     pub(crate) fn mounted(&self) -> &[PathBuf] {
         &self.mounted
+    }
+
+    /// Returns the directories among them. Each is an empty one in the tree, for there must be one to mount on, with the metadata of what is
+    /// mounted: its own cannot be seen.
+    pub(crate) fn mounted_directories(&self) -> &[PathBuf] {
+        &self.mounted_directories
     }
 
     /// Returns how many nodes there are, removed ones included.

@@ -35,6 +35,8 @@ struct Listing {
     nodes: Vec<(SourceNode, Stamp, bool)>,
     /// Sockets, by path.
     skipped: Vec<PathBuf>,
+    /// What is no directory, and is mounted over the tree's.
+    mounted: Vec<PathBuf>,
     /// Whether it is mounted here: its contents are not the tree's.
     is_mounted: bool,
 }
@@ -95,9 +97,12 @@ impl SourceTree {
         node.metadata = listing.metadata;
         self.stamps[parent as usize] = listing.stamp;
         self.skipped.extend(listing.skipped);
+        self.skipped.extend(listing.mounted.iter().cloned());
+        self.mounted.extend(listing.mounted);
         if listing.is_mounted {
             self.skipped.push(path.to_owned());
             self.mounted.push(path.to_owned());
+            self.mounted_directories.push(path.to_owned());
         }
         self.directories.push(path.to_owned());
     }
@@ -151,6 +156,7 @@ fn list(
         stamp: Stamp::of(&stat),
         nodes: Vec::new(),
         skipped: Vec::new(),
+        mounted: Vec::new(),
         is_mounted,
     };
     if is_mounted {
@@ -168,7 +174,11 @@ fn list(
             listing.nodes.push((node, listing.stamp, false));
             continue;
         }
-        let stat = dir.stat(name)?;
+        let (stat, is_mounted) = dir.stat_and_mount(name)?;
+        if is_mounted && stat.kind != FileKind::Dir {
+            listing.mounted.push(full());
+            continue;
+        }
         let mut metadata = metadata_of(&stat);
         let kind = match stat.kind {
             FileKind::File => SourceKind::File {
@@ -231,23 +241,36 @@ mod tests {
         let mounted = dir.ensure_dir_all("tree/mounted", 0o755).unwrap();
         let other = dir.ensure_dir("other", 0o755).unwrap();
         other.write_atomic("secret", b"not of the tree", 0o644).unwrap();
+        let below = dir.ensure_dir("tree/below", 0o755).unwrap();
+        below.write_atomic("hosts", b"hidden", 0o644).unwrap();
+        below.write_atomic("own", b"of the tree", 0o644).unwrap();
+        let secret = other.path().join("secret");
+        let hosts = below.path().join("hosts");
         let mount = |command: &str, paths: &[&Path]| {
             let status = std::process::Command::new(command).args(paths).status();
             status.is_ok_and(|status| status.success())
         };
-        if !mount("mount", &[Path::new("--bind"), other.path(), mounted.path()]) {
+        let bind = Path::new("--bind");
+        if !mount("mount", &[bind, other.path(), mounted.path()]) {
             eprintln!("skipped: cannot bind a directory");
             return;
         }
+        let is_file_bound = mount("mount", &[bind, &secret, &hosts]);
         let tree = SourceTree::scan(
             dir.open_dir("tree").unwrap(),
             &ScanOptions::default(),
             &Cancel::new(),
         );
         assert!(mount("umount", &[mounted.path()]));
+        assert!(is_file_bound && mount("umount", &[&hosts]));
         let tree = tree.unwrap();
-        assert_eq!(tree.skipped(), [Path::new("mounted")]);
+        let [file, directory] = ["below/hosts", "mounted"].map(Path::new);
+        assert_eq!(tree.skipped(), [file, directory]);
+        assert_eq!(tree.mounted(), [file, directory]);
+        assert_eq!(tree.mounted_directories(), [directory]);
         let node = tree.find("mounted").unwrap();
         assert!(tree.children(node).is_empty());
+        assert!(tree.find("below/hosts").is_none());
+        assert!(tree.find("below/own").is_some());
     }
 }
