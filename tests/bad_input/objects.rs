@@ -1,12 +1,13 @@
 //! Damaged objects, and objects that somebody made on purpose.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use libatomos::digest::{Digest, DirTreeId};
-use libatomos::format::Commit;
+use libatomos::format::{Commit, DirTree, Entry, Metadata, Node};
 use libatomos::repo::{ObjectKind, RefUpdate};
 
-use crate::place::Place;
+use crate::place::{Place, Run};
 use crate::revisions::plant;
 
 /// The blob of `etc/config` in the place's tree.
@@ -176,6 +177,61 @@ fn refused_everywhere(names: &[&[u8]], reason: &str) {
     place.atomos(&["refs", "--delete", "evil"]).ok();
     place.atomos(&["prune"]).ok();
     place.assert_usable();
+}
+
+/// Commits a tree of five kilobytes that has two to the power of 40 directories, as the ref `many`.
+fn commit_unfolding(place: &Place) {
+    let repo = place.repo();
+    let transaction = repo.begin().unwrap();
+    let store = |entries| {
+        let tree = DirTree::new(entries).unwrap();
+        transaction.store_dirtree(&tree).unwrap()
+    };
+    let mut root = store(Vec::new());
+    for _ in 0..40 {
+        let entry = |name: &str| Entry {
+            name: name.into(),
+            metadata: Metadata::with_mode(0o755),
+            node: Node::Dir { tree: root },
+        };
+        root = store(vec![entry("a"), entry("b")]);
+    }
+    let commit = transaction
+        .store_commit(&Commit {
+            root,
+            root_metadata: Metadata::with_mode(0o755),
+            parent: None,
+            time: 0,
+            subject: String::new(),
+            body: String::new(),
+            version: String::new(),
+            metadata: BTreeMap::new(),
+        })
+        .unwrap();
+    transaction.set_ref(RefUpdate {
+        name: "many".parse().unwrap(),
+        expected: None,
+        new: Some(commit),
+    });
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_small_tree_of_countless_directories_does_not_fill_the_memory() {
+    let place = Place::new();
+    commit_unfolding(&place);
+    for args in [&["checkout", "many", "out"][..], &["lint", "many"]] {
+        let command = place.command(args);
+        let mut limited = std::process::Command::new("sh");
+        limited
+            .args(["-c", "ulimit -v 600000; exec \"$0\" \"$@\""])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(place.path(""))
+            .env("ATOMOS_REPO", "repo");
+        Run::from(limited.output().unwrap()).fails(3, &["more than"]);
+    }
+    assert!(!place.path("out").exists());
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::failpoint::fault::call;
 use crate::format::{DirTree, Entry, Metadata, Node};
 use crate::fs::{Dir, FsError, disinherit};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
-use crate::repo::{Repo, RepoError, TreeSource};
+use crate::repo::{Repo, RepoError, TreeSource, merge_equal};
 
 use super::link::Ladder;
 use super::metadata::{apply_to_dir, apply_to_name};
@@ -130,7 +130,7 @@ struct Plan<'a> {
 const MAX_KEPT: usize = 300_000;
 
 /// Equal subtrees let a few kilobytes describe more directories than any disk holds.
-const MAX_DIRECTORIES: usize = 50_000_000;
+const MAX_DIRECTORIES: u64 = 50_000_000;
 
 impl<'a> Plan<'a> {
     fn make(source: &'a dyn TreeSource, root: &DirTree, cancel: &Cancel) -> Result<Self, CheckoutError> {
@@ -141,34 +141,33 @@ impl<'a> Plan<'a> {
             trees: HashMap::new(),
         };
         let mut kept = 0;
-        let mut level: Vec<DirTreeId> = subtrees(root).collect();
+        let mut level: Vec<(DirTreeId, u64)> = subtrees(root).map(|child| (child, 1)).collect();
         let mut depth = 0;
         while !level.is_empty() {
             cancel.check()?;
             depth += 1;
             crate::repo::check_depth(depth, "/")?;
             // Equal subtrees are read once and counted as often as they stand.
-            level.sort_unstable();
-            let distinct: Vec<&[DirTreeId]> = level.chunk_by(|a, b| a == b).collect();
-            let loaded: Vec<Arc<DirTree>> = distinct
+            merge_equal(&mut level);
+            let directories = level
+                .iter()
+                .fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+            if directories > MAX_DIRECTORIES {
+                return Err(too_many());
+            }
+            plan.directories = plan.directories.saturating_add(directories);
+            let loaded: Vec<Arc<DirTree>> = level
                 .par_iter()
-                .map(|equal| plan.load(&equal[0]))
+                .map(|(id, _)| plan.load(id))
                 .collect::<Result<_, _>>()?;
             let mut next = Vec::new();
-            plan.directories = plan.directories.saturating_add(level.len() as u64);
-            for (equal, tree) in distinct.iter().zip(loaded) {
-                plan.total = plan
-                    .total
-                    .saturating_add(tree.entries().len() as u64 * equal.len() as u64);
-                for child in subtrees(&tree) {
-                    next.extend(std::iter::repeat_n(child, equal.len()));
-                }
-                if next.len() > MAX_DIRECTORIES {
-                    return Err(too_many());
-                }
+            for ((id, count), tree) in level.iter().zip(loaded) {
+                let entries = tree.entries().len() as u64;
+                plan.total = plan.total.saturating_add(entries.saturating_mul(*count));
+                next.extend(subtrees(&tree).map(|child| (child, *count)));
                 kept += tree.entries().len();
                 if kept <= MAX_KEPT {
-                    plan.trees.insert(equal[0], tree);
+                    plan.trees.insert(*id, tree);
                 }
             }
             level = next;

@@ -9,7 +9,7 @@ use crate::commit::{CommitError, SourceKind, SourceTree};
 use crate::digest::{BlobId, DirTreeId};
 use crate::format;
 use crate::fs::FsError;
-use crate::repo::{RepoError, TreeSource, check_depth};
+use crate::repo::{RepoError, TreeSource, check_depth, merge_equal};
 use crate::unpack::{INITRAMFS, MODULES, initramfs};
 
 use super::{SYSTEM_CONF, prepare_root};
@@ -46,10 +46,41 @@ const MAX_TEXT: u64 = 64 * 1024;
 
 /// Entries that are looked at. A few dirtrees that name each other's children many times over unfold into any number
 /// of paths; the largest of real systems has two million.
-const MAX_NODES: usize = 20_000_000;
+const MAX_NODES: u64 = 20_000_000;
 
 /// Links that are followed on the way to one file, as the kernel does.
 const MAX_LINKS: usize = 40;
+
+/// Counts the entries before there is a node for any.
+fn check_size(trees: &dyn TreeSource, root: &DirTreeId, cancel: &Cancel) -> Result<(), RepoError> {
+    let mut level = vec![(*root, 1u64)];
+    let (mut entries, mut depth) = (0u64, 0);
+    while !level.is_empty() {
+        check_depth(depth, "")?;
+        let mut next = Vec::new();
+        for (id, count) in &level {
+            cancel.check()?;
+            let tree = trees.dirtree(id)?;
+            let more = (tree.entries().len() as u64).saturating_mul(*count);
+            entries = entries.saturating_add(more);
+            next.extend(tree.entries().iter().filter_map(|entry| match &entry.node {
+                format::Node::Dir { tree } => Some((*tree, *count)),
+                _ => None,
+            }));
+        }
+        if entries > MAX_NODES {
+            return Err(RepoError::PathInTree {
+                rev: root.to_string(),
+                path: "/".to_owned(),
+                reason: "it unfolds into more than 20 million files",
+            });
+        }
+        merge_equal(&mut next);
+        level = next;
+        depth += 1;
+    }
+    Ok(())
+}
 
 impl View {
     fn empty() -> Self {
@@ -118,6 +149,7 @@ impl View {
         root: &DirTreeId,
         cancel: &Cancel,
     ) -> Result<Self, RepoError> {
+        check_size(trees, root, cancel)?;
         let mut view = Self::empty();
         let mut blobs = HashMap::new();
         let mut stack = vec![(*root, 0, 0)];
@@ -125,13 +157,6 @@ impl View {
             cancel.check()?;
             check_depth(depth, "")?;
             for entry in trees.dirtree(&id)?.into_entries() {
-                if view.nodes.len() >= MAX_NODES {
-                    return Err(RepoError::PathInTree {
-                        rev: root.to_string(),
-                        path: "/".to_owned(),
-                        reason: "it unfolds into more than 20 million files",
-                    });
-                }
                 let kind = match &entry.node {
                     format::Node::File { size, .. } => Kind::File { size: *size },
                     format::Node::Dir { .. } => Kind::Dir { children: Vec::new() },

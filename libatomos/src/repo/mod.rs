@@ -63,7 +63,7 @@ pub use stats::{RefStats, RepoStats};
 pub(crate) use transaction::{BlobFiles, LooseError, Partial, Scratch, Verity, hash_into, hash_stream};
 pub use transaction::{StoreOutcome, StoredBlob, Transaction, TransactionStats};
 pub use traverse::{Reachable, TreeSource};
-pub(crate) use traverse::{check_depth, name_unkept, variant_bits, variant_name};
+pub(crate) use traverse::{check_depth, merge_equal, name_unkept, variant_bits, variant_name};
 
 /// An open repository.
 ///

@@ -190,6 +190,19 @@ fn find_file(
     Ok(None)
 }
 
+/// Has each of the directories of a level stand once, with how often it does in all. Equal subtrees let a few kilobytes name any number of
+/// directories: whoever walks a whole tree counts them, and does not list them.
+pub(crate) fn merge_equal(level: &mut Vec<(DirTreeId, u64)>) {
+    level.sort_unstable_by_key(|(id, _)| *id);
+    level.dedup_by(|(id, count), (kept, sum)| {
+        let is_equal = id == kept;
+        if is_equal {
+            *sum = sum.saturating_add(*count);
+        }
+        is_equal
+    });
+}
+
 /// Refuses a tree deeper than any path that the kernel accepts.
 pub(crate) fn check_depth(depth: usize, path: &str) -> Result<(), RepoError> {
     if depth > limits::MAX_DEPTH {
@@ -205,6 +218,15 @@ pub(crate) fn check_depth(depth: usize, path: &str) -> Result<(), RepoError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn equal_directories_are_counted_without_a_limit() {
+        let id = |byte| DirTreeId::new(Digest::from_bytes([byte; 32]));
+        let mut level = vec![(id(2), 1), (id(1), u64::MAX), (id(2), 3), (id(1), 5)];
+        merge_equal(&mut level);
+        assert_eq!(level, [(id(1), u64::MAX), (id(2), 4)]);
+    }
 
     #[test]
     fn what_is_remembered_of_a_variant_is_what_its_name_spells() {
