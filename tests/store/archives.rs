@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use libatomos::Cancel;
 use libatomos::archive::{Member, MemberKind, TarWriter};
+use libatomos::checkout::{CheckoutOptions, UpdateOptions, update};
 use libatomos::commit::{CommitOptions, CommitReport, commit};
 use libatomos::digest::DirTreeId;
 use libatomos::error::ErrorKind;
@@ -253,6 +254,49 @@ fn whiteouts_remove_what_the_sources_before_have_and_nothing_of_their_own() {
         "/d/seven=7",
     ];
     assert_eq!(listing(&repo, &report), wanted);
+}
+
+#[test]
+fn a_directory_that_no_path_leads_to_is_refused() {
+    let long = |bytes: usize| {
+        let mut path = "d".repeat(200);
+        while path.len() + 201 < bytes {
+            path = format!("{path}/{}", "d".repeat(200));
+        }
+        let rest = bytes - path.len() - 1;
+        format!("{path}/{}", "e".repeat(rest))
+    };
+    refused(&[other(&long(4096), MemberKind::Dir)], "eee", "4096 bytes");
+    refused(&[file(&format!("{}/f", long(4096)), "")], "/f", "4096 bytes");
+    refused(
+        &[file(&long(4096), ""), other(&long(4096), MemberKind::Dir)],
+        "eee",
+        "4096 bytes",
+    );
+    // The longest that there is can be checked out, committed from there, and updated.
+    let repo = TestRepo::new();
+    let path = long(4095);
+    let [old, new] = ["1", "2"].map(|text| {
+        let source = archive(&[file(&format!("{path}/f"), text)]);
+        commit_tar(&repo, source).unwrap()
+    });
+    let out = repo.scratch().join("out");
+    let mut options = CheckoutOptions::default();
+    options.remember = true;
+    let _made = repo.checkout(&old.commit.to_string(), &out, &options).unwrap();
+    assert_eq!(commit_dir(&repo, &out), old.root);
+    let (rev, how) = (new.commit.to_string(), UpdateOptions::default());
+    update(
+        repo.repo(),
+        &rev,
+        &out,
+        &options,
+        &how,
+        &NoProgress,
+        &Cancel::new(),
+    )
+    .unwrap();
+    assert_eq!(commit_dir(&repo, &out), new.root);
 }
 
 #[test]

@@ -16,6 +16,9 @@ const MAX_WEIGHT: usize = 1 << 30;
 /// What a node takes besides its texts.
 const NODE_WEIGHT: usize = 256;
 
+/// A directory's path from the root is shorter, or no call of the kernel would take it (`repo-format.md`).
+const MAX_PATH: usize = 4096;
+
 /// Links that are followed on the way to one member, as the kernel's own limit is.
 const MAX_LINKS: usize = 40;
 
@@ -72,6 +75,8 @@ pub(super) struct Overlay {
     index: HashMap<(u32, Box<[u8]>), u32>,
     /// The layer that each node is of.
     layers: Vec<u32>,
+    /// Bytes of each node's path from the root.
+    lengths: Vec<usize>,
     layer: u32,
     /// Entries that are gone and still stand in their directory's list.
     gone: HashSet<u32>,
@@ -92,6 +97,7 @@ impl Overlay {
             tree: SourceTree::with_root(root),
             index: HashMap::new(),
             layers: vec![0],
+            lengths: vec![0],
             layer: 0,
             gone: HashSet::new(),
             purged: HashSet::new(),
@@ -227,6 +233,7 @@ impl Overlay {
             self.index.remove(&(parent, name.clone()));
             return self.insert(parent, &name, metadata, kind);
         }
+        Self::check_length(self.lengths[there as usize], &kind)?;
         self.grow(&metadata, &kind, 0)?;
         self.layers[there as usize] = self.layer;
         let node = self.tree.node_mut(there);
@@ -289,7 +296,11 @@ impl Overlay {
         metadata: Metadata,
         kind: SourceKind,
     ) -> Result<u32, String> {
+        let above = self.lengths[parent as usize];
+        let length = above + usize::from(above > 0) + name.len();
+        Self::check_length(length, &kind)?;
         self.grow(&metadata, &kind, NODE_WEIGHT + 2 * name.len())?;
+        self.lengths.push(length);
         let node = SourceNode {
             name: name.into(),
             metadata,
@@ -299,6 +310,16 @@ impl Overlay {
         self.layers.push(self.layer);
         self.index.insert((parent, name.into()), index);
         Ok(index)
+    }
+
+    /// Refuses what nobody could commit as a directory, and no checkout of which could be updated.
+    fn check_length(length: usize, kind: &SourceKind) -> Result<(), String> {
+        match kind {
+            SourceKind::Dir { .. } if length >= MAX_PATH => {
+                Err("it is, or lies in, a directory whose path has 4096 bytes or more".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Counts what is going to be in memory. What is replaced is not given back: whoever replaces for ever ends, too.
