@@ -35,6 +35,17 @@ pub(super) enum Paths {
     Rooted,
 }
 
+/// What to do about a directory that is missing on the way, or is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    /// Make a missing one; refuse another.
+    MakeMissing,
+    /// A missing one leads to nothing; refuse another.
+    Refuse,
+    /// Either leads to nothing.
+    Nothing,
+}
+
 /// What a name asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
@@ -133,7 +144,7 @@ impl Overlay {
             return Ok(Place::Root);
         };
         check_name(&name)?;
-        let parent = self.walk(&parts, paths, true)?;
+        let parent = self.walk(&parts, paths, Obstacle::MakeMissing)?;
         Ok(Place::Entry {
             parent: parent.expect("what is missing was made"),
             name: name.into(),
@@ -146,10 +157,17 @@ impl Overlay {
         let Some(name) = parts.pop() else {
             return Ok(Some(0));
         };
-        let Some(parent) = self.walk(&parts, paths, false)? else {
+        let Some(parent) = self.walk(&parts, paths, Obstacle::Refuse)? else {
             return Ok(None);
         };
         Ok(self.child(parent, &name))
+    }
+
+    /// Finds the directory that an addition with the path `path` of its parent would be put into; `None` where there is none. Real layers
+    /// have whiteouts beneath what has become a file, of the directory that was there.
+    pub(super) fn find_dir(&mut self, path: &[u8], paths: Paths) -> Result<Option<u32>, String> {
+        let parts = parts(path, paths)?;
+        self.walk(&parts, paths, Obstacle::Nothing)
     }
 
     pub(super) fn child(&self, parent: u32, name: &[u8]) -> Option<u32> {
@@ -157,7 +175,7 @@ impl Overlay {
     }
 
     /// Follows the parts of a path from the root, through directories.
-    fn walk(&mut self, parts: &[Vec<u8>], paths: Paths, make: bool) -> Result<Option<u32>, String> {
+    fn walk(&mut self, parts: &[Vec<u8>], paths: Paths, obstacle: Obstacle) -> Result<Option<u32>, String> {
         let mut way = vec![0];
         let mut left: Vec<Vec<u8>> = parts.iter().rev().cloned().collect();
         let mut links = 0;
@@ -175,7 +193,7 @@ impl Overlay {
                 _ => check_name(&part)?,
             }
             let Some(child) = self.child(here, &part) else {
-                if !make {
+                if obstacle != Obstacle::MakeMissing {
                     return Ok(None);
                 }
                 if way.len() > limits::MAX_DEPTH {
@@ -195,6 +213,9 @@ impl Overlay {
                         way.truncate(1);
                     }
                     left.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
+                }
+                other if obstacle == Obstacle::Nothing && !matches!(other, SourceKind::Symlink(_)) => {
+                    return Ok(None);
                 }
                 other => {
                     let what = match other {
