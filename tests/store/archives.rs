@@ -331,15 +331,71 @@ fn attributes_that_the_kernel_would_not_keep_are_refused_and_those_of_one_machin
     mask_with_id[32] = 7;
     // The mask is what a mode says of the group, which is 4.
     let other_mode = acl(6, &[(1000, 4)], 4, 6, 4);
-    for list in [mask_with_id, other_mode] {
-        let error = commit_tar(&repo, with(ACL, &list)).unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("cannot keep f in a repository of mode bare"),
-            "{text}"
-        );
+    let words = |words: &[u32]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let caps = "security.capability";
+    commit_tar(&repo, with(caps, &words(&[0x0200_0001, 1 << 13, 0, 0, 0]))).unwrap();
+    commit_tar(&repo, with(caps, &words(&[0x0300_0000, 1, 0, 0, 0, 1000]))).unwrap();
+    for (name, value) in [
+        (ACL, mask_with_id),
+        (ACL, other_mode),
+        (ACL, b"junk".to_vec()),
+        ("system.posix_acl_default", acl(6, &[(1000, 4)], 4, 4, 4)),
+        (caps, b"junk".to_vec()),
+        (caps, words(&[0x0100_0001, 0, 0])),
+        // What the kernel gives back as version 2.
+        (caps, words(&[0x0300_0000, 1, 0, 0, 0, 0])),
+        ("com.apple.quarantine", b"x".to_vec()),
+        ("system.other", b"x".to_vec()),
+    ] {
+        let error = commit_tar(&repo, with(name, &value)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.contains("member f:") && text.contains(name), "{text}");
         repo.assert_clean();
     }
+}
+
+#[test]
+fn an_attribute_of_users_on_a_link_is_refused_when_it_is_read() {
+    let mut link = member("link", MemberKind::Symlink(b"f".to_vec()));
+    let xattrs = &mut link.metadata.xattrs;
+    xattrs.insert(b"user.a".to_vec(), b"b".to_vec());
+    refused(&[file("f", ""), (link, Vec::new())], "link", "user.a");
+}
+
+#[test]
+fn lists_of_bsdtar_are_those_of_the_files() {
+    if !is_root_or_skip("access control lists") {
+        return;
+    }
+    let repo = TestRepo::new();
+    let source = repo.scratch().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "bytes").unwrap();
+    let list = acl(6, &[(1000, 7)], 4, 7, 4);
+    let set = rustix::fs::setxattr(
+        source.join("file"),
+        "system.posix_acl_access",
+        &list,
+        rustix::fs::XattrFlags::empty(),
+    );
+    let packed = Command::new("bsdtar")
+        .args(["--format=pax", "--acls", "--numeric-owner", "-cf", "-", "."])
+        .current_dir(&source)
+        .output();
+    let (Ok(()), Ok(packed)) = (set, packed) else {
+        return skip("lists of bsdtar", "no lists, or no bsdtar");
+    };
+    assert!(packed.status.success());
+    // The kernel shows the mask as the rights of the group, and bsdtar writes those that the group has.
+    let report = commit_tar(&repo, packed.stdout).unwrap();
+    assert_eq!(report.root, commit_dir(&repo, &source));
+    repo.assert_clean();
 }
 
 #[test]

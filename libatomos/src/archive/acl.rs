@@ -56,6 +56,60 @@ pub(super) fn from_text(text: &[u8], is_default: bool) -> Result<Option<Vec<u8>>
     Ok(Some(out))
 }
 
+/// What the attributes are called.
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
+
+/// Takes an attribute's bytes apart: tag, id, permissions of each entry. `None` where the kernel would not keep them as they are.
+pub(super) fn entries(bytes: &[u8]) -> Option<Vec<(u16, u32, u16)>> {
+    let entries: Vec<(u16, u32, u16)> = bytes
+        .strip_prefix(&2u32.to_le_bytes())?
+        .chunks(8)
+        .map(|entry| {
+            let half = |at: usize| Some(u16::from_le_bytes(entry.get(at..at + 2)?.try_into().ok()?));
+            let id = u32::from_le_bytes(entry.get(4..8)?.try_into().ok()?);
+            Some((half(0)?, id, half(2)?))
+        })
+        .collect::<Option<_>>()?;
+    let is_entry = |(tag, id, permissions): &(u16, u32, u16)| {
+        *permissions <= 7
+            && match *tag {
+                USER | GROUP => *id != NO_ID,
+                USER_OBJ | GROUP_OBJ | MASK | OTHER => *id == NO_ID,
+                _ => false,
+            }
+    };
+    let in_order = entries.windows(2).all(|pair| {
+        let (first, second) = (pair[0].0, pair[1].0);
+        first < second || (first == second && matches!(first, USER | GROUP))
+    });
+    let has = |tag| entries.iter().any(|entry| entry.0 == tag);
+    let is_complete = has(USER_OBJ) && has(GROUP_OBJ) && has(OTHER);
+    let is_masked = has(MASK) || !(has(USER) || has(GROUP));
+    (entries.iter().all(is_entry) && in_order && is_complete && is_masked).then_some(entries)
+}
+
+/// Returns the permission bits that a file with this access list has, as the kernel shows them: the mask stands for the group. `None` for a
+/// list that the kernel would not keep: one that says no more than the mode is none.
+pub(crate) fn permissions(access: &[u8]) -> Option<u32> {
+    let entries = entries(access)?;
+    let of = |tag| {
+        entries
+            .iter()
+            .find(|entry| entry.0 == tag)
+            .map(|entry| u32::from(entry.2))
+    };
+    if entries.len() == 3 {
+        return None;
+    }
+    Some(of(USER_OBJ)? << 6 | of(MASK)? << 3 | of(OTHER)?)
+}
+
+/// Returns whether the kernel would keep a default list as it is.
+pub(crate) fn is_list(default: &[u8]) -> bool {
+    entries(default).is_some()
+}
+
 /// Reads one entry: tag, id, permissions.
 fn entry(line: &str) -> Option<(u16, u32, u16)> {
     let parts: Vec<&str> = line.split(':').map(str::trim).collect();

@@ -10,7 +10,7 @@
 //!
 //! This module reads and writes bytes, and knows nothing of trees: whether a path leads outside is for who places members.
 
-mod acl;
+pub(crate) mod acl;
 mod base64;
 mod header;
 mod pax;

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use crate::format::{Metadata, limits};
 
+use super::acl;
 use super::header::Header;
 use super::pax::{MAX_EXTENDED, MAX_GLOBALS, MAX_RECORDS, Records};
 use super::sparse::{Map, Piece};
@@ -534,13 +535,22 @@ fn metadata(header: &Header, records: &Records) -> Result<Metadata, String> {
         Some(mtime) => mtime,
         None => header.mtime()?,
     };
+    let xattrs = records.xattrs()?;
+    // Some programs write the type here, too.
+    let mut mode = (header.mode()? & i64::from(limits::MODE_MASK)) as u32;
+    // bsdtar writes what the owning group may, where the kernel shows the mask of a list. Whoever writes the attribute itself does not.
+    if records.get(b"SCHILY.acl.access").is_some()
+        && records.get(b"SCHILY.xattr.system.posix_acl_access").is_none()
+        && let Some(permissions) = xattrs.get(acl::ACCESS).and_then(acl::permissions)
+    {
+        mode = mode & !0o070 | permissions & 0o070;
+    }
     Ok(Metadata {
-        // Some programs write the type here, too.
-        mode: (header.mode()? & i64::from(limits::MODE_MASK)) as u32,
+        mode,
         uid: owner("user", "uid", header.uid())?,
         gid: owner("group", "gid", header.gid())?,
         mtime,
-        xattrs: records.xattrs()?,
+        xattrs,
     })
 }
 

@@ -4,6 +4,7 @@
 //! directory. The bytes of an archive's members go straight into the transaction, so memory does not grow with them. A source is
 //! hostile until it is read: its names cannot lead anywhere but into the tree, and an error says which member is bad.
 
+mod attributes;
 #[cfg(feature = "testing")]
 pub(crate) mod hostile;
 mod oci;

@@ -7,8 +7,8 @@ use crate::commit::{Content, SourceKind};
 use crate::digest::BlobId;
 use crate::repo::LooseError;
 
-use super::SourceError;
 use super::overlay::{Overlay, Paths, Whiteout, dir, whiteout};
+use super::{SourceError, attributes};
 
 /// Keeps the bytes of a member; returns the blob that they are.
 pub(super) type Keep<'a> = dyn FnMut(&mut dyn Read) -> Result<BlobId, LooseError> + 'a;
@@ -48,6 +48,7 @@ pub(super) fn apply_plain(
                 continue;
             }
         }
+        attributes::check(&member).map_err(|rule| reader.bad(rule))?;
         let place = overlay
             .place(&member.path, paths)
             .map_err(|rule| reader.bad(rule))?;

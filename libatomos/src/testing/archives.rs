@@ -111,8 +111,9 @@ fn own_archive() -> Vec<u8> {
     let mut metadata = Metadata::with_mode(0o4755);
     metadata.mtime = -1;
     metadata.uid = 3_000_000;
-    metadata.xattrs.insert(b"user.a".to_vec(), b"x=y".to_vec());
-    metadata.xattrs.insert(b"user.b=c".to_vec(), vec![0, 1]);
+    // Those of users are for files and directories alone.
+    metadata.xattrs.insert(b"trusted.a".to_vec(), b"x=y".to_vec());
+    metadata.xattrs.insert(b"trusted.b=c".to_vec(), vec![0, 1]);
     let bytes = b"some bytes";
     let size = bytes.len() as u64;
     let kinds = [
@@ -259,7 +260,7 @@ fn sparse() -> Vec<u8> {
 
 /// Attributes, lists and numbers in every spelling, for one member and for all.
 fn attributes() -> Vec<u8> {
-    let list = b"user::rw-,user:alice:r--:1000,group::r--,group:50:-wx,mask::rwx,other::---";
+    let list = b"user::rwx,user:alice:r--:1000,group::r--,group:50:-wx,mask::rwx,other::r-x";
     Archive::default()
         .records(b'g', &[("uid", b"7"), ("comment", b"of all"), ("mtime", b"12.5")])
         .records(
@@ -272,10 +273,11 @@ fn attributes() -> Vec<u8> {
                 ("LIBARCHIVE.xattr.user.c%41", b"AAE="),
                 ("RHT.security.selinux", b"system_u:object_r:etc_t:s0"),
                 ("SCHILY.acl.access", list),
-                ("SCHILY.acl.default", b"u::rwx\ng::r-x\no:r-x # others"),
             ],
         )
         .plain(USTAR, b'0', "a", b"bytes")
+        .records(b'x', &[("SCHILY.acl.default", b"u::rwx\ng::r-x\no:r-x # others")])
+        .plain(USTAR, b'5', "dir/", b"")
         .records(b'x', &[("linkpath", b"dir/a"), ("gid", b"")])
         .plain(USTAR, b'1', "hard", b"")
         .records(b'x', &[("SCHILY.devmajor", b"8"), ("SCHILY.devminor", b"70000")])
