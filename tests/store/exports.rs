@@ -16,7 +16,7 @@ use libatomos::oci::{Layout, Platform};
 use libatomos::progress::NoProgress;
 use libatomos::repo::RepoMode;
 use libatomos::source::Source;
-use libatomos::testing::{OddTree, Order, TestRepo, is_root_or_skip, memory_dir, skip, small_tree};
+use libatomos::testing::{OddTree, Order, TestRepo, acl, is_root_or_skip, memory_dir, skip, small_tree};
 use proptest::prelude::*;
 
 use crate::archives::{archive, commit_all, file, listing, other, tar_source};
@@ -151,6 +151,53 @@ fn the_archive_is_what_gnu_tar_unpacks() {
         ),
     }
     assert_eq!(commit_dir(&repo, &target).root, report.root);
+}
+
+#[test]
+fn access_control_lists_are_what_tar_and_bsdtar_unpack() {
+    if !is_root_or_skip("unpacking lists") {
+        return;
+    }
+    let scratch = tempfile::tempdir_in(memory_dir()).unwrap();
+    let tree = scratch.path().join("tree");
+    std::fs::create_dir_all(tree.join("dir")).unwrap();
+    std::fs::write(tree.join("file"), "bytes").unwrap();
+    for (path, name, list) in [
+        (
+            "file",
+            "system.posix_acl_access",
+            acl(6, &[(1000, 7), (70_000, 1)], 4, 7, 4),
+        ),
+        ("dir", "system.posix_acl_access", acl(7, &[(1000, 0)], 5, 5, 0)),
+        ("dir", "system.posix_acl_default", acl(7, &[(1000, 4)], 5, 5, 0)),
+    ] {
+        let flags = rustix::fs::XattrFlags::empty();
+        if rustix::fs::setxattr(tree.join(path), name, &list, flags).is_err() {
+            return skip("unpacking lists", "the file system has none");
+        }
+    }
+    let repo = TestRepo::new();
+    let report = commit_dir(&repo, &tree);
+    let path = scratch.path().join("a.tar");
+    std::fs::write(&path, export(&repo, &report, ExportCompression::None)).unwrap();
+    for program in ["tar", "bsdtar"] {
+        let target = scratch.path().join(program);
+        std::fs::create_dir(&target).unwrap();
+        let unpacked = Command::new(program)
+            .args(["--acls", "--numeric-owner", "--same-owner", "-xpf"])
+            .arg(&path)
+            .arg("-C")
+            .arg(&target)
+            .output();
+        match unpacked {
+            Err(_) => skip("unpacking lists", program),
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{program}: {text}");
+                assert_eq!(commit_dir(&repo, &target).root, report.root, "{program}");
+            }
+        }
+    }
 }
 
 #[test]

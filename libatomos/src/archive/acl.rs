@@ -105,6 +105,26 @@ pub(crate) fn permissions(access: &[u8]) -> Option<u32> {
     Some(of(USER_OBJ)? << 6 | of(MASK)? << 3 | of(OTHER)?)
 }
 
+/// Returns the text of an attribute, which other programs read instead; `None` where the kernel would not keep it. It names everybody by
+/// number.
+pub(super) fn to_text(bytes: &[u8]) -> Option<String> {
+    let lines = entries(bytes)?.into_iter().map(|(tag, id, permissions)| {
+        let bits: String = [(4, 'r'), (2, 'w'), (1, 'x')]
+            .map(|(bit, letter)| if permissions & bit != 0 { letter } else { '-' })
+            .iter()
+            .collect();
+        match tag {
+            USER => format!("user:{id}:{bits}"),
+            GROUP => format!("group:{id}:{bits}"),
+            USER_OBJ => format!("user::{bits}"),
+            GROUP_OBJ => format!("group::{bits}"),
+            MASK => format!("mask::{bits}"),
+            _ => format!("other::{bits}"),
+        }
+    });
+    Some(lines.collect::<Vec<_>>().join(","))
+}
+
 /// Returns whether the kernel would keep a default list as it is.
 pub(crate) fn is_list(default: &[u8]) -> bool {
     entries(default).is_some()
@@ -160,6 +180,10 @@ mod tests {
         assert_eq!(&bytes[4..12], [1, 0, 6, 0, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(&bytes[12..20], [2, 0, 4, 0, 0xe8, 3, 0, 0]);
         assert_eq!(bytes.len(), 4 + 5 * 8);
+        assert_eq!(
+            to_text(&bytes).unwrap(),
+            "user::rw-,user:1000:r--,group::r--,mask::r--,other::---"
+        );
         let short = b"user::rw-,user:1000:r--,group::r--,mask::r--,other::---";
         assert_eq!(from_text(short, false).unwrap().unwrap(), bytes);
     }

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use crate::format::Metadata;
 
-use super::pax;
 use super::{BLOCK, LITERAL, Member, MemberKind};
+use super::{acl, pax};
 
 /// Bytes of a name or a link's target that a header holds.
 const NAME: usize = 100;
@@ -150,6 +150,15 @@ fn header(member: &Member) -> Written {
         record(LITERAL, b"1");
     }
     for (name, value) in metadata.xattrs.iter() {
+        // Programs that unpack lists read their text, and pass over the attribute.
+        let text = match name {
+            acl::ACCESS => Some("SCHILY.acl.access"),
+            acl::DEFAULT => Some("SCHILY.acl.default"),
+            _ => None,
+        };
+        if let Some((keyword, text)) = text.zip(acl::to_text(value)) {
+            records.insert(keyword.into(), text.into_bytes());
+        }
         let (keyword, value) = pax::xattr(name, value);
         records.insert(keyword, value);
     }
