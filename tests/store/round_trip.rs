@@ -1,5 +1,6 @@
 //! commit(checkout(T)) = T, for a tree of every odd thing, in each mode, by each way to link, on each file system.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -252,6 +253,43 @@ fn a_file_that_its_owner_may_not_read_is_named() {
     assert_eq!(error.kind(), libatomos::error::ErrorKind::Denied);
     assert!(error.to_string().contains("source/secret"), "{error}");
     repo.assert_clean();
+}
+
+#[test]
+fn a_tree_whose_root_its_owner_may_not_write_to_is_checked_out() {
+    if rustix::process::geteuid().is_root() {
+        as_nobody("round_trip::a_tree_whose_root_its_owner_may_not_write_to_is_checked_out");
+        return;
+    }
+    let repo = TestRepo::new();
+    let (source, out) = (repo.scratch().join("source"), repo.scratch().join("out"));
+    let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    std::fs::create_dir_all(source.join("closed/below")).unwrap();
+    std::fs::write(source.join("closed/below/file"), b"x").unwrap();
+    set(&source.join("closed"), 0o555);
+    for root in [0o555, 0o2555] {
+        set(&source, root);
+        let report = repo.commit("os", &source);
+        for (rev, wanted) in [(report.commit.to_string(), root), ("os".to_owned(), 0o555)] {
+            let mut options = CheckoutOptions::default();
+            if rev == "os" {
+                options.subpath = b"closed".to_vec();
+            }
+            let _made = repo.checkout(&rev, &out, &options).unwrap();
+            assert_eq!(
+                std::fs::metadata(&out).unwrap().permissions().mode() & 0o7777,
+                wanted
+            );
+            if options.subpath.is_empty() {
+                assert_eq!(repo.commit("again", &out).root, report.root);
+                set(&out.join("closed"), 0o755);
+            }
+            set(&out, 0o755);
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    }
+    set(&source, 0o755);
+    set(&source.join("closed"), 0o755);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::Cancel;
 use crate::digest::DirTreeId;
 use crate::format::{DirTree, Entry, Metadata, Node};
-use crate::fs::{Dir, FileLock, FsError, is_within};
+use crate::fs::{Dir, FileLock, FsError, is_within, set_mode};
 use crate::progress::Progress;
 use crate::repo::{Located, Repo, RepoError, TreeSource};
 
@@ -211,7 +211,8 @@ fn check_is_outside(repo: &Repo, dir: &Dir, destination: &Path) -> Result<(), Ch
 
 /// Checks out what `rev` names to `destination`, which must not exist.
 ///
-/// The visible step is the rename of the finished tree. Nothing is synced: whoever needs the tree to survive a power
+/// The visible step is the rename of the finished tree; a root that its owner may not write to gets its mode right after, where the owner is
+/// not root. Nothing is synced: whoever needs the tree to survive a power
 /// cut calls [`Dir::sync_fs`] on its parent. Takes the shared lock.
 pub fn checkout(
     repo: &Repo,
@@ -239,12 +240,17 @@ pub fn checkout(
     }
     check_is_outside(repo, &parent, destination)?;
     let (temporary, holding, _owner) = temporary_beside(&parent, name)?;
-    let result = build(repo, &located, &holding, options, progress, cancel).and_then(|report| match holding
-        .rename_new(BUILT, &parent, name)
-    {
-        Err(error) if error.is_already_exists() => Err(occupied()),
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(report),
+    let result = build(repo, &located, &holding, options, progress, cancel).and_then(|report| {
+        let closed = holds_back(&located).map(|mode| Ok::<_, FsError>((holding.open_dir(BUILT)?, mode)));
+        let closed = closed.transpose()?;
+        match holding.rename_new(BUILT, &parent, name) {
+            Err(error) if error.is_already_exists() => return Err(occupied()),
+            other => other?,
+        }
+        if let Some((dir, mode)) = closed {
+            set_mode(&dir, &dir.stat_self()?, mode, destination)?;
+        }
+        Ok(report)
     });
     // After a failure the tree is of no use to anybody; the first error is the one to tell.
     let removed = parent.remove_tree(&temporary);
@@ -259,6 +265,21 @@ pub fn checkout(
         in_place::remember(repo, &located, &dir, options);
     }
     Ok(report)
+}
+
+/// Returns the root's mode where that has to wait for the rename: the kernel lets nobody but root move a directory that he may not write to,
+/// since its `..` changes.
+fn holds_back(located: &Located) -> Option<u32> {
+    let mode = match located {
+        Located::Root(_, Some(metadata)) => metadata.mode,
+        Located::Entry(Entry {
+            metadata,
+            node: Node::Dir { .. },
+            ..
+        }) => metadata.mode,
+        _ => return None,
+    };
+    (mode & 0o200 == 0 && !rustix::process::geteuid().is_root()).then_some(mode)
 }
 
 /// The tree's name in the temporary directory.
@@ -303,7 +324,7 @@ fn build(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CheckoutReport, CheckoutError> {
-    let entry = match located {
+    let mut entry = match located {
         Located::Root(tree, metadata) => Entry {
             name: BUILT.into(),
             // A dirtree does not know its own directory's metadata.
@@ -315,6 +336,9 @@ fn build(
             ..entry.clone()
         },
     };
+    if holds_back(located).is_some() {
+        entry.metadata.mode |= 0o700;
+    }
     let tree = DirTree::new(vec![entry]).map_err(|source| RepoError::Encode {
         what: "a directory".to_owned(),
         source,
