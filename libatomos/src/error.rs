@@ -53,6 +53,7 @@ impl FsError {
             _ if self.is_already_exists() => ErrorKind::AlreadyExists,
             _ if self.is_no_space() => ErrorKind::NoSpace,
             _ if self.is_denied() => ErrorKind::Denied,
+            _ if self.is_unsupported() => ErrorKind::Unsupported,
             _ => ErrorKind::Io,
         }
     }

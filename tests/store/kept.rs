@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use libatomos::cancel::Cancel;
+use libatomos::checkout::CheckoutOptions;
 use libatomos::commit::MtimePolicy;
 use libatomos::error::ErrorKind;
 use libatomos::progress::NoProgress;
@@ -85,6 +86,38 @@ fn a_time_that_the_file_system_lacks_is_refused_by_name() {
         pull(user.repo(), from.repo()).unwrap();
         user.assert_clean();
     }
+}
+
+#[test]
+fn an_attribute_that_does_not_fit_is_no_lack_of_space() {
+    let Some(filesystem) = LoopFs::new("ext4", 32) else {
+        return;
+    };
+    let mut large = file("dir/large", "bytes");
+    let xattrs = &mut large.0.metadata.xattrs;
+    xattrs.insert(b"user.large".to_vec(), vec![b'x'; 10_000]);
+    let bytes = archive(&[large]);
+    let repo = TestRepo::beneath(filesystem.path(), RepoMode::Bare);
+    let error = commit_all(&repo, vec![tar_source(bytes.clone())]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("dir/large ") && text.contains("user.large"),
+        "{text}"
+    );
+    repo.assert_clean();
+
+    // As root's own, in a checkout to such a file system.
+    let user = TestRepo::with_mode(RepoMode::BareUser);
+    let report = commit_all(&user, vec![tar_source(bytes)]).unwrap();
+    let error = user
+        .checkout(
+            &report.commit.to_string(),
+            &filesystem.path().join("out"),
+            &CheckoutOptions::default(),
+        )
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
 #[test]

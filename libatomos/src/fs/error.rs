@@ -70,6 +70,12 @@ impl FsError {
         )
     }
 
+    /// Returns whether the kernel or the file system has no such thing.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.source.kind() == io::ErrorKind::Unsupported
+    }
+
     /// Returns whether the file system is read-only or the caller has no right.
     #[must_use]
     pub fn is_denied(&self) -> bool {

@@ -87,9 +87,37 @@ pub fn write_xattrs(file: impl AsFd, xattrs: &Xattrs, path: &Path) -> Result<(),
         call("setxattr", || {
             rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty())
         })
+        .map_err(|errno| does_not_fit(errno, &file, name, value))
         .map_err(FsError::at("set an extended attribute of", path, ""))?;
     }
     Ok(())
+}
+
+/// What stays free on a disk on which an attribute found no room for another reason.
+const FREE: u64 = 1 << 20;
+
+/// Tells an attribute that the file system cannot keep, for its size or for what it is, from a disk that is full: the kernel says of both that
+/// there is no space.
+fn does_not_fit(errno: Errno, on: impl AsFd, name: &[u8], value: &[u8]) -> io::Error {
+    let is_free =
+        || rustix::fs::fstatvfs(on).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > FREE);
+    let does_not_fit = match errno {
+        Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => true,
+        Errno::NOSPC => is_free(),
+        _ => false,
+    };
+    let error = io::Error::from(errno);
+    match does_not_fit {
+        true => io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "the file system does not keep the {} bytes of {}: {error}",
+                value.len(),
+                name.escape_ascii()
+            ),
+        ),
+        false => error,
+    }
 }
 
 /// Sets `xattrs` on `name` itself, a link not followed.
@@ -102,6 +130,7 @@ pub fn write_xattrs_at(dir: &Dir, name: &OsStr, xattrs: &Xattrs) -> Result<(), F
         call("setxattr", || {
             rustix::fs::lsetxattr(&path, OsStr::from_bytes(attribute), value, XattrFlags::empty())
         })
+        .map_err(|errno| does_not_fit(errno, dir, attribute, value))
         .map_err(FsError::at("set an extended attribute of", dir.path(), name))?;
     }
     Ok(())

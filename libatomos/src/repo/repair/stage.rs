@@ -185,10 +185,11 @@ impl<'r> Stage<'r> {
                     .map_err(|errno| FsError::new("set the mode of", &path, errno))?;
                 true
             }
-            RepoMode::Bare => {
-                crate::fs::apply_to_file(&file, metadata, Path::new(&path))?;
-                crate::fs::find_unkept(&file, metadata, Path::new(&path))?.is_none()
-            }
+            RepoMode::Bare => match crate::fs::apply_to_file(&file, metadata, Path::new(&path)) {
+                Ok(()) => crate::fs::find_unkept(&file, metadata, Path::new(&path))?.is_none(),
+                Err(error) if error.is_unsupported() => false,
+                Err(error) => return Err(error.into()),
+            },
         };
         if is_kept {
             self.placed.push(placed);

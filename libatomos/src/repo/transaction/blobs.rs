@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use crate::digest::{BlobId, Digest};
 use crate::failpoint::fault::call;
 use crate::format::Metadata;
-use crate::fs::{Dir, FsError, Stat, hash_file, stat_file};
+use crate::fs::{Dir, FsError, InodePart, Stat, hash_file, stat_file};
 
 use super::super::object::{encode_error, inode_matches};
 use super::super::traverse::variant_bits;
@@ -333,8 +333,12 @@ impl Transaction<'_> {
         if self.repo.mode() == RepoMode::BareUser {
             return Ok(make_readable(file, path)?);
         }
-        crate::fs::apply_to_known(file, stat, metadata, path)?;
-        match crate::fs::find_unkept(file, metadata, path)? {
+        let unkept = match crate::fs::apply_to_known(file, stat, metadata, path) {
+            Ok(()) => crate::fs::find_unkept(file, metadata, path)?,
+            Err(error) if error.is_unsupported() => Some((InodePart::Attributes, error.source.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        match unkept {
             None => Ok(()),
             Some((part, reason)) => Err(RepoError::NotKept(Box::new(NotKept {
                 path: Path::new("objects").join(object_path(blob.digest())),
