@@ -1,5 +1,6 @@
 //! Who waits for whom, and what the one who waits is told.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use libatomos::digest::CommitId;
 use libatomos::error::ErrorKind;
 use libatomos::fs::{FileLock, LockMode};
 use libatomos::progress::NoProgress;
-use libatomos::repo::{FsckOptions, PruneOptions, RefUpdate, Repo, RepoError};
-use libatomos::testing::{TestRepo, skip, small_tree, touch_up};
+use libatomos::repo::{FsckOptions, PruneOptions, RefUpdate, Repo, RepoError, RepoMode};
+use libatomos::testing::{TestRepo, is_root_or_skip, skip, small_tree, touch_up};
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -23,7 +24,26 @@ fn impatient(repo: &TestRepo) -> Repo {
 
 fn exclusive(repo: &TestRepo) -> FileLock {
     let dir = repo.reopen();
-    FileLock::acquire(dir.dir(), "lock", "the test", LockMode::Exclusive, SHORT, |_| ()).unwrap()
+    let (dir, mode) = (dir.dir(), LockMode::Exclusive);
+    FileLock::acquire(dir, "lock", 0o600, "the test", mode, SHORT, |_| ()).unwrap()
+}
+
+#[test]
+fn nobody_else_can_hold_the_locks_of_a_repository_that_nobody_else_can_read() {
+    for (mode, permissions) in [(RepoMode::Bare, 0o600), (RepoMode::BareUser, 0o644)] {
+        if mode == RepoMode::Bare && !is_root_or_skip("a repository of mode bare") {
+            continue;
+        }
+        let repo = TestRepo::with_mode(mode);
+        let source = repo.scratch().join("source");
+        small_tree(&source, 1, 3);
+        let _report = repo.commit("os", &source);
+        let of = |name: &str| {
+            let metadata = std::fs::metadata(repo.path().join(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        assert_eq!((of("lock"), of("refs.lock")), (permissions, 0o600), "{mode}");
+    }
 }
 
 #[test]

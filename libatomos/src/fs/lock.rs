@@ -129,16 +129,17 @@ const RETRY: Duration = Duration::from_millis(20);
 
 impl FileLock {
     /// Takes the lock file `name` in `dir`, waiting at most `timeout`. `waiting` is called once, with the holders,
-    /// when it has to wait.
+    /// when it has to wait. A file that is missing is made with `permissions`: whoever may read it may take any lock on it.
     pub fn acquire(
         dir: &Dir,
         name: &str,
+        permissions: u32,
         what: &'static str,
         mode: LockMode,
         timeout: Duration,
         waiting: impl FnOnce(&[LockHolder]),
     ) -> Result<Self, LockError> {
-        let file = match dir.open_or_create_file(name, 0o644) {
+        let file = match dir.open_or_create_file(name, permissions) {
             // A reader of a repository that it cannot write may still keep a pruner out.
             Err(error) if error.is_denied() && mode == LockMode::Shared => dir.open_file(name)?,
             other => other?,
@@ -305,7 +306,7 @@ mod tests {
     fn the_compatibility_table_holds() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = Dir::open_ambient(scratch.path()).unwrap();
-        let take = |mode| FileLock::acquire(&dir, "lock", "the test", mode, Duration::ZERO, |_| ());
+        let take = |mode| FileLock::acquire(&dir, "lock", 0o600, "the test", mode, Duration::ZERO, |_| ());
         for (held, wanted, granted) in [
             (LockMode::Shared, LockMode::Shared, true),
             (LockMode::Shared, LockMode::Exclusive, false),

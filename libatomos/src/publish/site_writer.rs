@@ -58,6 +58,7 @@ impl SiteWriter {
         let lock = FileLock::acquire(
             &work,
             "lock",
+            0o600,
             "the site",
             LockMode::Exclusive,
             LOCK_TIMEOUT,

@@ -129,6 +129,7 @@ impl Session<'_> {
         let _lock = FileLock::acquire(
             &work,
             "lock",
+            0o600,
             "the mirror",
             LockMode::Exclusive,
             LOCK_TIMEOUT,

@@ -7,7 +7,7 @@ use crate::format::limits;
 use crate::fs::{Dir, FileLock, FsError, LockMode, LockNotice};
 
 use super::config::{Config, FORMAT, Features, RepoMode};
-use super::layout::{CONFIG, LOCK, REFS, ROOTS, TMP};
+use super::layout::{CONFIG, LOCK, REFS, ROOTS, TMP, lock_permissions};
 use super::{DEFAULT_LOCK_TIMEOUT, ObjectKind, Repo, RepoError};
 
 impl Repo {
@@ -59,6 +59,7 @@ impl Repo {
         let _lock = FileLock::acquire(
             &dir,
             LOCK,
+            lock_permissions(mode),
             "the repository",
             LockMode::Exclusive,
             DEFAULT_LOCK_TIMEOUT,

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::digest::{Digest, parse_hex, push_hex};
 
+use super::RepoMode;
+
 /// The configuration.
 pub(super) const CONFIG: &str = "config";
 /// Every ref and the commit it names, in one file.
@@ -16,6 +18,14 @@ pub(super) const ALIASES: &str = "aliases";
 pub(super) const REFS_LOCK: &str = "refs.lock";
 /// Shared to read and add, exclusive to prune.
 pub(super) const LOCK: &str = "lock";
+/// Whoever may open the lock may hold it for ever. Nobody but its owner can use a repository of mode bare; one of mode bare-user may be read by
+/// everybody, and whoever pulls from it or checks out takes the lock for that.
+pub(super) const fn lock_permissions(mode: RepoMode) -> u32 {
+    match mode {
+        RepoMode::Bare => 0o600,
+        RepoMode::BareUser => 0o644,
+    }
+}
 /// What keeps objects besides refs: deployments, mounts.
 pub(super) const ROOTS: &str = "roots";
 /// What saves work, and may be deleted at any time.

@@ -123,7 +123,8 @@ impl Repo {
     }
 
     fn lock(&self, mode: LockMode) -> Result<FileLock, RepoError> {
-        self.acquire(&self.dir, layout::LOCK, "the repository", mode)
+        let permissions = layout::lock_permissions(self.mode());
+        self.acquire(&self.dir, layout::LOCK, permissions, "the repository", mode)
     }
 
     /// Locks a file of a layer above, exclusively, with this repository's patience. `what` is for messages.
@@ -133,7 +134,7 @@ impl Repo {
         name: &str,
         what: &'static str,
     ) -> Result<FileLock, RepoError> {
-        self.acquire(dir, name, what, LockMode::Exclusive)
+        self.acquire(dir, name, 0o600, what, LockMode::Exclusive)
     }
 
     /// Locks a directory that is not the repository's, exclusively, with its patience.
@@ -147,12 +148,14 @@ impl Repo {
         &self,
         dir: &Dir,
         name: &str,
+        permissions: u32,
         what: &'static str,
         mode: LockMode,
     ) -> Result<FileLock, RepoError> {
         Ok(FileLock::acquire(
             dir,
             name,
+            permissions,
             what,
             mode,
             self.lock_timeout,

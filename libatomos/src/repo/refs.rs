@@ -74,6 +74,8 @@ impl Repo {
         let _lock = FileLock::acquire(
             self.dir(),
             REFS_LOCK,
+            // Nobody but a writer takes it.
+            0o600,
             "the refs",
             LockMode::Exclusive,
             self.lock_timeout,

@@ -191,6 +191,7 @@ impl Sysroot {
         let lock = FileLock::acquire(
             &self.atomos,
             layout::LOCK,
+            0o600,
             WHAT,
             LockMode::Exclusive,
             self.lock_timeout,
