@@ -243,7 +243,7 @@ fn commit_version(place: &Place, version: u32) -> String {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     };
-    for directory in ["var", "boot", "sysroot"] {
+    for directory in ["boot", "dev", "proc", "run", "sys", "sysroot", "tmp", "var"] {
         std::fs::create_dir_all(tree.join(directory)).unwrap();
     }
     write("usr/lib/modules/6.1/vmlinuz", format!("kernel {}", version / 3));
