@@ -46,11 +46,11 @@ fn refs_are_listed_after_their_commits() {
 #[test]
 fn a_ref_is_moved_only_by_force() {
     let (scratch, first, second) = two_commits();
-    let run = scratch.atomos(&["refs", "--create", "os=os^"]).code(10);
+    let run = scratch.atomos(&["refs", "--create", "os=os^"]).code(4);
     assert_eq!(
         run.err,
         format!(
-            "error: ref os was to be absent, and is {second}\n\
+            "error: there is a ref os already, and it is {second}\n\
              hint: look at it with `atomos log os`; `atomos refs --force --create os=REV` moves it\n"
         )
     );
@@ -67,7 +67,8 @@ fn a_ref_is_removed() {
         "{}",
         run.err
     );
-    scratch.atomos(&["refs", "--force", "--delete", "nope"]).code(0);
+    let run = scratch.atomos(&["refs", "--force", "--delete", "nope"]).code(0);
+    assert_eq!(run.err, "There is no ref nope\n");
     let run = scratch.atomos(&["refs", "--delete", "os"]).code(0);
     assert_eq!(run.err, "Removed the ref os\n");
     assert_eq!(scratch.atomos(&["refs"]).ok(), "");
@@ -131,7 +132,13 @@ fn an_alias_stands_for_the_ref_that_it_points_at() {
         .code(5);
     scratch.atomos(&["refs", "--alias", "self=self"]).code(5);
     scratch.atomos(&["refs", "--alias", "new=nothing"]).code(3);
-    scratch.atomos(&["refs", "--alias", "os=stable"]).code(10);
+    let run = scratch.atomos(&["refs", "--alias", "os=stable"]).code(10);
+    assert!(
+        run.err
+            .contains("a ref cannot be called os: there is one already"),
+        "{}",
+        run.err
+    );
     scratch.atomos(&["refs", "--alias", "os/x=stable"]).code(10);
     scratch.atomos(&["refs", "--create", "stable/x=os"]).code(10);
     scratch.atomos(&["refs", "--alias", "stable=latest"]).code(10);

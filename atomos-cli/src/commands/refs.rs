@@ -188,6 +188,10 @@ fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
             }
             .into());
         }
+        if found.is_none() {
+            context.ui().status(format_args!("There is no ref {name}"));
+            continue;
+        }
         updates.push(RefUpdate {
             name: name.clone(),
             expected: Some(found),
@@ -195,6 +199,13 @@ fn change(context: &Context, args: &RefsArgs) -> Result<(), CliError> {
         });
     }
     for (name, rev) in &args.create {
+        if let Some(found) = current.get(name).filter(|_| !args.force) {
+            return Err(libatomos::repo::RepoError::RefExists {
+                name: name.clone(),
+                found: *found,
+            }
+            .into());
+        }
         updates.push(RefUpdate {
             name: name.clone(),
             expected: if args.force { None } else { Some(None) },

@@ -111,7 +111,8 @@ fn hint_for_repo(error: &RepoError) -> Option<String> {
         RepoError::ParentNotHere { commit, .. } => format!("`atomos log {}` shows the history that is here", commit.short()),
         RepoError::NoParent { commit } => format!("`atomos log {}` shows the history", commit.short()),
         RepoError::PathInTree { rev, .. } => format!("`atomos ls -R {rev}` lists the tree"),
-        RepoError::RefMoved {
+        RepoError::RefExists { name, .. }
+        | RepoError::RefMoved {
             name, expected: None, ..
         } => format!("look at it with `atomos log {name}`; `atomos refs --force --create {name}=REV` moves it"),
         RepoError::RefMoved { name, .. } => {

@@ -146,6 +146,14 @@ pub enum RepoError {
         /// What it is.
         found: Option<CommitId>,
     },
+    /// A ref that was to be made is there.
+    #[error("there is a ref {name} already, and it is {found}")]
+    RefExists {
+        /// The ref.
+        name: RefName,
+        /// What it is.
+        found: CommitId,
+    },
     /// What was to be moved is an alias.
     #[error("{name} is an alias of {target}, and is not moved")]
     IsAlias {
@@ -161,7 +169,7 @@ pub enum RepoError {
         name: RefName,
     },
     /// A ref would have to be a file and a directory at once where refs are files.
-    #[error("a ref cannot be called {name}: there is {other}, and one would lie within the other")]
+    #[error("a ref cannot be called {name}: {}", collision(name, other))]
     RefCollision {
         /// The new ref.
         name: RefName,
@@ -273,7 +281,7 @@ impl RepoError {
             | Self::ParentNotHere { .. }
             | Self::PartialCommit { .. }
             | Self::PathInTree { .. } => ErrorKind::NotFound,
-            Self::Occupied { .. } => ErrorKind::AlreadyExists,
+            Self::Occupied { .. } | Self::RefExists { .. } => ErrorKind::AlreadyExists,
             Self::TakesRoot { .. } => ErrorKind::Denied,
             Self::AmbiguousPrefix { .. }
             | Self::AliasLoop { .. }
@@ -295,5 +303,12 @@ impl RepoError {
             Self::Cancelled(_) => ErrorKind::Cancelled,
             Self::Failpoint(_) | Self::IncompleteTransaction => ErrorKind::Io,
         }
+    }
+}
+
+fn collision(name: &RefName, other: &RefName) -> String {
+    match name == other {
+        true => "there is one already".to_owned(),
+        false => format!("there is {other}, and one would lie within the other"),
     }
 }
