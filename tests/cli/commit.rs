@@ -452,3 +452,14 @@ fn a_report_is_whole_whatever_the_names_in_it_are() {
         .json();
     assert_eq!(report["skipped"], serde_json::json!(["x\u{fffd}"]));
 }
+
+#[test]
+fn a_file_in_the_place_of_a_directory_is_said_to_be_none() {
+    let scratch = Scratch::new();
+    scratch.write("file", "bytes");
+    let run = scratch.atomos(&["commit", "-b", "os", "file"]).code(5);
+    assert_eq!(
+        run.err,
+        "error: file is not a directory\nhint: an archive is committed by --tar FILE\n"
+    );
+}

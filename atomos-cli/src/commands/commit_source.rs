@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use libatomos::error::ErrorKind;
 use libatomos::fs::Dir;
 use libatomos::oci::{Layout, Platform};
 use libatomos::repo::Repo;
 use libatomos::source::Source;
 
+use crate::output::text;
 use crate::report::CliError;
 
 /// One source, not opened yet.
@@ -57,7 +59,7 @@ impl SourceArg {
     /// Opens it.
     pub fn open(&self, repo: &Repo, platform: Option<&Platform>) -> Result<Source, CliError> {
         Ok(match self {
-            Self::Dir(path) => Source::Dir(Dir::open_ambient(path)?),
+            Self::Dir(path) => Source::Dir(open_dir(path)?),
             Self::Tar(path) if path.as_os_str() == "-" => Source::Tar {
                 name: PathBuf::from("the archive on standard input"),
                 stream: Box::new(io::stdin()),
@@ -77,6 +79,17 @@ impl SourceArg {
             }
         })
     }
+}
+
+fn open_dir(path: &Path) -> Result<Dir, CliError> {
+    Dir::open_ambient(path).map_err(|error| match error.source.kind() {
+        io::ErrorKind::NotADirectory => CliError::of_kind(
+            ErrorKind::Invalid,
+            format!("{} is not a directory", text::escape_path(path)),
+        )
+        .with_hint("an archive is committed by --tar FILE"),
+        _ => error.into(),
+    })
 }
 
 /// Takes `LAYOUT:NAME` apart, at the first colon: names of images have more of them, as `docker.io/library/debian:12` has. A directory
