@@ -23,8 +23,8 @@ pub struct Broken {
     comes_up: u32,
     /// The health check that failed, and what it printed.
     check: Option<(&'static str, &'static str)>,
-    /// The unit that fails, and is meant to.
-    pub failing_unit: Option<&'static str>,
+    /// Units that fail, and are meant to.
+    pub failing_units: &'static [&'static str],
 }
 
 /// The kernel panics, before there is a root file system.
@@ -33,7 +33,7 @@ pub const KERNEL_PANICS: Broken = Broken {
     stage: "kernel",
     comes_up: 0,
     check: None,
-    failing_unit: None,
+    failing_units: &[],
 };
 
 /// The init hangs, and the watchdog resets the machine.
@@ -42,7 +42,7 @@ pub const INIT_HANGS: Broken = Broken {
     stage: "prepare-root",
     comes_up: 0,
     check: None,
-    failing_unit: None,
+    failing_units: &[],
 };
 
 /// A health check fails.
@@ -51,7 +51,7 @@ pub const CHECK_FAILS: Broken = Broken {
     stage: "checks",
     comes_up: TRIES,
     check: Some(("50-vm-test", "the pump does not answer")),
-    failing_unit: Some("atomos-boot-check"),
+    failing_units: &["atomos-boot-check"],
 };
 
 /// `/boot` cannot be mounted, and the system waits for somebody at the console.
@@ -60,7 +60,8 @@ pub const BOOT_IS_LOST: Broken = Broken {
     stage: "user-space",
     comes_up: 0,
     check: Some(("boot-complete", "")),
-    failing_unit: Some("boot.mount"),
+    // The checks run in emergency mode, too, and nobody can see there what the loader has counted.
+    failing_units: &["boot.mount", "atomos-boot-check"],
 };
 
 /// Lets a machine that runs v2 and follows the site upgrade to the version, and waits until v2 is back.

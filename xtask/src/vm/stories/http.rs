@@ -131,7 +131,11 @@ fn play(mut stage: Stage<'_>, broken: &[&Broken]) -> Result<()> {
         machine.ask("dpkg-query -W")? == packages_v1,
         "dpkg does not list v1's packages after the rollback"
     );
-    let failing: Vec<&str> = broken.iter().filter_map(|broken| broken.failing_unit).collect();
+    let failing: Vec<&str> = broken
+        .iter()
+        .flat_map(|broken| broken.failing_units)
+        .copied()
+        .collect();
     stage.finish(machine, &failing)
 }
 
