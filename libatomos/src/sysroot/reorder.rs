@@ -134,7 +134,8 @@ impl Sysroot {
             self.check_bootable(&target.id)?;
         }
         self.discard_staged(&lock)?;
-        if report.changed || report.discarded.is_some() {
+        // It holds for the boot that goes on, and an image that is being made has none.
+        if booted.is_some() && (report.changed || report.discarded.is_some()) {
             let given_up = report.discarded.iter().chain([&report.previous]).chain(&booted);
             self.remember_choice(&report.default, given_up.map(|id| id.commit))?;
         }

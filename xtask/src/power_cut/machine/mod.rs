@@ -273,6 +273,11 @@ impl Machine {
         if point.step == 0 {
             repeat(atomos, &steps[0], point.root).context("the commit cannot be repeated")?;
         }
+        // A rollback holds until the next boot. The cut was one, which the kernel that runs these commands does not know.
+        let chosen = point.root.join("atomos/chosen.json");
+        if chosen.exists() {
+            std::fs::remove_file(&chosen).with_context(|| format!("cannot remove {}", chosen.display()))?;
+        }
         // What was staged before the cut is finished, too: nobody shuts this machine down.
         let next = Step::one("upgrade", "--sysroot {root} upgrade --quiet --now");
         repeat(atomos, &next, point.root).context("the next upgrade fails")?;
