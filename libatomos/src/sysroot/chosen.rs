@@ -58,6 +58,8 @@ impl Sysroot {
             let next = state.default_deployment();
             next.is_some_and(|next| next.id == chosen.deployment)
         };
-        Some(chosen).filter(|chosen| chosen.boot_id == self.running.boot_id && is_next(chosen))
+        // Where no boot has a name, this may be the next one.
+        let is_this_boot = chosen.boot_id.is_some() && chosen.boot_id == self.running.boot_id;
+        Some(chosen).filter(|chosen| is_this_boot && is_next(chosen))
     }
 }
