@@ -5,9 +5,10 @@ use libatomos::composefs::ComposefsError;
 use libatomos::health::HealthError;
 use libatomos::sysroot::SysrootError;
 
+use crate::output::text::shell_word;
+
 use super::store::hint_for_lock;
 use super::{CliError, shown};
-use crate::output::text::shell_word;
 
 impl From<HealthError> for CliError {
     fn from(error: HealthError) -> Self {

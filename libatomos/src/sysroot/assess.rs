@@ -70,10 +70,6 @@ impl Sysroot {
     /// Records that this boot reached user space, infers what became of those before it, and gives up what ran out of
     /// tries. `now` is in seconds since 1970. Takes the lock. Doing it again in the same boot changes nothing.
     pub fn record_boot(&self, now: i64, progress: &dyn Progress) -> Result<RecordReport, SysrootError> {
-        self.with_reserve(|| self.record(now, progress))
-    }
-
-    fn record(&self, now: i64, progress: &dyn Progress) -> Result<RecordReport, SysrootError> {
         let lock = self.lock()?;
         let before = self.state_to_reorder()?;
         let mut state = before.clone();
@@ -138,11 +134,11 @@ impl Sysroot {
                 .map(|trial| trial.left);
         }
         if log != log_before {
-            log.save(&self.atomos)?;
+            self.save_boots(&log)?;
         }
         let judged = !report.failed.is_empty() || report.settled_on.is_some();
         if state != before {
-            state.save(&self.atomos)?;
+            self.save_state(&state)?;
         }
         for failed in &report.failed {
             self.mark_trial(&state, &failed.deployment)?;
@@ -236,16 +232,6 @@ impl Sysroot {
         now: i64,
         progress: &dyn Progress,
     ) -> Result<BootVerdict, SysrootError> {
-        self.with_reserve(|| self.judge(failed, mark, now, progress))
-    }
-
-    fn judge(
-        &self,
-        failed: &[FailedCheck],
-        mark: bool,
-        now: i64,
-        progress: &dyn Progress,
-    ) -> Result<BootVerdict, SysrootError> {
         // Where no early unit did, and to have a trial to write to.
         self.record_boot(now, progress)?;
         if failed.is_empty() && mark {
@@ -260,10 +246,6 @@ impl Sysroot {
     /// Records that this boot was not found good in time, for whatever reason: it counts as one that failed. Where what is
     /// running is not on trial, nothing is recorded, and a reboot does not help.
     pub fn expire_boot(&self, now: i64, progress: &dyn Progress) -> Result<BootVerdict, SysrootError> {
-        self.with_reserve(|| self.expire(now, progress))
-    }
-
-    fn expire(&self, now: i64, progress: &dyn Progress) -> Result<BootVerdict, SysrootError> {
         let recorded = match self.record_boot(now, progress) {
             // A version whose kernel cannot mount it is one that fails. An automount is there, and cannot be opened.
             Err(SysrootError::BootNotMounted { .. } | SysrootError::Boot(_) | SysrootError::Fs(_))
@@ -317,7 +299,7 @@ impl Sysroot {
             stage: Stage::UserSpace,
             failed: vec![not_in_time()],
         });
-        log.save(&self.atomos)?;
+        self.save_boots(&log)?;
         Ok(verdict)
     }
 
@@ -380,7 +362,7 @@ impl Sysroot {
             });
         }
         if log != log_before {
-            log.save(&self.atomos)?;
+            self.save_boots(&log)?;
         }
         Ok(verdict)
     }
@@ -391,10 +373,6 @@ impl Sysroot {
     /// # Errors
     /// When what is running is no deployment of this sysroot.
     pub fn mark_good(&self, progress: &dyn Progress) -> Result<(DeploymentId, bool), SysrootError> {
-        self.with_reserve(|| self.mark_booted_good(progress))
-    }
-
-    fn mark_booted_good(&self, progress: &dyn Progress) -> Result<(DeploymentId, bool), SysrootError> {
         let lock = self.lock()?;
         let before = self.state_to_reorder()?;
         let booted = self.booted()?.filter(|id| before.get(id).is_some());
@@ -420,7 +398,7 @@ impl Sysroot {
                 .retain(|failed| failed.deployment.commit != id.commit || failed.kargs.is_some());
             log.last_failure = None;
             if log != log_before {
-                log.save(&self.atomos)?;
+                self.save_boots(&log)?;
             }
         }
         Ok((id, news))
@@ -432,15 +410,6 @@ impl Sysroot {
     /// # Errors
     /// When nothing else could be booted.
     pub fn mark_bad(
-        &self,
-        selector: &str,
-        now: i64,
-        progress: &dyn Progress,
-    ) -> Result<FailedTrial, SysrootError> {
-        self.with_reserve(|| self.give_up_on(selector, now, progress))
-    }
-
-    fn give_up_on(
         &self,
         selector: &str,
         now: i64,
@@ -472,7 +441,7 @@ impl Sysroot {
         let mut state = before.clone();
         let mut log = BootLog::load_or_renew(&self.atomos)?;
         let failed = give_up(&mut state, &mut log, &id, booted, now, Blame::Version);
-        log.save(&self.atomos)?;
+        self.save_boots(&log)?;
         self.apply_verdict(&lock, &before, &state, true, progress)?;
         self.mark_trial(&state, &id)?;
         Ok(failed)
@@ -494,7 +463,7 @@ impl Sysroot {
             !named
         });
         if !forgotten.is_empty() {
-            log.save(&self.atomos)?;
+            self.save_boots(&log)?;
         }
         Ok(forgotten)
     }
@@ -517,7 +486,7 @@ impl Sysroot {
         progress: &dyn Progress,
     ) -> Result<(), SysrootError> {
         if state != before {
-            state.save(&self.atomos)?;
+            self.save_state(state)?;
         }
         if boot_too {
             self.reconcile_boot(lock, state, KernelCheck::NewOnly, progress)?;
@@ -553,8 +522,8 @@ impl Sysroot {
         ];
         for (name, wanted) in marks {
             match wanted {
-                true => dir.write_atomic(name, b"", 0o644)?,
-                false => drop(dir.remove_file_optional(name)?),
+                true => self.with_reserve(|| Ok(dir.write_atomic(&name, b"", 0o644)?))?,
+                false => drop(dir.remove_file_optional(&name)?),
             }
         }
         Ok(())

@@ -227,7 +227,12 @@ impl Sysroot {
         let boot = self.boot_dir()?;
         let options = self.reconcile_options(state, check)?;
         let plan = plan_reconcile(&boot, &self.desired(state)?, &options)?;
-        plan.apply(&boot, &|entry| self.open_tree(entry), progress)?;
+        let apply = || Ok(plan.apply(&boot, &|entry| self.open_tree(entry), progress)?);
+        match boot.is_mount() {
+            true => apply()?,
+            // The room that is kept is that of this file system.
+            false => self.with_reserve(apply)?,
+        };
         // The change is done: a full disk, which takes no note of this, must not have it taken back.
         let _ = self.note_boot_is_mounted(&boot);
         Ok(plan)

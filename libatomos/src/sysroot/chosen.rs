@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::CommitId;
 
-use super::{DeploymentId, State, Sysroot, SysrootError};
+use super::{DeploymentId, DeploymentState, Sysroot, SysrootError};
 
 /// The file's name in `/atomos`.
 const CHOSEN: &str = "chosen.json";
@@ -46,20 +46,17 @@ impl Sysroot {
             boot_id: self.running.boot_id.clone(),
         };
         let bytes = serde_json::to_vec(&chosen).expect("names are text");
-        Ok(self.atomos.write_atomic(CHOSEN, &bytes, 0o644)?)
+        self.with_reserve(|| Ok(self.atomos.write_atomic(CHOSEN, &bytes, 0o644)?))
     }
 
-    /// Returns what a person went back to since this boot began, where that is still what the next one takes. A file that cannot be read
+    /// Returns what a person went back to since this boot began, where that is what the `next` one takes. A file that cannot be read
     /// says nothing.
-    pub(super) fn chosen(&self, state: &State) -> Option<Chosen> {
+    pub(super) fn chosen(&self, next: Option<&DeploymentState>) -> Option<Chosen> {
         let bytes = self.atomos.read_optional(CHOSEN, MAX).ok()??;
         let chosen: Chosen = serde_json::from_slice(&bytes).ok()?;
-        let is_next = |chosen: &Chosen| {
-            let next = state.default_deployment();
-            next.is_some_and(|next| next.id == chosen.deployment)
-        };
         // Where no boot has a name, this may be the next one.
         let is_this_boot = chosen.boot_id.is_some() && chosen.boot_id == self.running.boot_id;
-        Some(chosen).filter(|chosen| is_this_boot && is_next(chosen))
+        let is_next = next.is_some_and(|next| next.id == chosen.deployment);
+        (is_this_boot && is_next).then_some(chosen)
     }
 }

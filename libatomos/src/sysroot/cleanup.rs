@@ -7,12 +7,12 @@ use serde::Serialize;
 use crate::boot::KernelCheck;
 use crate::boot::name::EntryName;
 use crate::cancel::Cancel;
+use crate::error::with_causes;
 use crate::fs::{Dir, FileKind, FsError};
 use crate::progress::{Event, Progress};
 use crate::repo::{PruneOptions, PruneReport};
 
 use super::{DeploymentId, State, Sysroot, SysrootError, SysrootLock, layout};
-use crate::error::with_causes;
 
 /// What to clean up.
 #[derive(Debug, Clone, Default)]

@@ -80,7 +80,7 @@ impl Sysroot {
             // The truth came to name it, and /boot never heard of that. What was edited since is not in its /etc, so it is
             // made again; and the truth must not name what has no marker.
             state.deployments.retain(|deployment| deployment.id != id);
-            state.save(&self.atomos)?;
+            self.save_state(&state)?;
         }
         if options.at_shutdown {
             if staged.is_given_up() {

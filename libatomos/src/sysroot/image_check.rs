@@ -20,6 +20,7 @@ use crate::boot::KernelArgs;
 use crate::cancel::Cancel;
 use crate::composefs::{MAX_SEAL, Seal, Unknown, files_to_verify, unverified_files};
 use crate::digest::{BlobId, Digest};
+use crate::error::with_causes;
 use crate::fs::{Dir, verity_of};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::verity::VerityDigest;
@@ -27,7 +28,6 @@ use crate::verity::VerityDigest;
 use super::cleanup::leads_to;
 use super::root_kind::{RootKind, root_kind};
 use super::{DeploymentId, Sysroot, SysrootError, layout};
-use crate::error::with_causes;
 
 /// What is wrong with an image, or with what lies beside it. The names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

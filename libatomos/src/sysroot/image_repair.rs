@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::composefs::{ImageReport, RootTree, Seal, files_to_verify, write_image};
+use crate::error::with_causes;
 use crate::format::Commit;
 use crate::fs::{Dir, why_no_verity};
 use crate::progress::Progress;
@@ -26,7 +27,6 @@ use super::image::{read_back_file, record_bytes};
 use super::image_check::{Candidate, ImagesReport};
 use super::seal::{differs_from_seal, ensure};
 use super::{DeploymentId, Sysroot, SysrootError, SysrootLock, layout};
-use crate::error::with_causes;
 
 /// How to repair images.
 #[derive(Debug, Clone, Default)]

@@ -59,7 +59,7 @@ impl Sysroot {
         if is_there && !self.atomos.exists(DAMAGED)? {
             self.atomos.rename(STATE, &self.atomos, DAMAGED)?;
         }
-        state.save(&self.atomos)?;
+        self.save_state(&state)?;
         Ok(state
             .deployments
             .into_iter()

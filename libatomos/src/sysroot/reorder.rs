@@ -93,10 +93,6 @@ impl Sysroot {
     ///
     /// The visible step is its new boot entry. Takes the lock.
     pub fn rollback(&self, to: Option<&str>, progress: &dyn Progress) -> Result<SwitchReport, SysrootError> {
-        self.with_reserve(|| self.roll_back(to, progress))
-    }
-
-    fn roll_back(&self, to: Option<&str>, progress: &dyn Progress) -> Result<SwitchReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state_to_reorder()?;
         let booted = self.booted()?;
@@ -137,7 +133,10 @@ impl Sysroot {
         // It holds for the boot that goes on, and an image that is being made has none.
         if booted.is_some() && (report.changed || report.discarded.is_some()) {
             let given_up = report.discarded.iter().chain([&report.previous]).chain(&booted);
-            self.remember_choice(&report.default, given_up.map(|id| id.commit))?;
+            if let Err(error) = self.remember_choice(&report.default, given_up.map(|id| id.commit)) {
+                let text = format!("an upgrade before the next boot may undo this: {error}");
+                progress.report(Event::Warning { text: &text });
+            }
         }
         if report.changed {
             let id = target.id.clone();
@@ -198,10 +197,6 @@ impl Sysroot {
 
     /// Keeps the deployment from every clean-up, or lets it go again. Returns whether that changed anything.
     pub fn set_pinned(&self, selector: &str, pinned: bool) -> Result<(DeploymentId, bool), SysrootError> {
-        self.with_reserve(|| self.pin(selector, pinned))
-    }
-
-    fn pin(&self, selector: &str, pinned: bool) -> Result<(DeploymentId, bool), SysrootError> {
         let _lock = self.lock()?;
         let mut state = self.state()?;
         let staged = self.usable_staged(&state)?;
@@ -217,7 +212,7 @@ impl Sysroot {
             deployment.pinned = pinned;
         }
         if changed {
-            state.save(&self.atomos)?;
+            self.save_state(&state)?;
         }
         Ok((id, changed))
     }
@@ -225,14 +220,6 @@ impl Sysroot {
     /// Removes a deployment: from the truth, from `/boot`, and then its files. The one that is running stays. `staged` is
     /// what is staged, even where its record cannot be read.
     pub fn undeploy(&self, selector: &str, progress: &dyn Progress) -> Result<UndeployReport, SysrootError> {
-        self.with_reserve(|| self.remove_deployment(selector, progress))
-    }
-
-    fn remove_deployment(
-        &self,
-        selector: &str,
-        progress: &dyn Progress,
-    ) -> Result<UndeployReport, SysrootError> {
         let lock = self.lock()?;
         let mut state = self.state()?;
         let booted = self.booted()?;
@@ -402,7 +389,7 @@ impl Sysroot {
         progress: &dyn Progress,
     ) -> Result<(), SysrootError> {
         let before = self.state()?;
-        state.save(&self.atomos)?;
+        self.save_state(state)?;
         let Err(error) = self.reconcile_boot(lock, state, KernelCheck::NewOnly, progress) else {
             return Ok(());
         };
@@ -414,7 +401,7 @@ impl Sysroot {
             next_entry: state.next_entry,
             ..before
         };
-        restored.save(&self.atomos)?;
+        self.save_state(&restored)?;
         // The first failure is the one to tell; `boot recover` repeats this.
         let _ = self.reconcile_boot(lock, &restored, KernelCheck::NewOnly, progress);
         Err(error)

@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::error::ErrorKind;
 use crate::fs::{Dir, FsError};
 
-use super::{Sysroot, SysrootError};
+use super::{BootLog, State, Sysroot, SysrootError};
 
 /// The file's name, in `/atomos`.
 const RESERVE: &str = "reserve";
@@ -21,13 +21,13 @@ const SIZE: u64 = 1 << 20;
 const PLENTY: u64 = 64 * SIZE;
 
 impl Sysroot {
-    /// Does what saves a machine, and does it again with the room that was kept where there is none. An operation that failed has changed
-    /// nothing.
+    /// Takes a step that saves a machine, and takes it again with the room that was kept where there is none. Whoever decides what to do has
+    /// done so by then: a step that failed half-way is done again, and nothing else.
     pub(super) fn with_reserve<T>(
         &self,
-        operation: impl Fn() -> Result<T, SysrootError>,
+        step: impl Fn() -> Result<T, SysrootError>,
     ) -> Result<T, SysrootError> {
-        let error = match operation() {
+        let error = match step() {
             Err(error) if error.kind() == ErrorKind::NoSpace => error,
             done => return done,
         };
@@ -37,7 +37,17 @@ impl Sysroot {
         }
         // Blocks are free when the removal is down.
         self.atomos.sync_fs()?;
-        operation()
+        step()
+    }
+
+    /// Replaces the truth. Durable on return.
+    pub(super) fn save_state(&self, state: &State) -> Result<(), SysrootError> {
+        self.with_reserve(|| state.save(&self.atomos))
+    }
+
+    /// Replaces what is remembered of boots. Durable on return.
+    pub(super) fn save_boots(&self, log: &BootLog) -> Result<(), SysrootError> {
+        self.with_reserve(|| log.save(&self.atomos))
     }
 
     /// Makes the reserve where there is plenty of room.

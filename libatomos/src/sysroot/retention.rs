@@ -103,16 +103,9 @@ impl Sysroot {
         // A record that cannot be read tells of none.
         let ran = self.boot_log().unwrap_or_default().ran;
         let good = worth_going_back_to(state, new, booted.as_ref(), &ran);
-        let before = State {
-            deployments: state
-                .deployments
-                .iter()
-                .filter(|other| other.id != *new)
-                .cloned()
-                .collect(),
-            ..state.clone()
-        };
-        let chosen = self.chosen(&before).map(|chosen| chosen.deployment);
+        let mut others = state.deployments.iter().filter(|other| other.id != *new);
+        let chosen = self.chosen(others.find(|other| !other.is_bad()));
+        let chosen = chosen.map(|chosen| chosen.deployment);
         let is_booted = |id: &DeploymentId| booted.as_ref() == Some(id);
         // The new one and what is running have their places; the rest go to the newest of the others.
         let running_here = booted

@@ -9,10 +9,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::with_causes;
 use crate::fs::Dir;
 
 use super::{DeployOptions, DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock};
-use crate::error::with_causes;
 
 /// The record's name in `/atomos`.
 pub(super) const STAGED: &str = "staged.json";

@@ -167,7 +167,7 @@ impl Sysroot {
                 reference,
             });
         }
-        let chosen = self.chosen(&state).filter(|chosen| {
+        let chosen = self.chosen(state.default_deployment()).filter(|chosen| {
             chosen.deployment == current && chosen.over.contains(&commit.0) && options.switch_to.is_none()
         });
         if chosen.is_some() {
@@ -199,26 +199,20 @@ impl Sysroot {
         };
         let at_once = options.deploy.finish == Finish::Now;
         let is_done = |state: &State| {
-            let now = self.runs_next(state, stateroot)?;
-            let is_as_it_was = match &now {
-                None => true,
-                Some((now, _)) => {
-                    *now == current && Origin::load(&self.deployments_dir(&now.stateroot)?, now)? == followed
-                }
+            let Some((now, is_staged)) = self.runs_next(state, stateroot)? else {
+                return Ok(None);
             };
-            match now {
-                Some((now, is_staged)) if !is_as_it_was => {
-                    // Whoever upgrades at the same time may have been faster while this one was pulling; or a person chose something else.
-                    let is_news = now != current
-                        && (&now.stateroot, now.commit) == (&current.stateroot, commit.0)
-                        && options.switch_to.is_none();
-                    match is_news {
-                        true => Ok(Some(now).filter(|_| !(is_staged && at_once))),
-                        false => Err(SysrootError::ChangedMeanwhile { now: Box::new(now) }),
-                    }
-                }
-                _ => Ok(None),
+            let follows = Origin::load(&self.deployments_dir(&now.stateroot)?, &now)?;
+            if (&now, &follows) == (&current, &followed) {
+                return Ok(None);
             }
+            // Whoever upgrades at the same time may have been faster while this one was pulling.
+            let is_this = (&now.stateroot, now.commit) == (&current.stateroot, commit.0);
+            if now != current && is_this && options.switch_to.is_none() {
+                return Ok(Some(now).filter(|_| !(is_staged && at_once)));
+            }
+            // Or a person has chosen something else.
+            Err(SysrootError::ChangedMeanwhile { now: Box::new(now) })
         };
         match self.deploy_unless(&is_done, &commit.0.to_string(), &deploy, progress, cancel)? {
             Ok(report) => Ok(UpgradeOutcome::Deployed(Box::new(report))),
