@@ -60,10 +60,8 @@ fn nothing_is_written_that_would_touch_what_is_to_stay_free() {
     scratch.client(&["pull", "origin", "os"]).code(0);
 }
 
-#[test]
-fn a_commit_stops_while_it_writes_and_so_does_a_checkout() {
-    let Some(fs) = LoopFs::new("ext4", 64) else { return };
-    let scratch = Scratch::empty();
+/// A repository that leaves 40 % of the file system free.
+fn repo_that_keeps_free(scratch: &Scratch, fs: &LoopFs) -> String {
     let repo = fs.path().join("repo");
     let repo = repo.to_str().unwrap();
     scratch
@@ -72,10 +70,21 @@ fn a_commit_stops_while_it_writes_and_so_does_a_checkout() {
     scratch
         .atomos(&["config", "--repo", repo, "min-free-space", "40%"])
         .code(0);
-    let free = || {
-        let stat = rustix::fs::statvfs(fs.path()).unwrap();
-        stat.f_bavail * stat.f_frsize * 100 / (stat.f_blocks * stat.f_frsize)
-    };
+    repo.to_owned()
+}
+
+fn percent_free(fs: &LoopFs) -> u64 {
+    let stat = rustix::fs::statvfs(fs.path()).unwrap();
+    stat.f_bavail * stat.f_frsize * 100 / (stat.f_blocks * stat.f_frsize)
+}
+
+#[test]
+fn a_commit_stops_while_it_writes_and_so_does_a_checkout() {
+    let Some(fs) = LoopFs::new("ext4", 64) else { return };
+    let scratch = Scratch::empty();
+    let repo = repo_that_keeps_free(&scratch, &fs);
+    let repo = repo.as_str();
+    let free = || percent_free(&fs);
     let tree = scratch.path("tree");
     small_tree(&tree, 1, 20);
     for index in 0..40u8 {
@@ -119,18 +128,9 @@ fn an_archive_an_image_and_a_repository_of_ostree_leave_what_is_to_stay_free() {
     scratch.commit("large");
     scratch.atomos(&["export", "os", "-o", "os.tar"]).code(0);
     scratch.atomos(&["export", "os", "--oci", "layout"]).code(0);
-    let repo = fs.path().join("repo");
-    let repo = repo.to_str().unwrap();
-    scratch
-        .atomos(&["init", "--repo", repo, "--mode", "bare-user"])
-        .code(0);
-    scratch
-        .atomos(&["config", "--repo", repo, "min-free-space", "40%"])
-        .code(0);
-    let free = || {
-        let stat = rustix::fs::statvfs(fs.path()).unwrap();
-        stat.f_bavail * stat.f_frsize * 100 / (stat.f_blocks * stat.f_frsize)
-    };
+    let repo = repo_that_keeps_free(&scratch, &fs);
+    let repo = repo.as_str();
+    let free = || percent_free(&fs);
     let before = free();
     let mut runs = vec![
         vec!["commit", "-b", "os", "--tar", "os.tar"],

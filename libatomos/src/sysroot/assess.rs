@@ -15,6 +15,7 @@ use crate::progress::{Event, Progress};
 
 use super::booted::parse_boot_id;
 use super::boots::{BootAttempt, BootLog, FailedCheck, FailedTrial, LastFailure, Stage};
+use super::give_up::{Blame, give_up};
 use super::{
     DEFAULT_TRIES, DeploymentId, DeploymentState, State, Sysroot, SysrootError, SysrootLock, layout,
 };
@@ -243,68 +244,8 @@ impl Sysroot {
         })
     }
 
-    /// Records that this boot was not found good in time, for whatever reason: it counts as one that failed. Where what is
-    /// running is not on trial, nothing is recorded, and a reboot does not help.
-    pub fn expire_boot(&self, now: i64, progress: &dyn Progress) -> Result<BootVerdict, SysrootError> {
-        let recorded = match self.record_boot(now, progress) {
-            // A version whose kernel cannot mount it is one that fails. An automount is there, and cannot be opened.
-            Err(SysrootError::BootNotMounted { .. } | SysrootError::Boot(_) | SysrootError::Fs(_))
-                if self.atomos.exists(layout::BOOT_IS_MOUNTED)? =>
-            {
-                return self.expire_boot_unmounted(now);
-            }
-            recorded => recorded?,
-        };
-        let late = not_in_time();
-        self.conclude(now, !recorded.on_trial, |attempt| {
-            if recorded.on_trial && !attempt.failed.contains(&late) {
-                attempt.failed.push(late);
-            }
-        })
-    }
-
-    /// The same where nobody can see what the loader has counted: what is remembered of this trial has to do, and a reboot helps for as
-    /// long as the loader may have tries left. It may be one that does not count.
-    fn expire_boot_unmounted(&self, now: i64) -> Result<BootVerdict, SysrootError> {
-        let _lock = self.lock()?;
-        let state = self.state()?;
-        let booted = self.booted()?;
-        let found = booted.as_ref().and_then(|id| state.get(id));
-        let tried = found.filter(|found| found.is_on_trial() && self.runs_newest_entry(found));
-        let mut verdict = BootVerdict {
-            booted: booted.clone(),
-            passed: tried.is_none(),
-            on_trial: tried.is_some(),
-            good: found.is_some_and(|found| found.good),
-            reboot_helps: false,
-        };
-        let Some(deployment) = tried else {
-            return Ok(verdict);
-        };
-        let tries = deployment.tries.unwrap_or_default();
-        let mut log = BootLog::load_or_renew(&self.atomos)?;
-        let boot_id = self.running.boot_id.clone();
-        let trial = log.trial(&deployment.id, deployment.entry, tries);
-        let is_recorded =
-            boot_id.is_some() && trial.attempts.iter().any(|attempt| attempt.boot_id == boot_id);
-        // The last try helps as well: after it the loader takes another version. What boots once more has a loader that does not count.
-        verdict.reboot_helps = is_recorded || trial.left > 0;
-        if is_recorded || trial.left == 0 {
-            return Ok(verdict);
-        }
-        trial.left -= 1;
-        trial.attempts.push(BootAttempt {
-            boot_id,
-            time: Some(now),
-            stage: Stage::UserSpace,
-            failed: vec![not_in_time()],
-        });
-        self.save_boots(&log)?;
-        Ok(verdict)
-    }
-
     /// Writes to the record of this boot, and says what is to be made of it.
-    fn conclude(
+    pub(super) fn conclude(
         &self,
         now: i64,
         passed: bool,
@@ -404,80 +345,16 @@ impl Sysroot {
         Ok((id, news))
     }
 
-    /// Gives the deployment up: it is the last that a loader takes, and its version is rejected. Where its kernel
-    /// arguments are on trial, it is these that are given up.
-    ///
-    /// # Errors
-    /// When nothing else could be booted.
-    pub fn mark_bad(
-        &self,
-        selector: &str,
-        now: i64,
-        progress: &dyn Progress,
-    ) -> Result<FailedTrial, SysrootError> {
-        let lock = self.lock()?;
-        let before = self.state_to_reorder()?;
-        let booted = self.booted()?;
-        let staged = self.usable_staged(&before)?;
-        let id = before
-            .select(selector, staged.as_ref(), booted.as_ref())?
-            .finished("give up")?
-            .id;
-        let has_own = before
-            .get(&id)
-            .is_some_and(|found| found.fallback.is_some() && found.is_on_trial());
-        if !has_own
-            && !before
-                .deployments
-                .iter()
-                .any(|other| other.id != id && !other.is_bad())
-        {
-            return Err(SysrootError::InUse {
-                id,
-                action: "give up",
-                reason: "the only deployment that is not bad, and nothing else would boot",
-            });
-        }
-        let mut state = before.clone();
-        let mut log = BootLog::load_or_renew(&self.atomos)?;
-        let failed = give_up(&mut state, &mut log, &id, booted, now, Blame::Version);
-        self.save_boots(&log)?;
-        self.apply_verdict(&lock, &before, &state, true, progress)?;
-        self.mark_trial(&state, &id)?;
-        Ok(failed)
-    }
-
-    /// Forgets that versions failed here: those whose commit begins with `prefix`, or all. Returns their commits.
-    pub fn forget_failed(&self, prefix: Option<&str>) -> Result<Vec<CommitId>, SysrootError> {
-        let _lock = self.lock()?;
-        let mut log = BootLog::load_or_renew(&self.atomos)?;
-        let mut forgotten = Vec::new();
-        log.failed.retain(|failed| {
-            let commit = failed.deployment.commit;
-            let named = prefix.is_none_or(|prefix| {
-                failed.version == prefix || (prefix.len() >= 4 && commit.to_string().starts_with(prefix))
-            });
-            if named && !forgotten.contains(&commit) {
-                forgotten.push(commit);
-            }
-            !named
-        });
-        if !forgotten.is_empty() {
-            self.save_boots(&log)?;
-        }
-        Ok(forgotten)
-    }
-
     /// Returns whether the newest of the deployment's entries runs: not the one that is kept beside it, nor one that it had when
     /// this boot began, whose kernel arguments were changed since. What an entry that says nothing of itself was, is not known.
-    fn runs_newest_entry(&self, deployment: &DeploymentState) -> bool {
+    pub(super) fn runs_newest_entry(&self, deployment: &DeploymentState) -> bool {
         match self.running.entry {
             Some(entry) => entry == deployment.entry,
             None => deployment.fallback.is_none(),
         }
     }
 
-    fn apply_verdict(
+    pub(super) fn apply_verdict(
         &self,
         lock: &SysrootLock,
         before: &State,
@@ -557,71 +434,6 @@ impl Sysroot {
 
 /// Where a tree has its checks; that it is there says that the tree runs them, and marks its boots good.
 pub(super) const HEALTH_DIR: &str = "usr/lib/atomos/health.d";
-
-fn not_in_time() -> FailedCheck {
-    FailedCheck {
-        check: "boot-complete".to_owned(),
-        ended: "not reached in time".to_owned(),
-        output: String::new(),
-    }
-}
-
-/// What a failure is the fault of.
-#[derive(Clone, Copy)]
-enum Blame<'a> {
-    /// The version's: a person said so.
-    Version,
-    /// That is to be found out, given the kernel arguments that an upgrade from a deployment starts from.
-    Open(&'a dyn Fn(&DeploymentState) -> String),
-}
-
-fn give_up(
-    state: &mut State,
-    log: &mut BootLog,
-    id: &DeploymentId,
-    booted: Option<DeploymentId>,
-    now: i64,
-    blame: Blame<'_>,
-) -> FailedTrial {
-    let (version, kargs) = state
-        .get(id)
-        .map(|found| (found.version.clone(), found.kargs.clone()))
-        .unwrap_or_default();
-    // A version with other arguments than those that an upgrade starts from may be good: it is rejected when it fails a second time. An
-    // interruption may have recorded this failure already.
-    let is_another = |failed: &FailedTrial| failed.deployment.commit == id.commit && failed.deployment != *id;
-    let failed_before = log.failed.iter().any(is_another);
-    let given_up = state.mark_bad(id).or_else(|| match blame {
-        Blame::Open(inherits) if !failed_before && has_other_kargs(state, id, &kargs, inherits) => {
-            Some(kargs)
-        }
-        _ => None,
-    });
-    let failed = FailedTrial {
-        deployment: id.clone(),
-        version,
-        kargs: given_up,
-        time: now,
-        went_back_to: booted.filter(|booted| booted != id),
-        attempts: log.end_trial(id),
-    };
-    log.add_failed(failed.clone());
-    failed
-}
-
-/// Returns whether a version that failed had other kernel arguments than it would get from an upgrade now, or than are known to boot.
-fn has_other_kargs(
-    state: &State,
-    failed: &DeploymentId,
-    kargs: &str,
-    inherits: &dyn Fn(&DeploymentState) -> String,
-) -> bool {
-    let next = state.newest(&failed.stateroot);
-    next.is_some_and(|next| {
-        let are_doubtful = next.fallback.is_some() && next.is_on_trial();
-        next.id != *failed && !next.is_bad() && (are_doubtful || inherits(next) != kargs)
-    })
-}
 
 impl Sysroot {
     /// Returns the deployments of the same stateroot and other commits that have run since `id` last did: each has had

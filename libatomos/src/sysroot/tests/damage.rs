@@ -6,7 +6,7 @@ use super::Machine;
 use crate::cancel::Cancel;
 use crate::error::ErrorKind;
 use crate::progress::NoProgress;
-use crate::sysroot::{DeployOptions, KargsChange, UpgradeOptions};
+use crate::sysroot::{DeployOptions, DeployReport, KargsChange, UpgradeOptions};
 
 /// Flips a bit in the kernel or the initramfs of a deployment, which is the store's: in place, as a disk does.
 fn damage(machine: &Machine, root: &std::path::Path, name: &str) {
@@ -58,13 +58,18 @@ fn a_damaged_kernel_is_not_copied_to_where_the_loader_finds_it() {
     }
 }
 
-#[test]
-fn a_list_of_deployments_that_is_lost_or_damaged_is_made_anew_from_what_boots() {
+fn with_two_versions() -> (Machine, DeployReport) {
     let machine = Machine::new();
     machine.commit("1", |_| ());
     machine.deploy("os");
     machine.commit("2", |_| ());
     let two = machine.deploy("os");
+    (machine, two)
+}
+
+#[test]
+fn a_list_of_deployments_that_is_lost_or_damaged_is_made_anew_from_what_boots() {
+    let (machine, two) = with_two_versions();
     let sysroot = machine.sysroot();
     let quiet = [KargsChange::Append("dyndbg=\"file x +p\"".to_owned())];
     sysroot.edit_kargs(None, &quiet, &NoProgress).unwrap();
@@ -114,11 +119,7 @@ fn a_list_of_deployments_that_is_lost_or_damaged_is_made_anew_from_what_boots() 
 /// A rename that is cut short on FAT leaves an entry two names, and a file name can say anything.
 #[test]
 fn a_list_is_made_of_what_means_something_or_not_at_all() {
-    let machine = Machine::new();
-    machine.commit("1", |_| ());
-    machine.deploy("os");
-    machine.commit("2", |_| ());
-    let two = machine.deploy("os");
+    let (machine, two) = with_two_versions();
     let sysroot = machine.sysroot();
     let before = sysroot.state().unwrap();
     let entries = machine.path("sysroot/boot/loader/entries");

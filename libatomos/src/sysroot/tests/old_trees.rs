@@ -83,7 +83,8 @@ fn a_full_disk_keeps_nobody_from_going_back_or_making_room() {
         let machine = Machine::in_directory(tempfile::tempdir_in(full.path()).unwrap());
         let deploy = |version: &str| {
             machine.commit(version, |tree| {
-                fs::write(tree.join("usr/own"), vec![1; 4 << 20]).unwrap()
+                fs::create_dir_all(tree.join("usr/lib/atomos/health.d")).unwrap();
+                fs::write(tree.join("usr/own"), vec![1; 4 << 20]).unwrap();
             });
             machine.deploy("os")
         };
@@ -95,7 +96,10 @@ fn a_full_disk_keeps_nobody_from_going_back_or_making_room() {
             .rollback(None, &NoProgress)
             .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
         assert_eq!(running.state().unwrap().deployments[0].id, one.deployment);
+        let is_counted = || machine.entries().iter().any(|name| name.contains('+'));
+        assert!(is_counted());
         running.mark_good(&NoProgress).unwrap();
+        assert!(!is_counted(), "{kind}: /boot did not follow");
         machine
             .booted_into(&one)
             .undeploy(&two.deployment.to_string(), &NoProgress)
