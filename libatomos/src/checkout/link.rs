@@ -19,6 +19,15 @@ use crate::repo::{Likely, ObjectKind, Repo, RepoError, RepoMode, Room};
 use super::metadata::apply_user_to_file;
 use super::{CheckoutError, CheckoutReport, LinkMode, Ownership};
 
+/// A file of the store.
+#[derive(Debug)]
+pub(super) struct Inode {
+    /// Beneath the directory of blobs.
+    pub(super) path: String,
+    /// Device and number.
+    pub(super) id: (u64, u64),
+}
+
 /// Puts files into place, and counts how.
 pub(super) struct Ladder<'a> {
     repo: &'a Repo,
@@ -73,7 +82,7 @@ impl<'a> Ladder<'a> {
             return self.apply(&file, metadata, dir, name);
         }
         if let Some(inode) = self.inode(dir, name, (blob, size), metadata, Likely::Blob)?
-            && self.link(&inode, dir, name)?
+            && self.link(&inode.path, dir, name)?
         {
             return Ok(());
         }
@@ -100,11 +109,11 @@ impl<'a> Ladder<'a> {
         (blob, size): (&BlobId, u64),
         metadata: &Metadata,
         likely: Likely,
-    ) -> Result<Option<String>, CheckoutError> {
+    ) -> Result<Option<Inode>, CheckoutError> {
         if size == 0 || !self.links() {
             return Ok(None);
         }
-        let Some((path, found)) = self.repo.find_likely(blob, metadata, likely)? else {
+        let Some((path, stat)) = self.repo.find_likely(blob, metadata, likely)? else {
             if !self.repo.has_object(ObjectKind::Blob, blob.digest())? {
                 return Err(RepoError::ObjectMissing {
                     kind: ObjectKind::Blob,
@@ -120,8 +129,11 @@ impl<'a> Ladder<'a> {
                 _ => Ok(None),
             };
         };
-        check_size(blob, size, found)?;
-        Ok(Some(path))
+        check_size(blob, size, stat.size)?;
+        Ok(Some(Inode {
+            path,
+            id: (stat.dev, stat.ino),
+        }))
     }
 
     /// Makes `name` in `dir` a link to the store's `inode`. Returns whether it is one, for it may have to be a copy.

@@ -121,13 +121,13 @@ impl Repo {
         Ok(bytes)
     }
 
-    /// Returns the path beneath `objects/` of the inode that has exactly `metadata`, and its size; or `None` where
-    /// there is none.
+    /// Returns the path beneath `objects/` of the inode that has exactly `metadata`, and what it is; or `None`
+    /// where there is none.
     pub(crate) fn find_variant(
         &self,
         blob: &BlobId,
         metadata: &Metadata,
-    ) -> Result<Option<(String, u64)>, RepoError> {
+    ) -> Result<Option<(String, Stat)>, RepoError> {
         self.find_likely(blob, metadata, Likely::Blob)
     }
 
@@ -137,14 +137,14 @@ impl Repo {
         blob: &BlobId,
         metadata: &Metadata,
         likely: Likely,
-    ) -> Result<Option<(String, u64)>, RepoError> {
+    ) -> Result<Option<(String, Stat)>, RepoError> {
         let objects = self.kind_dir(ObjectKind::Blob);
-        let at = |path: String| -> Result<(bool, Option<(String, u64)>), RepoError> {
+        let at = |path: String| -> Result<(bool, Option<(String, Stat)>), RepoError> {
             match objects.stat_optional(&path)? {
                 None => Ok((false, None)),
                 // The name alone is not believed: 128 bits can be collided, and a setuid inode is worth it.
                 Some(stat) if inode_matches(objects, &path, &stat, metadata)? => {
-                    Ok((true, Some((path, stat.size))))
+                    Ok((true, Some((path, stat))))
                 }
                 Some(_) => Ok((true, None)),
             }
@@ -174,7 +174,7 @@ impl Repo {
         match self.mode() {
             RepoMode::Bare => {
                 let found = self.find_variant(id, metadata)?;
-                Ok(found.is_some_and(|(_, found)| found == size))
+                Ok(found.is_some_and(|(_, found)| found.size == size))
             }
             RepoMode::BareUser => self.has_bytes(id, size),
         }
@@ -189,7 +189,7 @@ impl Repo {
     }
 
     /// Returns whether the inode is what lies at `path` beneath the blobs' directory.
-    pub(crate) fn is_inode_at(&self, (dev, ino): (u64, u64), path: &str) -> Result<bool, RepoError> {
+    fn is_inode_at(&self, (dev, ino): (u64, u64), path: &str) -> Result<bool, RepoError> {
         let found = self.kind_dir(ObjectKind::Blob).stat_optional(path)?;
         Ok(found.is_some_and(|found| (found.dev, found.ino) == (dev, ino)))
     }

@@ -272,9 +272,9 @@ impl Pull<'_> {
     fn open(&self, blob: &BlobId, metadata: &Metadata) -> Result<(File, Option<String>), RepoError> {
         if self.links && self.source.mode() == super::RepoMode::Bare {
             // The base may be another variant; each is an inode of its own, and is hashed by itself.
-            if let Some((name, size)) = self.source.find_variant(blob, metadata)? {
+            if let Some((name, stat)) = self.source.find_variant(blob, metadata)? {
                 let file = self.source.kind_dir(ObjectKind::Blob).open_file(&name)?;
-                return Ok((file, linkable(size).then_some(name)));
+                return Ok((file, linkable(stat.size).then_some(name)));
             }
         }
         let file = self.source.open_blob(blob)?;

@@ -92,12 +92,12 @@ impl Apply<'_> {
             disinherit(holding)?;
         }
         let mut slots = Vec::new();
-        if let Some(inode) = plan.puts().find_map(|put| put.inode.as_deref()) {
+        if let Some(inode) = plan.puts().find_map(|put| put.inode.as_ref()) {
             for number in 0..self.pool.current_num_threads() {
                 slots.push(holding.ensure_dir(format!("{LINK}-{number}"), 0o700)?);
             }
             // If this one cannot be linked there is no need to find that out half way.
-            if self.ladder.try_link(inode, &slots[0], LINK.as_ref())? {
+            if self.ladder.try_link(&inode.path, &slots[0], LINK.as_ref())? {
                 slots[0].remove_file(LINK)?;
             }
         }
@@ -243,14 +243,14 @@ impl Apply<'_> {
         let (Some(inode), Node::File { blob, size, .. }) = (&put.inode, &put.entry.node) else {
             return Ok(());
         };
-        if is_free && self.ladder.link(inode, dir, name.as_ref())? {
+        if is_free && self.ladder.link(&inode.path, dir, name.as_ref())? {
             return Ok(());
         }
         // Until the rename the thread does nothing else.
         let slot = &moving.slots[self.pool.current_thread_index().unwrap_or(0)];
         let link: &Path = LINK.as_ref();
         let make = || -> Result<(), CheckoutError> {
-            if is_free || !self.ladder.link(inode, slot, link)? {
+            if is_free || !self.ladder.link(&inode.path, slot, link)? {
                 self.ladder.copy(slot, link, blob, *size, &put.entry.metadata)?;
             }
             Ok(rename(slot, link, dir, name, is_free)?)

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use crate::checkout::link::Inode;
 use crate::format::{Entry, Metadata, Node};
+use crate::fs::Stat;
 
 /// Paths that are named when something was changed.
 const NAMED: usize = 20;
@@ -48,7 +50,7 @@ pub(super) struct Put {
     /// What it becomes.
     pub(super) entry: Entry,
     /// The store's inode of it, which gets the name. Whatever has none is built.
-    pub(super) inode: Option<String>,
+    pub(super) inode: Option<Inode>,
     /// Which of the built ones it is, once that is known.
     pub(super) built: Option<usize>,
     pub(super) there: There,
@@ -112,6 +114,14 @@ impl Plan {
 impl Put {
     pub(super) fn name(&self) -> &OsStr {
         OsStr::from_bytes(&self.entry.name)
+    }
+
+    /// Returns whether what is there, which has `stat`, is the very inode that is to come: entries may differ in what no inode has, such as a
+    /// recorded digest. A rename between two names of one inode would do nothing, and leave both.
+    pub(super) fn is_there(&self, stat: &Stat) -> bool {
+        self.inode
+            .as_ref()
+            .is_some_and(|inode| inode.id == (stat.dev, stat.ino))
     }
 
     pub(super) const fn is_device(&self) -> bool {

@@ -233,7 +233,7 @@ impl Survey<'_> {
             _ => Likely::Blob,
         };
         let put = self.put(place, after, There::under(after, gone), likely)?;
-        if likely == Likely::Variant && self.is_there(&put, &stat)? {
+        if likely == Likely::Variant && put.is_there(&stat) {
             return Ok(Part::Nothing);
         }
         // What has an inode of its own that can keep it, as links have, is not made anew for a time.
@@ -290,15 +290,6 @@ impl Survey<'_> {
             built: None,
             there,
         })
-    }
-
-    /// Returns whether what is there, which has `stat`, is the very inode that is to come: entries may differ in what no inode has, such as a
-    /// recorded digest. A rename between two names of one inode would do nothing, and leave both.
-    fn is_there(&self, put: &Put, stat: &Stat) -> Result<bool, CheckoutError> {
-        match &put.inode {
-            Some(path) if stat.nlink > 1 => Ok(self.look.repo.is_inode_at((stat.dev, stat.ino), path)?),
-            _ => Ok(false),
-        }
     }
 
     /// Returns what goes with `entry`, which has `stat`, if everything that is there of it is as it was made, and nothing else is
@@ -400,7 +391,7 @@ impl Survey<'_> {
                 _ if union == Union::Identical => self.others.add(place.below(entry)),
                 _ => {
                     let put = self.put(place, entry, There::File, Likely::Blob)?;
-                    if !self.is_there(&put, &found)? {
+                    if !put.is_there(&found) {
                         plan.changed += 1;
                         step.put.push(put);
                     }
