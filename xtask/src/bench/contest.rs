@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use super::bare;
 use super::discard::Discards;
+use super::few_packages::Versions;
 use super::measure::{settle, time};
 use crate::debian::Trees;
 use crate::process::run;
@@ -20,8 +21,8 @@ const REF: &str = "os/bench";
 /// The first commit, once there are two.
 const FIRST: &str = "os/bench^";
 
-/// The branch of the second version with the first one's kernel.
-const KEPT_REF: &str = "os/kernel-kept";
+/// The branch of an upgrade of few packages.
+const FEW_REF: &str = "os/few";
 
 /// Who does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +72,8 @@ pub enum Work {
     Mount,
     /// The checkout of the first version becomes one of the second.
     Update,
-    /// The same, where the second has the first one's kernel.
-    UpdateKernelKept,
+    /// The checkout of the first version gets few of the second one's packages.
+    UpdateFew,
     /// Every object verified.
     Fsck,
     /// What changed between the two versions.
@@ -92,7 +93,7 @@ impl Work {
         Self::Update,
         Self::Diff,
         Self::Fsck,
-        Self::UpdateKernelKept,
+        Self::UpdateFew,
         Self::Adopt,
     ];
 
@@ -105,7 +106,7 @@ impl Work {
             Self::CommitKnown => "commit again, stat cache",
             Self::Mount => "composefs: image made and mounted",
             Self::Update => "checkout `--update` to the second version",
-            Self::UpdateKernelKept => "checkout `--update` to the second version with the first one's kernel",
+            Self::UpdateFew => "checkout `--update` across an upgrade of 24 packages",
             Self::CommitAgain => "commit again, every byte hashed again",
             Self::SecondCommit => "commit of the second version",
             Self::Checkout => "hardlink checkout",
@@ -126,7 +127,7 @@ impl Work {
             Self::CommitKnown => &[(Ostree, Self::CommitAgain, 0.02)],
             Self::Checkout => &[(Ostree, self, 0.4), (Cp, self, 0.75)],
             Self::Mount => &[(Ostree, Self::Checkout, 0.1)],
-            Self::Update | Self::UpdateKernelKept => &[(Atomos, Self::Checkout, 0.35)],
+            Self::Update | Self::UpdateFew => &[(Atomos, Self::Checkout, 0.35)],
             Self::Fsck => &[(Ostree, self, 0.12)],
             Self::Diff => &[(Ostree, self, 0.1)],
             Self::SecondCommit | Self::CheckoutSynced => &[],
@@ -147,12 +148,9 @@ pub struct Ring {
     atomos: PathBuf,
     v1: PathBuf,
     v2: PathBuf,
-    kernel_kept: Option<PathBuf>,
+    few_packages: Option<PathBuf>,
     discards: Discards,
 }
-
-/// What a kernel consists of, in a tree.
-const KERNEL: [&str; 2] = ["boot", "usr/lib/modules"];
 
 impl Ring {
     /// Copies the trees, without the devices of `/dev`, which ostree refuses to commit.
@@ -167,15 +165,12 @@ impl Ring {
                 .arg(to.join("dev"))
                 .args(["-mindepth", "1", "-delete"]))?;
         }
-        let kept = directory.join("v2-kernel-kept");
-        run(Command::new("cp").arg("-a").args([&ring.v2, &kept]))?;
-        for part in KERNEL {
-            remove(&kept.join(part))?;
-            run(Command::new("cp")
-                .arg("-a")
-                .args([ring.v1.join(part), kept.join(part)]))?;
-        }
-        ring.kernel_kept = Some(kept);
+        let few = directory.join("v2-few-packages");
+        let versions = Versions {
+            v1: &ring.v1,
+            v2: &ring.v2,
+        };
+        ring.few_packages = versions.upgrade_few(&trees.upgraded, &few)?.then_some(few);
         Ok(ring)
     }
 
@@ -187,17 +182,17 @@ impl Ring {
             atomos: atomos.to_owned(),
             v1: directory.join("v1"),
             v2: directory.join("v2"),
-            kernel_kept: None,
+            few_packages: None,
             discards: Discards::beneath(directory),
         }
     }
 
     /// What can be done with its trees, in the order in which one run does it.
     pub fn works(&self) -> impl Iterator<Item = Work> + use<> {
-        let has_kernel = self.kernel_kept.is_some();
+        let has_few = self.few_packages.is_some();
         Work::ALL
             .into_iter()
-            .filter(move |work| has_kernel || *work != Work::UpdateKernelKept)
+            .filter(move |work| has_few || *work != Work::UpdateFew)
     }
 
     /// The trees as they are committed.
@@ -305,15 +300,15 @@ impl Ring {
     pub fn clear(&self, contestant: Contestant, work: Work) -> Result<()> {
         if matches!(
             work,
-            Work::Checkout | Work::CheckoutSynced | Work::Update | Work::UpdateKernelKept
+            Work::Checkout | Work::CheckoutSynced | Work::Update | Work::UpdateFew
         ) {
             self.discards.put(&self.checkout_directory(contestant))?;
         }
         if contestant == Contestant::Atomos {
             match work {
-                Work::Update | Work::UpdateKernelKept => {
-                    if let (Work::UpdateKernelKept, Some(tree)) = (work, &self.kernel_kept) {
-                        time(&mut self.atomos(&["commit", "--ref", KEPT_REF, path(tree)]))?;
+                Work::Update | Work::UpdateFew => {
+                    if let (Work::UpdateFew, Some(tree)) = (work, &self.few_packages) {
+                        time(&mut self.atomos(&["commit", "--ref", FEW_REF, path(tree)]))?;
                     }
                     self.check_out(FIRST, &self.checkout_directory(contestant))?;
                 }
@@ -384,9 +379,9 @@ impl Ring {
                 &self.adopting(),
                 &["commit", "--adopt", "--ref", REF, path(&self.consumed())],
             ),
-            Work::Update | Work::UpdateKernelKept => {
+            Work::Update | Work::UpdateFew => {
                 let to = self.checkout_directory(Contestant::Atomos);
-                let revision = if work == Work::Update { REF } else { KEPT_REF };
+                let revision = if work == Work::Update { REF } else { FEW_REF };
                 self.atomos(&["checkout", "--update", "--link", "hardlink", revision, path(&to)])
             }
             Work::SecondCommit => self.atomos(&["commit", "--ref", REF, path(&self.v2)]),
@@ -418,7 +413,7 @@ impl Ring {
             Work::CheckoutSynced => then_sync(self.ostree_command(Work::Checkout)?, &self.directory),
             Work::Fsck => self.ostree(&["fsck", "--quiet"]),
             Work::Diff => self.ostree(&["diff", &parent, REF]),
-            Work::Adopt | Work::CommitKnown | Work::Mount | Work::Update | Work::UpdateKernelKept => {
+            Work::Adopt | Work::CommitKnown | Work::Mount | Work::Update | Work::UpdateFew => {
                 return None;
             }
         })

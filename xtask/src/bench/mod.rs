@@ -9,6 +9,7 @@ mod contest;
 mod delivery;
 mod deploy;
 mod discard;
+mod few_packages;
 mod growth;
 mod machine;
 mod measure;

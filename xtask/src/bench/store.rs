@@ -72,7 +72,7 @@ impl Store {
     fn measure_bare(&mut self, ring: &Ring, work: Work) -> Result<()> {
         match work {
             Work::Checkout => self.bare.entry(work).or_default().push(ring.bare_checkout()?),
-            Work::Update | Work::UpdateKernelKept => {
+            Work::Update | Work::UpdateFew => {
                 let (elapsed, steps) = ring.bare_update()?;
                 self.bare.entry(work).or_default().push(elapsed);
                 self.updates.insert(work, steps);
