@@ -19,7 +19,7 @@ pub(crate) fn apply_to_file(file: &File, metadata: &Metadata, path: &Path) -> Re
     apply_to_known(file, &stat_file(file, path)?, metadata, path)
 }
 
-/// As [`apply_to_file`], of a file that was looked at just now.
+/// As [`apply_to_file`], of a file that was looked at just now, after the last that was written to it.
 pub(crate) fn apply_to_known(
     file: &File,
     stat: &Stat,
@@ -28,7 +28,11 @@ pub(crate) fn apply_to_known(
 ) -> Result<(), FsError> {
     set_owner_and_mode(file, stat, metadata, path)?;
     write_xattrs(file, &metadata.xattrs, path)?;
-    set_time(file, metadata, path)
+    // Nothing of that changes it. To set what it is already is a change of the inode to the file system all the same.
+    match (stat.mtime, stat.mtime_nsec) == (metadata.mtime, 0) {
+        true => Ok(()),
+        false => set_time(file, metadata, path),
+    }
 }
 
 /// A part of an inode that a file system may not keep.
