@@ -35,6 +35,23 @@ impl Look<'_> {
         is_device && self.ownership == Ownership::User
     }
 
+    /// Returns whether nobody loses anything when `entry`, which has `stat`, goes or is replaced: it is as a checkout makes it. The store's own inode
+    /// keeps its attributes without this name, so they are not looked at.
+    pub(super) fn may_go(&self, dir: &Dir, entry: &Entry, stat: &Stat) -> Result<bool, CheckoutError> {
+        match &entry.node {
+            Node::File { size, blob, .. }
+                if !self.hash
+                    && stat.nlink > 1
+                    && (stat.kind, stat.size) == (FileKind::File, *size)
+                    && self.has_plain_metadata(stat, &entry.metadata)
+                    && self.is_the_stores(stat, blob, &entry.metadata)? =>
+            {
+                Ok(true)
+            }
+            _ => self.has(dir, entry, stat),
+        }
+    }
+
     /// As [`is`](Self::is), of what is known to have `stat`.
     pub(super) fn has(&self, dir: &Dir, entry: &Entry, stat: &Stat) -> Result<bool, CheckoutError> {
         let name = OsStr::from_bytes(&entry.name);
@@ -57,30 +74,35 @@ impl Look<'_> {
 
     fn has_metadata(&self, dir: &Dir, name: &OsStr, stat: &Stat, entry: &Entry) -> Result<bool, FsError> {
         let metadata = &entry.metadata;
+        if !self.has_plain_metadata(stat, metadata) {
+            return Ok(false);
+        }
+        if self.ownership == Ownership::User {
+            return Ok(true);
+        }
+        let mut found = read_xattrs_at(dir, name)?;
+        if metadata.xattrs.get(SELINUX).is_none() {
+            // A system with a policy labels whatever has no label.
+            found.remove(SELINUX);
+        }
+        Ok(found == metadata.xattrs)
+    }
+
+    /// All but the extended attributes.
+    fn has_plain_metadata(&self, stat: &Stat, metadata: &Metadata) -> bool {
         // Whatever is made or removed in a directory changes its time.
         let is_timely = stat.kind == FileKind::Dir || stat.mtime == metadata.mtime;
         let is_link = stat.kind == FileKind::Symlink;
-        match self.ownership {
-            Ownership::User => {
-                let wanted = match stat.kind {
-                    FileKind::Dir => user_mode(metadata.mode) | 0o700,
-                    _ => user_mode(metadata.mode),
-                };
-                Ok(is_timely && (is_link || stat.mode == wanted))
-            }
-            Ownership::Exact => {
-                let is_owned = (stat.uid, stat.gid) == (metadata.uid, metadata.gid);
-                if !is_timely || !is_owned || !(is_link || stat.mode == metadata.mode) {
-                    return Ok(false);
-                }
-                let mut found = read_xattrs_at(dir, name)?;
-                if metadata.xattrs.get(SELINUX).is_none() {
-                    // A system with a policy labels whatever has no label.
-                    found.remove(SELINUX);
-                }
-                Ok(found == metadata.xattrs)
-            }
-        }
+        let is_owned = match self.ownership {
+            Ownership::User => true,
+            Ownership::Exact => (stat.uid, stat.gid) == (metadata.uid, metadata.gid),
+        };
+        let mode = match (self.ownership, stat.kind) {
+            (Ownership::Exact, _) => metadata.mode,
+            (Ownership::User, FileKind::Dir) => user_mode(metadata.mode) | 0o700,
+            (Ownership::User, _) => user_mode(metadata.mode),
+        };
+        is_timely && is_owned && (is_link || stat.mode == mode)
     }
 
     fn has_bytes(

@@ -295,7 +295,7 @@ impl Survey<'_> {
     /// Returns what goes with `entry`, which has `stat`, if everything that is there of it is as it was made, and nothing else is
     /// there; names what is not.
     fn whole(&self, place: &Place<'_>, entry: &Entry, stat: &Stat) -> Result<Option<Gone>, CheckoutError> {
-        if !self.look.has(place.dir, entry, stat)? {
+        if !self.look.may_go(place.dir, entry, stat)? {
             self.others.add(place.below(entry));
             return Ok(None);
         }

@@ -454,6 +454,49 @@ fn copies_are_updated_as_links_are() {
 }
 
 #[test]
+fn an_attribute_is_looked_at_where_it_would_be_lost() {
+    let (old, new) = (
+        Model::from([(0, Thing::File(1, 0o644))]),
+        Model::from([(0, Thing::File(2, 0o644))]),
+    );
+    let mut scene = Scene::new(&old, &new);
+    let note = |scene: &Scene| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(scene.dest.join("n0"), "user.note", b"mine", flags).is_ok()
+    };
+    scene.options.link = LinkMode::Copy;
+    scene.check_out();
+    if !rustix::process::geteuid().is_root() || !note(&scene) {
+        return crate::testing::skip("attributes of files", "they cannot be set here");
+    }
+    let error = scene.update().unwrap_err();
+    assert!(
+        matches!(error, CheckoutError::NotOurs { count: 1, .. }),
+        "{error}"
+    );
+
+    scene.options.link = LinkMode::Hardlink;
+    fs::remove_dir_all(&scene.dest).unwrap();
+    scene.check_out();
+    assert!(note(&scene));
+    let verify = UpdateOptions {
+        verify: true,
+        ..UpdateOptions::default()
+    };
+    let error = scene.update_with(&verify).unwrap_err();
+    assert!(
+        matches!(error, CheckoutError::NotOurs { count: 1, .. }),
+        "{error}"
+    );
+    scene.update().unwrap();
+    assert_eq!(
+        scene.found(),
+        scene.wanted("new"),
+        "the store's own file has kept it"
+    );
+}
+
+#[test]
 fn an_attribute_that_a_directory_no_longer_has_goes() {
     let set = |path: &Path| {
         let flags = rustix::fs::XattrFlags::empty();
