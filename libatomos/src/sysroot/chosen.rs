@@ -46,6 +46,8 @@ impl Sysroot {
             boot_id: self.running.boot_id.clone(),
         };
         let bytes = serde_json::to_vec(&chosen).expect("names are text");
+        // No power cut shows this sync: the choice holds for the boot in which it was made, and what is left of the file says nothing to
+        // another. A machine that has no name for a boot may see it again, and takes what is torn for none.
         self.with_reserve(|| Ok(self.atomos.write_atomic(CHOSEN, &bytes, 0o644)?))
     }
 

@@ -27,7 +27,7 @@ const CALLS: [&str; 4] = [
 const CALLED: [&str; 2] = ["boot/flush.rs", "fs/dir.rs"];
 
 /// Files whose syncs no scenario makes, and why.
-pub const UNTRIED: [(&str, &str); 17] = [
+pub const UNTRIED: [(&str, &str); 18] = [
     (
         "boot/grub_env.rs",
         "counts of boots, which GRUB alone makes; its failpoints are stopped at one by one",
@@ -45,7 +45,7 @@ pub const UNTRIED: [(&str, &str); 17] = [
         "a kernel that a disk has damaged is written again",
     ),
     (
-        "oci/layout.rs",
+        "oci/write.rs",
         "an export, which is no part of the store: it is made again; its failpoints are stopped at one by one",
     ),
     (
@@ -85,6 +85,10 @@ pub const UNTRIED: [(&str, &str); 17] = [
     (
         "sysroot/install/",
         "a new machine: what is interrupted is installed again",
+    ),
+    (
+        "sysroot/reserve.rs",
+        "a disk that is full, which no scenario has; tests fill one of each file system",
     ),
     (
         "sysroot/staged.rs",
@@ -289,6 +293,13 @@ mod tests {
         assert_eq!(unused, ["c/"]);
         let (untried, _) = sources().untried(passed.iter(), &[]);
         assert_eq!(untried[0].1, None);
+    }
+
+    #[test]
+    fn every_reason_is_for_a_file_that_makes_something_last() {
+        let found = Sources::read(&crate::workspace::root().join("libatomos/src")).unwrap();
+        let (_, unused) = found.untried(std::iter::empty(), &UNTRIED);
+        assert_eq!(unused, Vec::<&str>::new());
     }
 
     #[test]
