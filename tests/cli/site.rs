@@ -307,6 +307,49 @@ fn machines_leave_a_withdrawn_release_and_nobody_takes_it() {
 }
 
 #[test]
+fn no_record_grows_beyond_what_machines_read() {
+    let scratch = with_releases(3);
+    let before = scratch.site_files();
+    let reason = "x".repeat(60_000);
+    let args = [
+        "site", "withdraw", "site", "os@3", "--key", "key", "--reason", &reason,
+    ];
+    let run = scratch.atomos(&args).code(5);
+    assert!(run.err.contains("1000 are allowed"), "{}", run.err);
+    let names: Vec<String> = (0..400).map(|number| format!("{number:0>180}")).collect();
+    scratch.version("4");
+    let mut args = Vec::new();
+    for name in &names {
+        args.extend(["--compatible", name]);
+    }
+    let run = scratch.publish(&args).code(5);
+    assert!(run.err.contains("the record of os would have"), "{}", run.err);
+    assert_eq!(scratch.site_files(), before);
+    scratch.publish(&[]).code(0);
+}
+
+#[test]
+fn however_much_was_withdrawn_the_next_one_can_be() {
+    let scratch = with_releases(1);
+    let reason = "y".repeat(1000);
+    for number in 2..=60 {
+        scratch.version(&number.to_string());
+        scratch.publish(&["--no-image", "--no-patches"]).code(0);
+        let release = format!("os@{number}");
+        let args = [
+            "site", "withdraw", "site", &release, "--key", "key", "--reason", &reason,
+        ];
+        scratch.atomos(&args).code(0);
+    }
+    let run = scratch.client(&["pull", "origin", "os@60"]).code(7);
+    assert!(run.err.contains(&reason), "{}", run.err);
+    // What was withdrawn long ago is so still, without the reason.
+    let run = scratch.client(&["pull", "origin", "os@2"]).code(7);
+    assert!(run.err.contains("was withdrawn"), "{}", run.err);
+    scratch.client(&["pull", "origin", "os"]).code(0);
+}
+
+#[test]
 fn what_cannot_be_withdrawn_leaves_the_site_as_it_was() {
     let scratch = with_releases(2);
     scratch.atomos(&["key", "generate", "other"]).code(0);

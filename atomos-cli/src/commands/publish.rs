@@ -15,8 +15,12 @@ use super::key_set;
 use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
+use crate::quantity::now;
 use crate::report::CliError;
 use crate::signing::{SigningArgs, borrowed};
+
+/// For how many seconds before a key set's end it is spoken of: 30 days.
+const KEY_SET_WARNING: i64 = 30 * 24 * 3600;
 
 /// How much work to spend on fewer bytes.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -203,6 +207,14 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
         ui.warning(format_args!(
             "the record of {name} is signed by keys of before key set {}, and machines that know the set refuse it; publish it, too",
             report.key_set
+        ));
+    }
+    let soon = now().saturating_add(KEY_SET_WARNING);
+    if let Some(expires) = report.key_set_expires.filter(|expires| *expires <= soon) {
+        ui.warning(format_args!(
+            "key set {} is good until {}, and no record is believed for longer; go over to the next one before that: `atomos key set create`",
+            report.key_set,
+            text::time(expires)
         ));
     }
     if args.key_set.is_some() {

@@ -138,6 +138,16 @@ fn fsck(context: &Context, args: &FsckArgs) -> RunResult {
             Ok::<(), std::io::Error>(())
         })?;
     }
+    for warning in &report.warnings {
+        ui.warning(format_args!(
+            "machines refuse {}: {}",
+            text::escape_text(&warning.file),
+            text::escape_text(&warning.problem)
+        ));
+    }
+    if !report.warnings.is_empty() {
+        ui.status("`atomos publish --renew` signs records anew, and `atomos key set create` begins the next key set");
+    }
     if report.findings.is_empty() {
         ui.status(format_args!(
             "Whole: {}, {}, {} in {}",

@@ -80,6 +80,16 @@ fn hint_for_pull(error: &PullError) -> Option<String> {
         }
         PullError::Lock(error) => return hint_for_lock(error),
         PullError::Older { .. } => "ask the publisher, or name another mirror".to_owned(),
+        PullError::Expired {
+            expires,
+            now,
+            key_set: Some(_),
+            ..
+        } => format!(
+            "it was good until {}, and it is {} or later; look at this machine's clock; if it is right, the publisher has to go over to a new key set, and `bundle apply --accept-expired` takes a bundle all the same",
+            time(*expires),
+            time(*now)
+        ),
         PullError::Expired { expires, now, .. } => format!(
             "it was good until {}, and it is {} or later; look at this machine's clock; if it is right, the publisher has to publish again, and `bundle apply --accept-expired` takes a bundle all the same",
             time(*expires),
@@ -149,6 +159,14 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         PublishError::KeySet { .. } => {
             "`atomos key set show FILE --site DIR` says whose signatures are missing, `atomos key set sign` adds them".to_owned()
         }
+        PublishError::TooLarge { .. } => {
+            "the site is as it was; give it shorter texts: --version and --subject of the commit, fewer --compatible, a shorter --reason".to_owned()
+        }
+        PublishError::Reason { .. } => "say it in a line, and name a page that has the rest".to_owned(),
+        PublishError::KeySetExpired { expires, .. } => format!(
+            "it ended {}; look at this machine's clock; if it is right, `atomos key set create --site DIR --expires DAYS` makes the next one, which the root keys of this one still sign, and `publish --key-set FILE` goes over to it",
+            time(*expires)
+        ),
         PublishError::Sign(SignError::Signing { .. }) => {
             "no record has changed; run the command by itself: from its standard input it reads what is to be signed, and it prints the 64 bytes of the signature".to_owned()
         }

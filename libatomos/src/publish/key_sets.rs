@@ -12,6 +12,7 @@ use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, key_set_path, limits,
 
 use super::PublishError;
 use super::maintain::SiteFsckReport;
+use super::publisher::check_size;
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
 
@@ -183,6 +184,8 @@ impl SiteWriter {
             return Ok(file);
         }
         let signed = sign(envelope.unverified_payload().to_vec())?;
-        self.add_bytes(Artifact::Release, &signed.encode())
+        let bytes = signed.encode();
+        check_size("release", &record.reference, &bytes, limits::MAX_RELEASE)?;
+        self.add_bytes(Artifact::Release, &bytes)
     }
 }

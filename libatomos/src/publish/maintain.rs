@@ -16,8 +16,8 @@ use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::sign::{Envelope, PublicKey, TrustedKeys};
 use crate::site::{
-    Artifact, BlobList, FileRef, Frame, Manifest, Record, Release, blob_frames, image_frames, limits,
-    record_path,
+    Artifact, BlobList, FileRef, Frame, Manifest, Record, Release, blob_frames, image_frames, key_set_path,
+    limits, record_path,
 };
 
 use super::PublishError;
@@ -51,6 +51,8 @@ pub struct SiteFsckReport {
     pub blobs: u64,
     /// What is wrong. Nothing, where the site is whole.
     pub findings: Vec<SiteFinding>,
+    /// What keeps machines from pulling though every file is what it should be: records and key sets that have expired.
+    pub warnings: Vec<SiteFinding>,
 }
 
 /// What a site needs, by kind, with how large it says that it is.
@@ -96,6 +98,7 @@ impl SiteDir {
                 Err(error) => report.add(record_path(&reference), &with_causes(&error)),
             }
         }
+        self.warn_of_expiry(now(), &mut report)?;
         report.releases = needed.releases.len() as u64;
         let total = needed.files.values().sum();
         let phase = PhaseGuard::begin(progress, Phase::Verify, Some(total), Unit::Bytes);
@@ -134,6 +137,25 @@ impl SiteDir {
             }
         }
         Ok(report)
+    }
+
+    /// Warns of what machines refuse at `time` because it has expired. What cannot be read is a finding already.
+    fn warn_of_expiry(&self, time: i64, report: &mut SiteFsckReport) -> Result<(), PublishError> {
+        let mut warn = |file: String, expires: i64| {
+            if expires < time {
+                let problem = format!("it was good until {expires}, and it is {time} (seconds since 1970)");
+                report.warnings.push(SiteFinding { file, problem });
+            }
+        };
+        if let Ok(Some(set)) = self.newest_key_set() {
+            warn(key_set_path(set.number), set.expires.unwrap_or(i64::MAX));
+        }
+        for reference in self.refs()? {
+            if let Ok(Some(record)) = self.record_unverified(&reference) {
+                warn(record_path(&reference), record.expires);
+            }
+        }
+        Ok(())
     }
 
     fn fsck_ref(

@@ -36,7 +36,7 @@ use crate::site::SiteError;
 pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site};
 pub use publisher::publish;
 pub use site_dir::{Published, SiteDir};
-pub use withdraw::withdraw;
+pub use withdraw::{MAX_REASON, withdraw};
 
 /// How much work to spend on fewer bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -143,6 +143,8 @@ pub struct PublishReport {
     pub refs: Vec<PublishedRef>,
     /// The number of the key set by which records are signed; 0 where machines go by the keys that they were given.
     pub key_set: u64,
+    /// Until when machines believe that key set, in seconds since 1970; for ever where `None`.
+    pub key_set_expires: Option<i64>,
     /// Refs of the site whose record an earlier key set has signed: machines that know the newer set refuse it.
     pub old_key_set: Vec<RefName>,
     /// What the site has lost of the releases that it had. Where the ref was released anew, that is mended by it.
@@ -202,6 +204,18 @@ pub enum PublishError {
         /// What machines would miss.
         reason: String,
     },
+    /// No machine believes what its keys sign.
+    #[error(
+        "the site's key set {number} was good until {expires}, and it is {time} (seconds since 1970): machines refuse every record that it signs"
+    )]
+    KeySetExpired {
+        /// Its number.
+        number: u64,
+        /// Its end.
+        expires: i64,
+        /// The time that it was judged by.
+        time: i64,
+    },
     /// Signatures are missing.
     #[error(
         "signing the {what} takes {threshold} of these keys, and {} were given: {}",
@@ -251,6 +265,28 @@ pub enum PublishError {
     Compatible {
         /// The name.
         name: String,
+    },
+    /// No machine would read it.
+    #[error(
+        "the {what} of {reference} would have {size} bytes, and machines read {limit} at most: its texts are too long (versions, names of machines, reasons of withdrawals)"
+    )]
+    TooLarge {
+        /// Record, or release.
+        what: &'static str,
+        /// The ref.
+        reference: RefName,
+        /// How large it would be.
+        size: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// What every machine reads should be short.
+    #[error(
+        "the reason has {len} bytes, and {MAX_REASON} are allowed: it is part of every record of the ref from now on"
+    )]
+    Reason {
+        /// Its bytes.
+        len: usize,
     },
     /// Machines would take the new record for one that has expired.
     #[error(
@@ -345,10 +381,13 @@ impl PublishError {
             Self::NotOurs { .. } | Self::Withdrawn { .. } | Self::Clock { .. } | Self::RecordLost { .. } => {
                 ErrorKind::Conflict
             }
-            Self::MinFrom { .. } | Self::Compatible { .. } => ErrorKind::Invalid,
+            Self::MinFrom { .. } | Self::Compatible { .. } | Self::TooLarge { .. } | Self::Reason { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::MissingKeys { .. }
             | Self::KeySet { .. }
+            | Self::KeySetExpired { .. }
             | Self::OtherKeys { .. }
             | Self::LastSequence { .. } => ErrorKind::Untrusted,
             Self::NoSuchRelease { .. }

@@ -9,7 +9,7 @@ use crate::names::RefName;
 use crate::progress::Progress;
 use crate::repo::{Repo, RepoError};
 use crate::sign::{Envelope, PublicKey, Role, Signer, TrustedKeys};
-use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release, record_path};
+use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release, limits, record_path};
 
 use super::consolidate::Known;
 use super::site_writer::SiteWriter;
@@ -60,6 +60,8 @@ pub fn publish(
     } else {
         Vec::new()
     };
+    let time = options.time.unwrap_or_else(now);
+    check_key_set(&keys, time)?;
     let publisher = Publisher {
         repo,
         options,
@@ -67,7 +69,7 @@ pub fn publish(
         earlier: options.pinned.iter().chain(&publics).cloned().collect(),
         is_new_set: !is_placed,
         record_signers: signers(&options.signers, &keys.set().record, "record")?,
-        time: options.time.unwrap_or_else(now),
+        time,
         writer: &writer,
         progress,
         cancel,
@@ -102,6 +104,49 @@ pub(super) fn signers<'a>(
         });
     }
     Ok(found)
+}
+
+/// Refuses to sign by a key set that has expired: no machine believes what it signs, however new.
+pub(super) fn check_key_set(keys: &TrustedKeys, time: i64) -> Result<(), PublishError> {
+    match keys.set().expires {
+        Some(expires) if expires <= time => Err(PublishError::KeySetExpired {
+            number: keys.number(),
+            expires,
+            time,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Returns until when a record that is signed at `time` is believed: for `lifetime` seconds, and no longer than its key set is.
+pub(super) fn end_of(keys: &TrustedKeys, time: i64, lifetime: i64) -> i64 {
+    let end = keys.set().expires.unwrap_or(i64::MAX);
+    time.saturating_add(lifetime).min(end)
+}
+
+/// Returns a record's file.
+pub(super) fn sign_record(record: &Record, signers: &[&dyn Signer]) -> Result<Vec<u8>, PublishError> {
+    let bytes = Envelope::sign(RECORD_TYPE, record.to_payload(), signers)?.encode();
+    check_size("record", &record.reference, &bytes, limits::MAX_RECORD)?;
+    Ok(bytes)
+}
+
+/// Refuses a file that machines, and whoever publishes the next time, would not read.
+pub(super) fn check_size(
+    what: &'static str,
+    reference: &RefName,
+    bytes: &[u8],
+    limit: usize,
+) -> Result<(), PublishError> {
+    if bytes.len() <= limit {
+        return Ok(());
+    }
+    Err(PublishError::TooLarge {
+        what,
+        reference: reference.clone(),
+        size: bytes.len(),
+        limit,
+    })
 }
 
 /// Returns the sequence of what follows `record`: one more, or the first of a new key set.
@@ -205,6 +250,7 @@ impl Publisher<'_> {
     ) -> Result<PublishReport, PublishError> {
         let mut report = PublishReport {
             key_set: self.keys.number(),
+            key_set_expires: self.keys.set().expires,
             ..PublishReport::default()
         };
         let mut jobs = refs
@@ -460,8 +506,7 @@ impl Publisher<'_> {
     }
 
     fn expires(&self) -> i64 {
-        self.time
-            .saturating_add(self.options.lifetime.unwrap_or(LIFETIME))
+        end_of(self.keys, self.time, self.options.lifetime.unwrap_or(LIFETIME))
     }
 
     fn record(
@@ -493,6 +538,6 @@ impl Publisher<'_> {
             extensions: Default::default(),
             critical: Vec::new(),
         };
-        Ok(Envelope::sign(RECORD_TYPE, record.to_payload(), &self.record_signers)?.encode())
+        sign_record(&record, &self.record_signers)
     }
 }

@@ -16,7 +16,7 @@ use super::consolidate::{Known, consolidate};
 use super::manifests::{number, write_relative};
 use super::pack::write_frames;
 use super::patches::{self, Patching, Placed};
-use super::publisher::{Job, Publisher};
+use super::publisher::{Job, Publisher, check_size};
 use super::{Profile, PublishError, PublishReport};
 
 /// Levels of zstd.
@@ -158,7 +158,9 @@ impl Publisher<'_> {
             history,
         };
         let envelope = self.sign_release(release.to_payload())?;
-        let file = self.writer.add_bytes(Artifact::Release, &envelope.encode())?;
+        let bytes = envelope.encode();
+        check_size("release", &job.reference, &bytes, limits::MAX_RELEASE)?;
+        let file = self.writer.add_bytes(Artifact::Release, &bytes)?;
         Ok((file, release))
     }
 

@@ -1,1 +1,140 @@
+//! What publishing refuses, and what it says of a site, where that takes another time than now.
+#![allow(clippy::disallowed_methods, reason = "tests are programs, not the library")]
 
+use std::path::PathBuf;
+
+use super::*;
+use crate::cancel::Cancel;
+use crate::progress::NoProgress;
+use crate::sign::{Envelope, KEYS_TYPE, KeySet, Role, SecretKey};
+use crate::testing::{TestRepo, small_tree};
+
+const NOW: i64 = 1_700_000_000;
+
+/// Seconds in a day.
+const DAY: i64 = 24 * 3600;
+
+/// A repository with the ref `os`, and a key.
+struct World {
+    repo: TestRepo,
+    key: SecretKey,
+}
+
+impl World {
+    fn new() -> Self {
+        let repo = TestRepo::with_mode(crate::repo::RepoMode::BareUser);
+        let tree = repo.scratch().join("tree");
+        small_tree(&tree, 3, 20);
+        let _ = repo.commit("os", &tree);
+        let key = SecretKey::from_seed(&[1; 32]);
+        Self { repo, key }
+    }
+
+    fn site(&self) -> PathBuf {
+        self.repo.scratch().join("site")
+    }
+
+    fn publish(
+        &self,
+        time: i64,
+        change: impl Fn(&mut PublishOptions<'_>),
+    ) -> Result<PublishReport, PublishError> {
+        let mut options = PublishOptions {
+            signers: vec![&self.key],
+            time: Some(time),
+            ..PublishOptions::default()
+        };
+        change(&mut options);
+        publish(
+            self.repo.repo(),
+            &self.site(),
+            &options,
+            &NoProgress,
+            &Cancel::new(),
+        )
+    }
+
+    /// Returns key set 1, which has the key in every role.
+    fn key_set(&self, expires: i64) -> Vec<u8> {
+        let role = Role {
+            keys: [self.key.public().id()].into(),
+            threshold: 1,
+        };
+        let set = KeySet {
+            repository: self.repo.repo().config().id.clone(),
+            number: 1,
+            time: NOW,
+            expires: Some(expires),
+            keys: [(self.key.public().id(), self.key.public())].into(),
+            root: role.clone(),
+            record: role,
+            release: None,
+        };
+        Envelope::sign(KEYS_TYPE, set.to_payload(), &[&self.key])
+            .unwrap()
+            .encode()
+    }
+
+    fn record(&self) -> crate::site::Record {
+        let bytes = std::fs::read(self.site().join("refs/os")).unwrap();
+        let envelope = Envelope::decode(&bytes).unwrap();
+        crate::site::Record::from_payload(envelope.unverified_payload()).unwrap()
+    }
+}
+
+#[test]
+fn no_record_outlives_its_key_set_and_an_expired_set_signs_none() {
+    let world = World::new();
+    world.publish(NOW, |_| {}).unwrap();
+    let set = world.key_set(NOW + 40 * DAY);
+    let report = world
+        .publish(NOW, |options| options.key_set = Some(set.clone()))
+        .unwrap();
+    assert_eq!(report.key_set_expires, Some(NOW + 40 * DAY));
+    assert_eq!(world.record().expires, NOW + 30 * DAY);
+    world
+        .publish(NOW + 20 * DAY, |options| options.renew = true)
+        .unwrap();
+    assert_eq!(world.record().expires, NOW + 40 * DAY);
+    let before = std::fs::read(world.site().join("refs/os")).unwrap();
+    for renew in [true, false] {
+        let error = world
+            .publish(NOW + 40 * DAY, |options| options.renew = renew)
+            .unwrap_err();
+        assert!(
+            matches!(error, PublishError::KeySetExpired { number: 1, .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(std::fs::read(world.site().join("refs/os")).unwrap(), before);
+    let os = "os".parse().unwrap();
+    let error = withdraw(
+        &world.site(),
+        &os,
+        "1",
+        "why",
+        &[&world.key],
+        &[],
+        Some(NOW + 41 * DAY),
+    );
+    assert!(
+        matches!(error, Err(PublishError::KeySetExpired { .. })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_look_at_a_site_tells_of_what_has_expired() {
+    let world = World::new();
+    // Long ago.
+    world.publish(NOW, |_| {}).unwrap();
+    let set = world.key_set(NOW + 20 * DAY);
+    world
+        .publish(NOW, |options| options.key_set = Some(set.clone()))
+        .unwrap();
+    let site = SiteDir::open(&world.site()).unwrap();
+    let report = site.fsck(None, &NoProgress, &Cancel::new()).unwrap();
+    assert_eq!(report.findings, []);
+    let files: Vec<&str> = report.warnings.iter().map(|one| one.file.as_str()).collect();
+    assert_eq!(files, ["keys/1", "refs/os"]);
+}

@@ -6,13 +6,19 @@ use std::path::Path;
 use crate::digest::CommitId;
 use crate::names::RefName;
 use crate::sign::{Envelope, PublicKey, Signer};
-use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release, Withdrawn, is_selected};
+use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, Release, Withdrawn, is_selected};
 
 use super::PublishError;
 use super::maintain::Needed;
-use super::publisher::{check_clock, next_sequence, now, signers};
+use super::publisher::{check_clock, check_key_set, end_of, next_sequence, now, sign_record, signers};
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
+
+/// Bytes of the reason for taking a release back.
+pub const MAX_REASON: usize = 1000;
+
+/// Bytes of a record's payload above which old reasons are left out. In its envelope it is a third larger, and signatures come to it.
+const LONG_PAYLOAD: usize = 40 * 1024;
 
 /// Takes a release back: the ref's record names the newest release that was not taken back, and says why. Machines that have it go
 /// back, and none takes it again. `pinned` are the keys that machines were given, as far as no signer has them: by those, records of
@@ -26,10 +32,15 @@ pub fn withdraw(
     pinned: &[PublicKey],
     time: Option<i64>,
 ) -> Result<Record, PublishError> {
+    if reason.len() > MAX_REASON {
+        return Err(PublishError::Reason { len: reason.len() });
+    }
     let repository = SiteDir::open(path)?.repository().to_owned();
     let writer = SiteWriter::open(path, &repository)?;
     let publics: Vec<_> = given.iter().map(|signer| signer.public()).collect();
     let keys = writer.site.trusted_keys(&publics)?;
+    let time = time.unwrap_or_else(now);
+    check_key_set(&keys, time)?;
     let record_signers = signers(given, &keys.set().record, "record")?;
     let no_such = |selector: &str| PublishError::NoSuchRelease {
         reference: reference.clone(),
@@ -102,8 +113,8 @@ pub fn withdraw(
     record.keys = keys.number();
     let life = record.expires - record.time;
     let last = (published.record.keys == keys.number()).then_some(record.time);
-    record.time = time.unwrap_or_else(now);
-    record.expires = record.time.saturating_add(life);
+    record.time = time;
+    record.expires = end_of(&keys, time, life);
     check_clock(reference, record.expires, last, None)?;
     record.release = file.digest;
     record.release_size = file.size;
@@ -112,11 +123,23 @@ pub fn withdraw(
     record.version.clone_from(&newest.version);
     record.compatible.clone_from(&newest.compatible);
     record.min_from = newest.min_from;
-    let envelope = Envelope::sign(RECORD_TYPE, record.to_payload(), &record_signers)?;
+    shorten_reasons(&mut record);
+    let bytes = sign_record(&record, &record_signers)?;
     writer.place_artifacts()?;
-    writer.write_record(reference, &envelope.encode())?;
+    writer.write_record(reference, &bytes)?;
     writer.sync()?;
     Ok(record)
+}
+
+/// Leaves out the reasons of what was withdrawn first where the record grows too long. What was withdrawn stays so for ever, and
+/// the list must not end where nothing more can be withdrawn.
+fn shorten_reasons(record: &mut Record) {
+    for index in 0..record.withdrawn.len().saturating_sub(1) {
+        if record.to_payload().len() <= LONG_PAYLOAD {
+            return;
+        }
+        record.withdrawn[index].reason.clear();
+    }
 }
 
 /// Finds the file of a release in the histories.

@@ -77,11 +77,14 @@ pub enum PullError {
     },
     /// Nobody has signed for a long time.
     #[error(
-        "{url} was good until {expires}, and it is {now} (seconds since 1970): the publisher has not renewed it, or a mirror withholds newer ones"
+        "{} was good until {expires}, and it is {now} (seconds since 1970): the publisher has not renewed it, or a mirror withholds newer ones",
+        expired(url, *key_set)
     )]
     Expired {
         /// The file.
         url: String,
+        /// The number of the key set that verifies it, where that is what has expired.
+        key_set: Option<u64>,
         /// Its end.
         expires: i64,
         /// The time that it was judged by.
@@ -252,6 +255,13 @@ pub enum PullError {
     /// A test stopped the operation here.
     #[error(transparent)]
     Failpoint(#[from] Tripped),
+}
+
+fn expired(url: &str, key_set: Option<u64>) -> String {
+    match key_set {
+        Some(number) => format!("key set {number}, which verifies {url},"),
+        None => url.to_owned(),
+    }
 }
 
 fn list(names: &[String]) -> String {

@@ -275,10 +275,14 @@ impl Trust<'_> {
             return Err(other("repository", &set.repository, &record.repository));
         }
         let now = self.now.max(state.newest_time);
-        let expires = record.expires.min(set.expires.unwrap_or(i64::MAX));
+        let end_of_set = set.expires.unwrap_or(i64::MAX);
+        // A new record alone would not help where the set has ended.
+        let key_set = (end_of_set < now).then_some(set.number);
+        let expires = key_set.map_or(record.expires, |_| end_of_set);
         if expires < now && !self.accept_expired {
             return Err(PullError::Expired {
                 url: url.to_owned(),
+                key_set,
                 expires,
                 now,
             });
