@@ -237,6 +237,35 @@ impl SiteDir {
         Ok(())
     }
 
+    /// Collects what releases need that were withdrawn after `since`: no history leads to them, and whoever read their record before
+    /// may be about to ask. `needed` has the ref's other releases from the index `first` on.
+    fn collect_withdrawn(
+        &self,
+        record: &Record,
+        first: usize,
+        since: i64,
+        needed: &mut Needed,
+    ) -> Result<(), PublishError> {
+        for one in &record.withdrawn {
+            // When it was withdrawn is not said. That was before the next release was made, or else before the record was.
+            let later = needed.releases[first..]
+                .iter()
+                .filter(|release| release.number > one.number)
+                .map(|release| release.time)
+                .min();
+            if later.unwrap_or(record.time) <= since {
+                continue;
+            }
+            let is_it = |release: &Release| release.number == one.number && release.commit == one.commit;
+            if let Some((_, release)) =
+                self.last_release_of(&record.reference, |_, release| is_it(release))?
+            {
+                self.collect_release(&release, needed)?;
+            }
+        }
+        Ok(())
+    }
+
     fn collect_release(&self, release: &Release, needed: &mut Needed) -> Result<(), PublishError> {
         let files = &mut needed.files;
         files.insert(
@@ -465,7 +494,9 @@ pub fn prune_site(
     for reference in site.refs()? {
         cancel.check()?;
         if let Some((record, release)) = site.published_unverified(&reference)? {
+            let first = needed.releases.len();
             site.collect(&record, release, options.keep.max(1), limit, &mut needed)?;
+            site.collect_withdrawn(&record, first, limit, &mut needed)?;
         }
     }
     let mut report = SitePruneReport::default();

@@ -138,3 +138,34 @@ fn a_look_at_a_site_tells_of_what_has_expired() {
     let files: Vec<&str> = report.warnings.iter().map(|one| one.file.as_str()).collect();
     assert_eq!(files, ["keys/1", "refs/os"]);
 }
+
+#[test]
+fn pruning_keeps_what_was_withdrawn_within_the_grace() {
+    let world = World::new();
+    world.publish(NOW, |_| {}).unwrap();
+    let tree = world.repo.scratch().join("tree");
+    std::fs::write(tree.join("more"), [7; 5000]).unwrap();
+    let _ = world.repo.commit("os", &tree);
+    let report = world.publish(NOW, |_| {}).unwrap();
+    let second = report.refs[0].commit.to_string();
+    let images = || {
+        let entries = std::fs::read_dir(world.site().join("images")).unwrap();
+        entries.count()
+    };
+    assert_eq!(images(), 2);
+    // All files are older than the grace. That the newest release is named no more is new.
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    let os = "os".parse().unwrap();
+    withdraw(&world.site(), &os, &second, "why", &[&world.key], &[], None).unwrap();
+    let prune = |grace| {
+        let options = SitePruneOptions {
+            keep: 1,
+            grace,
+            dry_run: false,
+        };
+        prune_site(&world.site(), &options, &Cancel::new()).unwrap()
+    };
+    assert_eq!(prune(2).removed, Vec::<String>::new());
+    prune(0);
+    assert_eq!(images(), 1);
+}
