@@ -261,6 +261,27 @@ fn a_client_that_slept_across_three_rotations_follows() {
 }
 
 #[test]
+fn a_key_set_that_the_site_has_lost_is_told() {
+    let scratch = published();
+    let first = rotate(&scratch, 1, "key");
+    let second = rotate(&scratch, 2, &first);
+    assert!(
+        !scratch
+            .publish(&["--key", &second])
+            .code(0)
+            .err
+            .contains("key set")
+    );
+    fs::remove_file(scratch.path("site/keys/1")).unwrap();
+    let run = scratch.publish(&["--key", &second]).code(0);
+    assert!(
+        run.err.contains("warning: the site had lost 1 key set") && run.err.contains("keys/1"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
 fn a_new_set_keeps_what_is_not_said_anew() {
     let scratch = published();
     let [a, b, online, offline] = keys(&scratch, ["a", "b", "online", "offline"]);

@@ -299,6 +299,17 @@ fn a_version_for_certain_machines_reaches_those() {
 }
 
 #[test]
+fn a_ref_of_a_remote_is_not_published_under_a_name_that_nobody_can_ask_for() {
+    let scratch = published();
+    scratch.atomos(&["refs", "--create", "o:os=os"]).code(0);
+    let before = scratch.site_files();
+    let run = scratch.publish(&["--ref", "o:os"]).code(5);
+    assert!(run.err.contains("o:os is a ref of a remote"), "{}", run.err);
+    assert_eq!(scratch.site_files(), before);
+    scratch.publish(&[]).code(0);
+}
+
+#[test]
 fn two_refs_of_one_content_are_published_at_once() {
     let scratch = published();
     // First of what the site has the files of, then of what it has not.

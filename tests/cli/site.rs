@@ -307,6 +307,85 @@ fn machines_leave_a_withdrawn_release_and_nobody_takes_it() {
 }
 
 #[test]
+fn a_ref_is_taken_off_a_site_and_makes_room_for_names_within_its_own() {
+    let scratch = published();
+    let create = |name: &str| {
+        scratch
+            .atomos(&["refs", "--create", &format!("{name}=os")])
+            .code(0)
+    };
+    let delete = |name: &str| scratch.atomos(&["refs", "--delete", name]).code(0);
+    create("a/y");
+    scratch.publish(&[]).code(0);
+    delete("a/y");
+    // Whoever publishes all hears of what stays behind.
+    let run = scratch.publish(&[]).code(0);
+    assert!(
+        run.err
+            .contains("warning: the site has a/y, and the repository does not"),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.publish(&["--ref", "os"]).code(0).err.contains("a/y"));
+    for name in ["a/y/z", "a"] {
+        create(name);
+        let before = scratch.site_files();
+        let run = scratch.publish(&[]).code(10);
+        assert!(
+            run.err
+                .contains(&format!("cannot publish {name}: the site site has a/y")),
+            "{}",
+            run.err
+        );
+        assert!(
+            run.err.contains("hint: ") && run.err.contains("`atomos site remove-ref site a/y`"),
+            "{}",
+            run.err
+        );
+        assert_eq!(scratch.site_files(), before);
+        delete(name);
+    }
+    let run = scratch.atomos(&["site", "remove-ref", "site", "a/y"]).code(0);
+    assert!(run.err.starts_with("Removed a/y from the site; "), "{}", run.err);
+    let run = scratch.atomos(&["site", "remove-ref", "site", "a/y"]).code(3);
+    assert!(run.err.contains("there is no ref a/y on the site"), "{}", run.err);
+    assert!(scratch.path("site/refs").exists() && !scratch.path("site/refs/a").exists());
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+    create("a");
+    let run = scratch.publish(&[]).code(0);
+    assert!(
+        run.err.contains("Published a 1 (") && !run.err.contains("a/y"),
+        "{}",
+        run.err
+    );
+    delete("a");
+    scratch.atomos(&["site", "remove-ref", "site", "a"]).code(0);
+    // Machines may know it: it does not begin anew by itself.
+    create("a");
+    let run = scratch.publish(&[]).code(10);
+    assert!(run.err.contains("site/refs/a is gone"), "{}", run.err);
+}
+
+#[test]
+fn what_is_no_site_is_said_to_be_none() {
+    let scratch = published();
+    for args in [
+        &["site", "fsck", "tree"][..],
+        &["site", "prune", "tree"],
+        &["site", "remove-ref", "tree", "os"],
+        &[
+            "site", "withdraw", "tree", "os@1", "--reason", "why", "--key", "key",
+        ],
+    ] {
+        let run = scratch.atomos(args).code(10);
+        assert!(run.err.starts_with("error: tree is no site: "), "{}", run.err);
+        assert!(!run.err.contains("--to DIR\n"), "{}", run.err);
+    }
+}
+
+#[test]
 fn no_record_grows_beyond_what_machines_read() {
     let scratch = with_releases(3);
     let before = scratch.site_files();

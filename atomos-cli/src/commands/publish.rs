@@ -203,6 +203,18 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
             }
         ));
     }
+    if !report.lost_key_sets.is_empty() {
+        ui.warning(format_args!(
+            "the site had lost {}: machines that know an older key set cannot follow to the newest; copy back from a server or a mirror: {}",
+            text::count(report.lost_key_sets.len() as u64, "key set", "key sets"),
+            report.lost_key_sets.join(", ")
+        ));
+    }
+    for name in &report.not_here {
+        ui.warning(format_args!(
+            "the site has {name}, and the repository does not: its record is not signed anew, and machines refuse it when it expires; `atomos site remove-ref` takes it off the site"
+        ));
+    }
     for name in &report.old_key_set {
         ui.warning(format_args!(
             "the record of {name} is signed by keys of before key set {}, and machines that know the set refuse it; publish it, too",

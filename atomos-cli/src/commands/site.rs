@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use libatomos::names::RefName;
-use libatomos::publish::{PublishError, SiteDir, SitePruneOptions, prune_site, withdraw};
+use libatomos::publish::{PublishError, SiteDir, SitePruneOptions, prune_site, remove_site_ref, withdraw};
 use libatomos::sign::TrustedKeys;
 
 use super::RunResult;
@@ -27,6 +27,7 @@ enum Verb {
     Fsck(FsckArgs),
     Prune(PruneArgs),
     Withdraw(WithdrawArgs),
+    RemoveRef(RemoveRefArgs),
 }
 
 /// Verify a published site
@@ -100,12 +101,30 @@ struct WithdrawArgs {
     signing: SigningArgs,
 }
 
+/// Take a ref off a site
+///
+/// Removes the ref's record: nobody can ask for the ref any more. What it alone needs goes with the next `site prune`. Its releases stay, so
+/// that `publish` does not begin the ref again as if it were new: machines that know it would refuse that.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atomos site remove-ref /srv/www/os debian/12")]
+struct RemoveRefArgs {
+    /// The site's directory
+    dir: PathBuf,
+
+    /// The ref
+    #[arg(value_name = "REF")]
+    reference: RefName,
+}
+
 /// Runs the verb.
 pub fn run(context: &Context, args: &SiteArgs) -> RunResult {
     match &args.verb {
         Verb::Fsck(args) => fsck(context, args),
         Verb::Prune(args) => prune(context, args),
         Verb::Withdraw(args) => take_back(context, args),
+        Verb::RemoveRef(args) => remove(context, args),
     }
 }
 
@@ -212,6 +231,16 @@ fn prune(context: &Context, args: &PruneArgs) -> RunResult {
         if args.dry_run { "Would remove" } else { "Removed" },
         text::count(report.removed.len() as u64, "file", "files"),
         text::size(report.bytes)
+    ));
+    Ok(Outcome::Done)
+}
+
+fn remove(context: &Context, args: &RemoveRefArgs) -> RunResult {
+    remove_site_ref(&args.dir, &args.reference)?;
+    context.ui().status(format_args!(
+        "Removed {} from the site; `atomos site prune {}` removes what it alone needs",
+        args.reference,
+        shown(&args.dir)
     ));
     Ok(Outcome::Done)
 }

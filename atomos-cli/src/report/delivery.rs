@@ -159,6 +159,17 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         PublishError::KeySet { .. } => {
             "`atomos key set show FILE --site DIR` says whose signatures are missing, `atomos key set sign` adds them".to_owned()
         }
+        PublishError::NotASite { .. } => {
+            "a site is a directory that `atomos publish --to DIR` or `atomos mirror` has made".to_owned()
+        }
+        PublishError::Collision { other, path, .. } => format!(
+            "give it another name, or take the other ref off the site: `atomos site remove-ref {} {other}`",
+            shown(path)
+        ),
+        PublishError::RemoteRef { reference } => {
+            let own = reference.as_str().rsplit(':').next().unwrap_or_default();
+            format!("`atomos refs --create {own}={reference}` makes a ref of your own of it")
+        }
         PublishError::TooLarge { .. } => {
             "the site is as it was; give it shorter texts: --version and --subject of the commit, fewer --compatible, a shorter --reason".to_owned()
         }

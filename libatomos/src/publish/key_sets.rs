@@ -16,6 +16,9 @@ use super::publisher::check_size;
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
 
+/// Key sets that are told to be lost.
+const MAX_LOST: usize = 100;
+
 impl SiteDir {
     /// Judges the next key set. `known` are public keys that are at hand; `pinned` those that machines were given, where the
     /// publisher says so. Returns the set, and whether it is here already.
@@ -115,6 +118,22 @@ impl SiteDir {
             }
         }
         Ok(())
+    }
+
+    /// Returns the key sets before the newest that are gone.
+    pub(super) fn lost_key_sets(&self) -> Result<Vec<String>, PublishError> {
+        let mut lost = Vec::new();
+        for number in 1..self.newest_key_set_number()? {
+            let path = key_set_path(number);
+            if !self.dir().exists(&path)? {
+                lost.push(path);
+            }
+            // A number that somebody made up is no list to go through.
+            if lost.len() == MAX_LOST {
+                break;
+            }
+        }
+        Ok(lost)
     }
 
     /// Returns the refs whose record is signed by an earlier key set than `keys`.

@@ -11,6 +11,7 @@ mod manifests;
 mod pack;
 mod patches;
 mod publisher;
+mod refs;
 mod release;
 mod site_dir;
 mod site_writer;
@@ -35,6 +36,7 @@ use crate::site::SiteError;
 
 pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site};
 pub use publisher::publish;
+pub use refs::remove_site_ref;
 pub use site_dir::{Published, SiteDir};
 pub use withdraw::{MAX_REASON, withdraw};
 
@@ -147,6 +149,11 @@ pub struct PublishReport {
     pub key_set_expires: Option<i64>,
     /// Refs of the site whose record an earlier key set has signed: machines that know the newer set refuse it.
     pub old_key_set: Vec<RefName>,
+    /// Refs of the site that the repository does not have, where all refs were to be published: nobody signs their records anew, and
+    /// machines refuse them when those expire.
+    pub not_here: Vec<RefName>,
+    /// Key sets that the site has lost, relative to it: machines that know an older one cannot follow to the newest.
+    pub lost_key_sets: Vec<String>,
     /// What the site has lost of the releases that it had. Where the ref was released anew, that is mended by it.
     pub lost: Vec<LostFiles>,
     /// Blobs that the site did not have.
@@ -178,6 +185,12 @@ pub enum PublishError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// The directory has nothing that says that it is a site.
+    #[error("{} is no site: it has no atomos.json", path.display())]
+    NotASite {
+        /// The directory.
+        path: PathBuf,
     },
     /// A file of the site is not what its name or its record says.
     #[error("the site's file {} is damaged: {reason}", path.display())]
@@ -332,6 +345,22 @@ pub enum PublishError {
         /// The ref.
         reference: RefName,
     },
+    /// Names of refs are paths of files.
+    #[error("cannot publish {reference}: the site {} has {other}, and one would lie within the other", path.display())]
+    Collision {
+        /// The ref.
+        reference: RefName,
+        /// The one that is there.
+        other: RefName,
+        /// The site.
+        path: PathBuf,
+    },
+    /// It has a name that nobody can ask a site for.
+    #[error("{reference} is a ref of a remote, and machines ask for names without ':'")]
+    RemoteRef {
+        /// The ref.
+        reference: RefName,
+    },
     /// Nothing was named, and there is nothing.
     #[error("there is no ref to publish in {}", path.display())]
     NoRefs {
@@ -378,12 +407,17 @@ impl PublishError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotOurs { .. } | Self::Withdrawn { .. } | Self::Clock { .. } | Self::RecordLost { .. } => {
-                ErrorKind::Conflict
-            }
-            Self::MinFrom { .. } | Self::Compatible { .. } | Self::TooLarge { .. } | Self::Reason { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::NotOurs { .. }
+            | Self::NotASite { .. }
+            | Self::Withdrawn { .. }
+            | Self::Clock { .. }
+            | Self::Collision { .. }
+            | Self::RecordLost { .. } => ErrorKind::Conflict,
+            Self::MinFrom { .. }
+            | Self::Compatible { .. }
+            | Self::TooLarge { .. }
+            | Self::Reason { .. }
+            | Self::RemoteRef { .. } => ErrorKind::Invalid,
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::MissingKeys { .. }
             | Self::KeySet { .. }

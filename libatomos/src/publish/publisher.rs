@@ -42,11 +42,17 @@ pub fn publish(
     }
     refs.sort();
     refs.dedup();
+    if let Some(reference) = refs.iter().find(|name| name.as_str().contains(':')) {
+        return Err(PublishError::RemoteRef {
+            reference: reference.clone(),
+        });
+    }
     let no_name = |name: &&String| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
     if let Some(name) = options.compatible.iter().find(no_name) {
         return Err(PublishError::Compatible { name: name.clone() });
     }
     let writer = SiteWriter::open(to, &repo.config().id)?;
+    writer.site.check_names(&refs)?;
     let publics: Vec<PublicKey> = options.signers.iter().map(|signer| signer.public()).collect();
     let (keys, is_placed) = match &options.key_set {
         Some(bytes) => writer.site.judge_key_set(bytes, &options.pinned, &publics)?,
@@ -333,6 +339,12 @@ impl Publisher<'_> {
             self.writer.sync()?;
         }
         self.writer.finish()?;
+        if self.options.refs.is_empty() {
+            report.not_here = self.writer.site.refs()?;
+            let is_done = |name: &RefName| report.refs.iter().any(|done| done.reference == *name);
+            report.not_here.retain(|name| !is_done(name));
+        }
+        report.lost_key_sets = self.writer.site.lost_key_sets()?;
         report.old_key_set = self.writer.site.refs_of_older_keys(self.keys)?;
         Ok(report)
     }

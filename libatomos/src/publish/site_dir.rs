@@ -38,9 +38,8 @@ impl SiteDir {
 
     pub(super) fn with_dir(dir: Dir) -> Result<Self, PublishError> {
         let bytes = dir.read_optional(INFO, limits::MAX_INFO)?;
-        let bytes = bytes.ok_or_else(|| PublishError::NotOurs {
+        let bytes = bytes.ok_or_else(|| PublishError::NotASite {
             path: dir.path().to_owned(),
-            reason: format!("it has no {INFO}"),
         })?;
         let info = SiteInfo::parse(&bytes)?;
         Ok(Self { dir, info })
