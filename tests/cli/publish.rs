@@ -310,6 +310,45 @@ fn a_ref_of_a_remote_is_not_published_under_a_name_that_nobody_can_ask_for() {
 }
 
 #[test]
+fn of_several_keys_any_one_will_do() {
+    let scratch = published();
+    scratch.atomos(&["key", "generate", "two"]).code(0);
+    let site = scratch.path("site");
+    let pulls = |key: &str, code: i32| {
+        let add = [
+            "remote",
+            "add",
+            "--force",
+            "origin",
+            site.to_str().unwrap(),
+            "--key",
+            key,
+        ];
+        scratch.client(&add).code(0);
+        scratch.client(&["pull", "origin", "os"]).code(code);
+    };
+    // Each signs what machines that have it alone can believe: the release, too.
+    let run = scratch
+        .publish(&["--key", "two", "--key", "key", "--renew"])
+        .code(0);
+    assert!(run.err.starts_with("Renewed os 1 ("), "{}", run.err);
+    pulls("two.pub", 0);
+    pulls("key.pub", 0);
+    // What the one has signed, the other signs where it is known.
+    scratch.publish(&["--key", "key", "--renew"]).code(0);
+    let run = scratch.publish(&["--key", "two", "--renew"]).code(7);
+    assert!(run.err.contains("--pinned FILE.pub"), "{}", run.err);
+    scratch
+        .publish(&["--key", "two", "--renew", "--pinned", "key.pub"])
+        .code(0);
+    pulls("two.pub", 0);
+    pulls("key.pub", 7);
+    scratch.version("2");
+    scratch.publish(&["--key", "key", "--pinned", "two.pub"]).code(0);
+    pulls("key.pub", 0);
+}
+
+#[test]
 fn two_refs_of_one_content_are_published_at_once() {
     let scratch = published();
     // First of what the site has the files of, then of what it has not.

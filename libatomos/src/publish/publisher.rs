@@ -74,6 +74,7 @@ pub fn publish(
         keys: &keys,
         earlier: options.pinned.iter().chain(&publics).cloned().collect(),
         is_new_set: !is_placed,
+        publics: publics.clone(),
         record_signers: signers(&options.signers, &keys.set().record, "record")?,
         time,
         writer: &writer,
@@ -196,6 +197,8 @@ pub(super) struct Publisher<'a> {
     /// Whether the key set is new, and machines start to count again.
     is_new_set: bool,
     pub(super) record_signers: Vec<&'a dyn Signer>,
+    /// The keys of all who sign.
+    publics: Vec<PublicKey>,
     pub(super) time: i64,
     pub(super) writer: &'a SiteWriter,
     pub(super) progress: &'a dyn Progress,
@@ -295,7 +298,9 @@ impl Publisher<'_> {
             let (file, release) = match (job.outcome, kept) {
                 (RefOutcome::Renewed, Some((record, release))) => {
                     let sign = |payload| self.sign_release(payload);
-                    let file = self.writer.release_signed_by(record, self.keys, sign)?;
+                    let file = self
+                        .writer
+                        .release_signed_by(record, self.keys, &self.publics, sign)?;
                     (file, release.clone())
                 }
                 (RefOutcome::Unchanged, Some((record, release))) => {

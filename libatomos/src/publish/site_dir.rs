@@ -256,16 +256,19 @@ impl SiteDir {
         keys: &TrustedKeys,
         given: &[PublicKey],
     ) -> Result<TrustedKeys, PublishError> {
-        if number == keys.number() {
+        if number == keys.number() && number > 0 {
             return Ok(keys.clone());
         }
         let first = if number == 0 {
-            // Whoever signs today may have signed then.
+            // Whoever signs today may have signed then, and machines may have been given several keys, of which any one does.
             let known = keys.set().keys.values().chain(given);
             TrustedKeys::pinned(known.cloned())?
         } else {
             TrustedKeys::given(self.key_set(number)?)
         };
+        if number == keys.number() {
+            return Ok(first);
+        }
         let mut last = first.clone();
         // The newest may be about to be placed; it was judged by the one before.
         for next in number + 1..=self.newest_key_set_number()?.min(keys.number()) {

@@ -104,7 +104,7 @@ pub fn withdraw(
     record.release = file.digest;
     record.release_size = file.size;
     // One of before a rotation has the signatures of then.
-    let file = writer.release_signed_by(&record, &keys, |payload| {
+    let file = writer.release_signed_by(&record, &keys, &publics, |payload| {
         let role = keys.set().release.as_ref().unwrap_or(&keys.set().record);
         let signers = signers(given, role, "release")?;
         Ok(Envelope::sign(RELEASE_TYPE, payload, &signers)?)
