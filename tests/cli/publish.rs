@@ -299,6 +299,28 @@ fn a_version_for_certain_machines_reaches_those() {
 }
 
 #[test]
+fn for_whom_a_version_is_goes_on_until_it_is_for_all() {
+    let scratch = published();
+    scratch.version("2");
+    scratch.publish(&["--compatible", "board-a"]).code(0);
+    scratch.client(&["pull", "origin", "os"]).code(10);
+    scratch.version("3");
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.contains(", for machines called board-a"), "{}", run.err);
+    scratch.client(&["pull", "origin", "os"]).code(10);
+    scratch.publish(&["--for-all", "--compatible", "board-a"]).code(2);
+    let run = scratch.publish(&["--for-all"]).code(0);
+    assert!(
+        run.err.contains("Published os 3 (") && !run.err.contains("board-a"),
+        "{}",
+        run.err
+    );
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    let run = scratch.publish(&["--for-all"]).code(0);
+    assert!(run.err.starts_with("Unchanged: os 3 ("), "{}", run.err);
+}
+
+#[test]
 fn a_ref_of_a_remote_is_not_published_under_a_name_that_nobody_can_ask_for() {
     let scratch = published();
     scratch.atomos(&["refs", "--create", "o:os=os"]).code(0);

@@ -84,9 +84,13 @@ pub struct PublishArgs {
     #[arg(long)]
     no_image: bool,
 
-    /// The version is for machines of this name only, such as a board or an architecture
+    /// The version is for machines of this name only, such as a board or an architecture; for those of the last one where none is named
     #[arg(long, value_name = "NAME")]
     compatible: Vec<String>,
+
+    /// The version is for all machines, whatever the last one was for
+    #[arg(long, conflicts_with = "compatible")]
+    for_all: bool,
 
     /// Machines must have had this release, by number, before they take this one
     #[arg(long, value_name = "NUMBER")]
@@ -159,6 +163,7 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
         .map(|text| patch_base(&repo, &args.refs, text))
         .collect::<Result<_, _>>()?;
     options.compatible.clone_from(&args.compatible);
+    options.for_all = args.for_all;
     options.min_from = args.min_from;
     options.lifetime = Some(i64::from(args.expires) * 24 * 3600);
     options.renew = args.renew;
@@ -178,10 +183,21 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
         let version = if published.version.is_empty() {
             String::new()
         } else {
-            format!(" {}", published.version)
+            format!(" {}", text::escape_text(&published.version))
+        };
+        // What was said long ago is not to be a surprise.
+        let machines = if published.compatible.is_empty() {
+            String::new()
+        } else {
+            let names: Vec<_> = published
+                .compatible
+                .iter()
+                .map(|name| text::escape_text(name))
+                .collect();
+            format!(", for machines called {} (--for-all ends that)", names.join(", "))
         };
         ui.status(format_args!(
-            "{what} {}{version} ({}), release {}",
+            "{what} {}{version} ({}), release {}{machines}",
             published.reference,
             published.commit.short(),
             published.number

@@ -68,8 +68,10 @@ pub struct PublishOptions<'a> {
     pub no_patches: bool,
     /// Make patches from these commits, too.
     pub patch_from: Vec<CommitId>,
-    /// For which machines it is; everybody where empty.
+    /// For which machines it is; as the last one where empty.
     pub compatible: Vec<String>,
+    /// It is for everybody, whatever the last one was for. Without it and without names, it is for whom the last one was.
+    pub for_all: bool,
     /// The release that a machine must have had before this one, by number; as the last one's where `None`.
     pub min_from: Option<u64>,
     /// For how many seconds the records are to be believed; 30 days where `None`.
@@ -107,6 +109,8 @@ pub struct PublishedRef {
     pub version: String,
     /// The release's number.
     pub number: u64,
+    /// For which machines it is; everybody where empty.
+    pub compatible: Vec<String>,
     /// The record's sequence.
     pub sequence: u64,
     /// What was done.

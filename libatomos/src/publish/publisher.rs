@@ -321,6 +321,7 @@ impl Publisher<'_> {
                 commit: release.commit,
                 version: release.version.clone(),
                 number: release.number,
+                compatible: release.compatible.clone(),
                 sequence: match (&job.previous, job.outcome) {
                     (Some(previous), RefOutcome::Unchanged) => previous.record.sequence,
                     _ => sequence,
@@ -456,8 +457,8 @@ impl Publisher<'_> {
 
     fn outcome(&self, previous: &Previous, commit: &CommitId) -> RefOutcome {
         let record = &previous.record;
-        let other_terms = (!self.options.compatible.is_empty()
-            && self.options.compatible != record.compatible)
+        let other_terms = (self.options.for_all && !record.compatible.is_empty())
+            || (!self.options.compatible.is_empty() && self.options.compatible != record.compatible)
             || self
                 .options
                 .min_from

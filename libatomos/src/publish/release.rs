@@ -138,7 +138,7 @@ impl Publisher<'_> {
             root: commit.root,
             version: commit.version.clone(),
             subject: commit.subject.clone(),
-            compatible: if self.options.compatible.is_empty() {
+            compatible: if self.options.compatible.is_empty() && !self.options.for_all {
                 previous
                     .map(|previous| previous.record.compatible.clone())
                     .unwrap_or_default()
