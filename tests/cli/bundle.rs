@@ -155,7 +155,7 @@ fn what_cannot_be_a_bundle_is_named() {
         (
             &["create", "tree", "os", "-o", "b"],
             10,
-            "tree is not this repository's site",
+            "tree is no site",
         ),
         (
             &["apply", "key.pub", "--remote", "origin"],
