@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libatomos::cancel::Cancel;
-use libatomos::fs::{LockNotice, make_writable_in_private};
+use libatomos::fs::{LockNotice, Patience, make_writable_in_private};
 use libatomos::progress::Progress;
 use libatomos::pull::SessionOptions;
 use libatomos::repo::{Repo, RepoError};
@@ -112,6 +112,14 @@ impl Context {
         repo.set_lock_timeout(Duration::from_secs(self.globals.lock_timeout));
         repo.set_lock_notice(self.lock_notice());
         Ok(repo)
+    }
+
+    /// Returns how locks are waited for that are not a repository's.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            timeout: Duration::from_secs(self.globals.lock_timeout),
+            notice: self.lock_notice(),
+        }
     }
 
     /// Says whom a command waits for.

@@ -152,11 +152,7 @@ fn what_cannot_be_a_bundle_is_named() {
             3,
             "os has no release 9 on this site",
         ),
-        (
-            &["create", "tree", "os", "-o", "b"],
-            10,
-            "tree is no site",
-        ),
+        (&["create", "tree", "os", "-o", "b"], 10, "tree is no site"),
         (
             &["apply", "key.pub", "--remote", "origin"],
             6,

@@ -386,6 +386,31 @@ fn what_is_no_site_is_said_to_be_none() {
 }
 
 #[test]
+fn who_writes_to_a_site_waits_as_long_as_is_said_and_says_for_whom() {
+    let scratch = with_releases(2);
+    let lock = fs::File::open(scratch.path("site/.publish/lock")).unwrap();
+    lock.lock().unwrap();
+    let started = std::time::Instant::now();
+    for args in [
+        &["publish", "--to", "site", "--key", "key", "--renew"][..],
+        &["site", "prune", "site"],
+        &["site", "remove-ref", "site", "os"],
+        &[
+            "site", "withdraw", "site", "os@2", "--reason", "why", "--key", "key",
+        ],
+    ] {
+        let run = scratch.atomos(&[args, &["--lock-timeout", "1"]].concat()).code(8);
+        assert!(
+            run.err.contains("Waiting for the lock of the site"),
+            "{}",
+            run.err
+        );
+        assert!(run.err.contains("after waiting 1 s"), "{}", run.err);
+    }
+    assert!(started.elapsed().as_secs() < 40, "{:?}", started.elapsed());
+}
+
+#[test]
 fn no_record_grows_beyond_what_machines_read() {
     let scratch = with_releases(3);
     let before = scratch.site_files();

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use libatomos::names::RefName;
-use libatomos::publish::{PublishError, SiteDir, SitePruneOptions, prune_site, remove_site_ref, withdraw};
+use libatomos::publish::{
+    PublishError, SiteDir, SitePruneOptions, WithdrawOptions, prune_site, remove_site_ref, withdraw_with,
+};
 use libatomos::sign::TrustedKeys;
 
 use super::RunResult;
@@ -214,6 +216,7 @@ fn prune(context: &Context, args: &PruneArgs) -> RunResult {
     options.keep = args.keep.into();
     options.grace = u64::from(args.grace) * 3600;
     options.dry_run = args.dry_run;
+    options.patience = context.patience();
     let report = prune_site(&args.dir, &options, context.cancel())?;
     let ui = context.ui();
     if context.json() {
@@ -236,7 +239,7 @@ fn prune(context: &Context, args: &PruneArgs) -> RunResult {
 }
 
 fn remove(context: &Context, args: &RemoveRefArgs) -> RunResult {
-    remove_site_ref(&args.dir, &args.reference)?;
+    remove_site_ref(&args.dir, &args.reference, &context.patience())?;
     context.ui().status(format_args!(
         "Removed {} from the site; `atomos site prune {}` removes what it alone needs",
         args.reference,
@@ -253,21 +256,15 @@ fn take_back(context: &Context, args: &WithdrawArgs) -> RunResult {
     };
     let reference: RefName = reference.parse()?;
     let signers = args.signing.signers()?;
-    let signers = borrowed(&signers);
-    let pinned = args
+    let mut options = WithdrawOptions::default();
+    options.signers = borrowed(&signers);
+    options.patience = context.patience();
+    options.pinned = args
         .pinned
         .iter()
         .map(|file| read_public(file))
-        .collect::<Result<Vec<_>, _>>()?;
-    let record = withdraw(
-        &args.dir,
-        &reference,
-        selector,
-        &args.reason,
-        &signers,
-        &pinned,
-        None,
-    )?;
+        .collect::<Result<_, _>>()?;
+    let record = withdraw_with(&args.dir, &reference, selector, &args.reason, &options)?;
     if context.json() {
         context.ui().result(|out| json::write(out, &record))?;
     }

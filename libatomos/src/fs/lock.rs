@@ -78,6 +78,25 @@ impl std::fmt::Debug for LockNotice {
     }
 }
 
+/// How a lock is waited for.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// For how long.
+    pub timeout: Duration,
+    /// Who is told.
+    pub notice: LockNotice,
+}
+
+impl Default for Patience {
+    /// A minute, and nobody is told.
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(60),
+            notice: LockNotice::default(),
+        }
+    }
+}
+
 /// A held lock: an open file with a `flock(2)` on it, released when dropped, and by the kernel when the process ends.
 #[derive(Debug)]
 pub struct FileLock {

@@ -32,7 +32,7 @@ pub(crate) use inode::{
 #[cfg(test)]
 pub(crate) use ioctl::SharedMap;
 pub(crate) use ioctl::{begin_write_back, nobody_writes};
-pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait};
+pub use lock::{FileLock, LockError, LockHolder, LockMode, LockNotice, LockWait, Patience};
 pub use mounts::make_writable_in_private;
 pub use stat::{FileKind, Stat};
 pub(crate) use tree::remove_entry;

@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 use crate::compress::Decompressor;
 use crate::digest::{BlobId, Digest};
 use crate::error::with_causes;
-use crate::fs::{FsError, hash_file};
+use crate::fs::{FsError, Patience, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 use crate::sign::{Envelope, PublicKey, TrustedKeys};
@@ -456,6 +456,8 @@ pub struct SitePruneOptions {
     pub grace: u64,
     /// Only say what would go.
     pub dry_run: bool,
+    /// How another who writes to the site is waited for.
+    pub patience: Patience,
 }
 
 impl Default for SitePruneOptions {
@@ -464,6 +466,7 @@ impl Default for SitePruneOptions {
             keep: 10,
             grace: 24 * 3600,
             dry_run: false,
+            patience: Patience::default(),
         }
     }
 }
@@ -486,7 +489,7 @@ pub fn prune_site(
     cancel: &Cancel,
 ) -> Result<SitePruneReport, PublishError> {
     let repository = SiteDir::open(path)?.repository().to_owned();
-    let writer = SiteWriter::open(path, &repository)?;
+    let writer = SiteWriter::open(path, &repository, &options.patience)?;
     let site = &writer.site;
     let mut needed = Needed::default();
     let limit = now().saturating_sub_unsigned(options.grace);

@@ -38,7 +38,7 @@ pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneRepor
 pub use publisher::publish;
 pub use refs::remove_site_ref;
 pub use site_dir::{Published, SiteDir};
-pub use withdraw::{MAX_REASON, withdraw};
+pub use withdraw::{MAX_REASON, WithdrawOptions, withdraw, withdraw_with};
 
 /// How much work to spend on fewer bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -51,7 +51,7 @@ pub fn publish(
     if let Some(name) = options.compatible.iter().find(no_name) {
         return Err(PublishError::Compatible { name: name.clone() });
     }
-    let writer = SiteWriter::open(to, &repo.config().id)?;
+    let writer = SiteWriter::open(to, &repo.config().id, &repo.patience())?;
     writer.site.check_names(&refs)?;
     let publics: Vec<PublicKey> = options.signers.iter().map(|signer| signer.public()).collect();
     let (keys, is_placed) = match &options.key_set {

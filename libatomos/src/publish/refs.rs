@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::fs::FsError;
+use crate::fs::{FsError, Patience};
 use crate::names::RefName;
 use crate::site::record_path;
 
@@ -37,9 +37,9 @@ impl SiteDir {
 ///
 /// # Errors
 /// [`PublishError::NoSuchRef`], [`PublishError::NotASite`], or what the file system says; the ref is there still.
-pub fn remove_site_ref(path: &Path, reference: &RefName) -> Result<(), PublishError> {
+pub fn remove_site_ref(path: &Path, reference: &RefName, patience: &Patience) -> Result<(), PublishError> {
     let repository = SiteDir::open(path)?.repository().to_owned();
-    let writer = SiteWriter::open(path, &repository)?;
+    let writer = SiteWriter::open(path, &repository, patience)?;
     let site = &writer.site;
     if !site.refs()?.contains(reference) {
         return Err(site.no_such_ref(reference));

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::format::limits::MAX_REFS;
-use crate::fs::{Dir, FileLock, FsError, LockMode};
+use crate::fs::{Dir, FileLock, FsError, LockMode, Patience};
 use crate::names::RefName;
 use crate::site::{Artifact, FORMAT, FileRef, INFO, KEYS, SiteInfo, key_set_path, record_path};
 
@@ -20,9 +19,6 @@ const WORK: &str = ".publish";
 
 /// In [`WORK`]: the refs that are being published for the first time, one to a line.
 const BEGUN: &str = "begun";
-
-/// How long another publisher is waited for.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A site that this process may write to.
 #[derive(Debug)]
@@ -38,7 +34,7 @@ pub(super) struct SiteWriter {
 
 impl SiteWriter {
     /// Opens the site at `path` for writing; makes one where there is nothing. What an interrupted run left is removed.
-    pub(super) fn open(path: &Path, repository: &str) -> Result<Self, PublishError> {
+    pub(super) fn open(path: &Path, repository: &str, patience: &Patience) -> Result<Self, PublishError> {
         let dir = Dir::ensure_ambient(path)?;
         if !dir.exists(INFO)? {
             // What a run has left that stopped before the very first file had its name.
@@ -61,8 +57,8 @@ impl SiteWriter {
             0o600,
             "the site",
             LockMode::Exclusive,
-            LOCK_TIMEOUT,
-            |_| {},
+            patience.timeout,
+            |holders| patience.notice.waiting("the site", holders),
         )?;
         let begun = work.read_optional(BEGUN, MAX_REFS)?.unwrap_or_default();
         let begun = String::from_utf8_lossy(&begun)

@@ -161,7 +161,7 @@ fn pruning_keeps_what_was_withdrawn_within_the_grace() {
         let options = SitePruneOptions {
             keep: 1,
             grace,
-            dry_run: false,
+            ..SitePruneOptions::default()
         };
         prune_site(&world.site(), &options, &Cancel::new()).unwrap()
     };

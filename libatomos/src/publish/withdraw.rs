@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::digest::CommitId;
+use crate::fs::Patience;
 use crate::names::RefName;
 use crate::sign::{Envelope, PublicKey, Signer};
 use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, Release, Withdrawn, is_selected};
@@ -32,14 +33,54 @@ pub fn withdraw(
     pinned: &[PublicKey],
     time: Option<i64>,
 ) -> Result<Record, PublishError> {
+    let options = WithdrawOptions {
+        signers: given.to_vec(),
+        pinned: pinned.to_vec(),
+        time,
+        patience: Patience::default(),
+    };
+    withdraw_with(path, reference, selector, reason, &options)
+}
+
+/// Who takes a release back, and how.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct WithdrawOptions<'a> {
+    /// Sign the record, and a release of before a rotation.
+    pub signers: Vec<&'a dyn Signer>,
+    /// The keys that machines were given, as far as no signer has them.
+    pub pinned: Vec<PublicKey>,
+    /// What time it is, in seconds since 1970; the system's where `None`.
+    pub time: Option<i64>,
+    /// How another who writes to the site is waited for.
+    pub patience: Patience,
+}
+
+impl std::fmt::Debug for WithdrawOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WithdrawOptions")
+            .field("pinned", &self.pinned)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes a release back as [`withdraw`] does.
+pub fn withdraw_with(
+    path: &Path,
+    reference: &RefName,
+    selector: &str,
+    reason: &str,
+    options: &WithdrawOptions<'_>,
+) -> Result<Record, PublishError> {
+    let (given, pinned) = (options.signers.as_slice(), options.pinned.as_slice());
     if reason.len() > MAX_REASON {
         return Err(PublishError::Reason { len: reason.len() });
     }
     let repository = SiteDir::open(path)?.repository().to_owned();
-    let writer = SiteWriter::open(path, &repository)?;
+    let writer = SiteWriter::open(path, &repository, &options.patience)?;
     let publics: Vec<_> = given.iter().map(|signer| signer.public()).collect();
     let keys = writer.site.trusted_keys(&publics)?;
-    let time = time.unwrap_or_else(now);
+    let time = options.time.unwrap_or_else(now);
     check_key_set(&keys, time)?;
     let record_signers = signers(given, &keys.set().record, "record")?;
     let no_such = |selector: &str| PublishError::NoSuchRelease {

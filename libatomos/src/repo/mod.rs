@@ -30,7 +30,7 @@ mod traverse;
 
 use std::time::Duration;
 
-use crate::fs::{Dir, FileLock, LockError, LockMode, LockNotice};
+use crate::fs::{Dir, FileLock, LockError, LockMode, LockNotice, Patience};
 
 pub use aliases::Aliases;
 #[cfg(feature = "testing")]
@@ -110,6 +110,14 @@ impl Repo {
     /// Sets who is told when a lock has to be waited for.
     pub fn set_lock_notice(&mut self, notice: LockNotice) {
         self.lock_notice = notice;
+    }
+
+    /// Returns how locks are waited for.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            timeout: self.lock_timeout,
+            notice: self.lock_notice.clone(),
+        }
     }
 
     /// Keeps pruning away for as long as the guard lives.
