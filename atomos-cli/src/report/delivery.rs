@@ -1,5 +1,6 @@
 //! What stands in the way of publishing and pulling, and the next command to try.
 
+use libatomos::ErrorKind;
 use libatomos::publish::PublishError;
 use libatomos::pull::PullError;
 use libatomos::remote::RemoteError;
@@ -40,6 +41,10 @@ impl From<PublishError> for CliError {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Repo(error) => error.into(),
+            PublishError::Fs(error) if error.kind() == ErrorKind::NoSpace => {
+                let hint = "the disk that the site is on is full, and what was not published is removed from it; `atomos site prune DIR` removes what only old releases need";
+                Self::new(error.kind(), error, Some(hint.to_owned()))
+            }
             PublishError::Fs(error) => error.into(),
             error => {
                 let hint = hint_for_publish(&error);

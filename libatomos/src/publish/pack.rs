@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::cancel::Cancel;
@@ -67,6 +67,8 @@ const WRITE_BACK: u64 = 16 * 1024 * 1024;
 /// A file that is hashed as it is written.
 pub(super) struct Output {
     name: String,
+    /// Where it is, for messages.
+    path: PathBuf,
     file: std::io::BufWriter<File>,
     hasher: blake3::Hasher,
     size: u64,
@@ -78,6 +80,7 @@ impl Output {
     pub(super) fn create(writer: &SiteWriter) -> Result<Self, PublishError> {
         let (name, file) = writer.create()?;
         Ok(Self {
+            path: writer.staged_path(&name),
             name,
             file: std::io::BufWriter::with_capacity(1 << 20, file),
             hasher: blake3::Hasher::new(),
@@ -95,7 +98,7 @@ impl Output {
         self.size += bytes.len() as u64;
         self.file
             .write_all(bytes)
-            .map_err(|error| FsError::new("write", &self.name, error))?;
+            .map_err(|error| FsError::new("write", &self.path, error))?;
         if self.size - self.given >= WRITE_BACK {
             begin_write_back(self.file.get_ref(), self.given, self.size - self.given);
             self.given = self.size;
@@ -106,7 +109,7 @@ impl Output {
     pub(super) fn finish(mut self, kind: Artifact, writer: &SiteWriter) -> Result<FileRef, PublishError> {
         self.file
             .flush()
-            .map_err(|error| FsError::new("write", &self.name, error))?;
+            .map_err(|error| FsError::new("write", &self.path, error))?;
         let digest: Digest = self.hasher.finalize().into();
         writer.add(kind, &self.name, digest)?;
         Ok(FileRef {

@@ -82,7 +82,15 @@ pub fn publish(
         cancel,
     };
     let key_set = options.key_set.as_deref().filter(|_| !is_placed);
-    publisher.run(&refs, &orphans, key_set)
+    let result = publisher.run(&refs, &orphans, key_set);
+    // Where a test stops it, it is as if the machine had.
+    if result
+        .as_ref()
+        .is_err_and(|error| !matches!(error, PublishError::Failpoint(_)))
+    {
+        writer.clear();
+    }
+    result
 }
 
 pub(super) fn now() -> i64 {

@@ -45,6 +45,15 @@ impl SiteDir {
         Ok(Self { dir, info })
     }
 
+    /// A site that is to be made in a directory that has none.
+    pub(super) const fn new(dir: Dir, info: SiteInfo) -> Self {
+        Self { dir, info }
+    }
+
+    pub(super) const fn info(&self) -> &SiteInfo {
+        &self.info
+    }
+
     /// Returns the repository's id.
     #[must_use]
     pub fn repository(&self) -> &str {

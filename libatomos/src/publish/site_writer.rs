@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::format::limits::MAX_REFS;
@@ -20,6 +20,28 @@ const WORK: &str = ".publish";
 /// In [`WORK`]: the refs that are being published for the first time, one to a line.
 const BEGUN: &str = "begun";
 
+/// Makes each directory of `path` that is missing, so that whoever serves the site can read it whatever the umask is: as the files are.
+fn public_dir(dir: &Dir, path: &Path) -> Result<(), PublishError> {
+    let mut dir = dir.try_clone()?;
+    for component in path.components() {
+        let name = Path::new(component.as_os_str());
+        dir = match dir.open_dir_optional(name)? {
+            Some(next) => next,
+            None => {
+                let next = dir.ensure_dir(name, 0o755)?;
+                make_public(&next)?;
+                next
+            }
+        };
+    }
+    Ok(())
+}
+
+fn make_public(dir: &Dir) -> Result<(), PublishError> {
+    rustix::fs::fchmod(dir, rustix::fs::Mode::from_raw_mode(0o755))
+        .map_err(|errno| FsError::new("set the mode of", dir.path(), errno).into())
+}
+
 /// A site that this process may write to.
 #[derive(Debug)]
 pub(super) struct SiteWriter {
@@ -35,7 +57,14 @@ pub(super) struct SiteWriter {
 impl SiteWriter {
     /// Opens the site at `path` for writing; makes one where there is nothing. What an interrupted run left is removed.
     pub(super) fn open(path: &Path, repository: &str, patience: &Patience) -> Result<Self, PublishError> {
-        let dir = Dir::ensure_ambient(path)?;
+        let dir = match Dir::open_ambient(path) {
+            Err(error) if error.is_not_found() => {
+                let dir = Dir::ensure_ambient(path)?;
+                make_public(&dir)?;
+                dir
+            }
+            other => other?,
+        };
         if !dir.exists(INFO)? {
             // What a run has left that stopped before the very first file had its name.
             let unfinished = format!(".{INFO}.new");
@@ -70,15 +99,16 @@ impl SiteWriter {
                 work.remove_tree(&entry.name)?;
             }
         }
-        if !dir.exists(INFO)? {
+        let site = if dir.exists(INFO)? {
+            SiteDir::with_dir(dir)?
+        } else {
             let info = SiteInfo {
                 format: FORMAT,
                 repository: repository.to_owned(),
                 features: Default::default(),
             };
-            dir.write_atomic(INFO, &info.to_bytes(), 0o644)?;
-        }
-        let site = SiteDir::with_dir(dir)?;
+            SiteDir::new(dir, info)
+        };
         if site.repository() != repository {
             return Err(PublishError::NotOurs {
                 path: path.to_owned(),
@@ -102,8 +132,23 @@ impl SiteWriter {
         let name = format!("new-{number}");
         let file = self.work.create_file(&name, 0o644)?;
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644))
-            .map_err(|errno| FsError::new("set the mode of", &name, errno))?;
+            .map_err(|errno| FsError::new("set the mode of", self.staged_path(&name), errno))?;
         Ok((name, file))
+    }
+
+    /// Returns the path of a file that [`SiteWriter::create`] made, for messages.
+    pub(super) fn staged_path(&self, name: &str) -> PathBuf {
+        self.work.path().join(name)
+    }
+
+    /// Removes what was staged and is not to be published: after an error, such as that of a full disk, which it would keep full. What
+    /// cannot be removed now goes with the next run.
+    pub(super) fn clear(&self) {
+        for entry in self.work.entries().unwrap_or_default() {
+            if entry.name != "lock" && entry.name != BEGUN {
+                let _ = self.work.remove_tree(&entry.name);
+            }
+        }
     }
 
     /// Takes a finished file into what will be published.
@@ -123,7 +168,7 @@ impl SiteWriter {
         let digest = Digest::of(bytes);
         let (name, mut file) = self.create()?;
         file.write_all(bytes)
-            .map_err(|error| FsError::new("write", self.work.path().join(&name), error))?;
+            .map_err(|error| FsError::new("write", self.staged_path(&name), error))?;
         self.add(kind, &name, digest)?;
         Ok(FileRef {
             digest,
@@ -138,7 +183,13 @@ impl SiteWriter {
 
     /// Remembers refs that have no record yet, before anything of theirs has its name: a release without a record is otherwise what is left
     /// where a record was lost. Durable with the artifacts.
+    ///
+    /// A directory that is no site yet becomes one here: a run that ended before has left none.
     pub(super) fn begin(&self, first: &[RefName]) -> Result<(), PublishError> {
+        let dir = self.site.dir();
+        if !dir.exists(INFO)? {
+            dir.write_atomic(INFO, &self.site.info().to_bytes(), 0o644)?;
+        }
         let names: BTreeSet<&RefName> = self.begun.iter().chain(first).collect();
         self.write_begun(names)
     }
@@ -178,7 +229,7 @@ impl SiteWriter {
         self.work.sync_fs()?;
         pending.sort_by_key(|(kind, _)| *kind as u8 == Artifact::Release as u8);
         for kind in Artifact::ALL {
-            self.site.dir().ensure_dir(kind.dir(), 0o755)?;
+            public_dir(self.site.dir(), Path::new(kind.dir()))?;
             for (_, digest) in pending.iter().filter(|(this, _)| *this == kind) {
                 let staged = format!("{}-{digest}", kind.dir());
                 self.work.rename(&staged, self.site.dir(), kind.path(digest))?;
@@ -192,7 +243,7 @@ impl SiteWriter {
 
     /// Places a key set, durably: what is signed by its keys comes after it.
     pub(super) fn write_key_set(&self, number: u64, bytes: &[u8]) -> Result<(), PublishError> {
-        self.site.dir().ensure_dir(KEYS, 0o755)?;
+        public_dir(self.site.dir(), Path::new(KEYS))?;
         self.site.dir().write_atomic(key_set_path(number), bytes, 0o644)?;
         self.site.dir().sync_fs()?;
         crate::failpoint::hit("publish.key-set")?;
@@ -203,7 +254,7 @@ impl SiteWriter {
     pub(super) fn write_record(&self, reference: &RefName, bytes: &[u8]) -> Result<(), PublishError> {
         let path = record_path(reference);
         if let Some(parent) = Path::new(&path).parent() {
-            self.site.dir().ensure_dir_all(parent, 0o755)?;
+            public_dir(self.site.dir(), parent)?;
         }
         self.site.dir().write_atomic(&path, bytes, 0o644)?;
         crate::failpoint::hit("publish.record")?;
