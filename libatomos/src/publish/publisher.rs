@@ -1,10 +1,11 @@
 //! Publishing, from a repository's refs to signed records.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::cancel::Cancel;
-use crate::digest::{BlobId, CommitId};
+use crate::digest::{BlobId, CommitId, DirTreeId};
 use crate::names::RefName;
 use crate::progress::Progress;
 use crate::repo::{Repo, RepoError};
@@ -77,6 +78,7 @@ pub fn publish(
         publics: publics.clone(),
         record_signers: signers(&options.signers, &keys.set().record, "record")?,
         time,
+        images: RefCell::default(),
         writer: &writer,
         progress,
         cancel,
@@ -208,10 +210,15 @@ pub(super) struct Publisher<'a> {
     /// The keys of all who sign.
     publics: Vec<PublicKey>,
     pub(super) time: i64,
+    /// Images of this run, by the root of the tree that is in them.
+    pub(super) images: RefCell<HashMap<DirTreeId, Image>>,
     pub(super) writer: &'a SiteWriter,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a Cancel,
 }
+
+/// The file of an image, and how long its frames are.
+pub(super) type Image = (FileRef, Vec<u64>);
 
 /// What is to be done for a ref.
 pub(super) struct Job {

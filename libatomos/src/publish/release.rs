@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::digest::BlobId;
+use crate::digest::{BlobId, DirTreeId};
 use crate::format::{Commit, Node};
 use crate::patch::MakerOptions;
 use crate::progress::{Phase, PhaseGuard, Unit};
@@ -16,7 +16,7 @@ use super::consolidate::{Known, consolidate};
 use super::manifests::{number, write_relative};
 use super::pack::write_frames;
 use super::patches::{self, Patching, Placed};
-use super::publisher::{Job, Publisher, check_size};
+use super::publisher::{Image, Job, Publisher, check_size};
 use super::{Profile, PublishError, PublishReport};
 
 /// Levels of zstd.
@@ -110,7 +110,7 @@ impl Publisher<'_> {
         let mut places: Vec<Known> = blobs.blobs().iter().map(|blob| known[&blob.id].clone()).collect();
         self.consolidate(&blobs, &new, &mut places, known, report)?;
 
-        let image = self.image(&blobs, levels.image, threads, report)?;
+        let image = self.image(&commit.root, &blobs, levels.image, threads, report)?;
         let patches = self.patches(job, &blobs, &places, &history, threads, report)?;
         let index = number((0..blobs.len()).zip(places.iter().cloned()), &patches, image);
         let whole = Manifest::encode(&job.commit, &table, &index, None, levels.manifest)?;
@@ -305,13 +305,18 @@ impl Publisher<'_> {
 
     fn image(
         &self,
+        root: &DirTreeId,
         blobs: &BlobList,
         level: i32,
         threads: usize,
         report: &mut PublishReport,
-    ) -> Result<Option<(FileRef, Vec<u64>)>, PublishError> {
+    ) -> Result<Option<Image>, PublishError> {
         if self.options.no_image || blobs.is_empty() {
             return Ok(None);
+        }
+        // Several refs may have one tree.
+        if let Some(image) = self.images.borrow().get(root) {
+            return Ok(Some(image.clone()));
         }
         let frames = image_frames(blobs);
         let phase = PhaseGuard::begin(self.progress, Phase::Image, Some(blobs.bytes()), Unit::Bytes);
@@ -327,9 +332,12 @@ impl Publisher<'_> {
             self.cancel,
         )?;
         // The same blobs make the same image.
-        if !self.writer.site.has_artifact(Artifact::Image, &image.0)? {
+        let mut images = self.images.borrow_mut();
+        let is_counted = images.values().any(|(file, _)| *file == image.0);
+        if !is_counted && !self.writer.site.has_artifact(Artifact::Image, &image.0)? {
             report.image_bytes += image.0.size;
         }
+        images.insert(*root, image.clone());
         Ok(Some(image))
     }
 }
