@@ -371,6 +371,95 @@ fn of_several_keys_any_one_will_do() {
 }
 
 #[test]
+fn a_version_does_not_reach_the_terminal_raw() {
+    let scratch = published();
+    scratch.version("\u{1b}[31mred");
+    for (run, said) in [
+        (scratch.publish(&[]).code(0), "Published os "),
+        (scratch.publish(&[]).code(0), "Unchanged: os "),
+        (
+            scratch.client(&["pull", "origin", "os", "--dry-run"]).code(0),
+            "Would pull ",
+        ),
+        (scratch.client(&["pull", "origin", "os"]).code(0), "Pulled "),
+        (scratch.client(&["pull", "origin", "os"]).code(0), "Unchanged: "),
+    ] {
+        assert!(
+            run.err.contains(said) && run.err.contains("[31mred"),
+            "{}",
+            run.err
+        );
+        assert!(!run.err.contains('\u{1b}'), "{:?}", run.err);
+    }
+}
+
+#[test]
+fn whoever_serves_a_site_can_read_it_whatever_the_umask_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = published();
+    scratch.atomos(&["refs", "--create", "a/b=os"]).code(0);
+    let program = scratch.command(&[]);
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "umask 077; exec \"$0\" publish --to new --key key"])
+        .arg(program.get_program())
+        .current_dir(scratch.path(""))
+        .env_clear()
+        .env("ATOMOS_REPO", scratch.path("repo"));
+    scratch.run(&mut command).code(0);
+    for dir in ["", "refs", "refs/a", "releases", "manifests", "packs", "images"] {
+        let mode = fs::metadata(scratch.path("new").join(dir))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o755, "{dir}");
+    }
+}
+
+#[test]
+fn an_image_of_several_refs_is_made_and_counted_once() {
+    let scratch = published();
+    let once = scratch
+        .atomos(&["publish", "--to", "one", "--key", "key", "--json"])
+        .json();
+    for number in 0..5 {
+        scratch
+            .atomos(&["refs", "--create", &format!("more/{number}=os")])
+            .code(0);
+    }
+    let six = scratch
+        .atomos(&["publish", "--to", "six", "--key", "key", "--json"])
+        .json();
+    assert_eq!(six["refs"].as_array().unwrap().len(), 6);
+    assert!(once["image-bytes"].as_u64().unwrap() > 0);
+    assert_eq!(six["image-bytes"], once["image-bytes"]);
+}
+
+#[test]
+fn what_could_not_be_published_leaves_nothing_behind() {
+    let scratch = published();
+    let run = scratch
+        .atomos(&["publish", "--to", "new", "--key", "key", "--min-from", "7"])
+        .code(5);
+    assert!(run.err.contains("release 7"), "{}", run.err);
+    assert!(!scratch.path("new/atomos.json").exists());
+    // Nor does a signature that fails, when all else is made.
+    let sign = ["--sign-command", "false", "--public", "key.pub"];
+    scratch
+        .atomos(&[&["publish", "--to", "new"][..], &sign].concat())
+        .code(1);
+    assert!(!scratch.path("new/atomos.json").exists());
+    let left: Vec<_> = fs::read_dir(scratch.path("new/.publish"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["lock"]);
+    scratch
+        .atomos(&["publish", "--to", "new", "--key", "key"])
+        .code(0);
+}
+
+#[test]
 fn two_refs_of_one_content_are_published_at_once() {
     let scratch = published();
     // First of what the site has the files of, then of what it has not.

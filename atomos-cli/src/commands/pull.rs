@@ -181,9 +181,9 @@ pub fn narrate(context: &Context, report: &PullReport, dry_run: bool) {
     let ui = context.ui();
     for pulled in &report.refs {
         let version = if pulled.version.is_empty() {
-            "version without a name"
+            "version without a name".to_owned()
         } else {
-            &pulled.version
+            text::escape_text(&pulled.version)
         };
         let commit = pulled.commit.short();
         if pulled.old == Some(pulled.commit) && report.missing_blobs == 0 {

@@ -140,7 +140,7 @@ pub fn run_with(
             version,
             reference,
         } => {
-            let version = deployment::version_or(version, "a newer version");
+            let version = text::escape_text(deployment::version_or(version, "a newer version"));
             ui.status(format_args!(
                 "Available from {reference}: {version} ({})",
                 commit.short()
@@ -154,7 +154,7 @@ pub fn run_with(
             version,
             reference,
         } => {
-            let version = deployment::version_or(version, "a newer version");
+            let version = text::escape_text(deployment::version_or(version, "a newer version"));
             ui.status(format_args!(
                 "Fetched from {reference}: {version} ({}); `atomos upgrade --cache-only` deploys it",
                 commit.short()
