@@ -460,6 +460,26 @@ fn what_could_not_be_published_leaves_nothing_behind() {
 }
 
 #[test]
+fn no_patch_is_made_from_a_damaged_file() {
+    let scratch = published();
+    let list = scratch.atomos(&["ls", "--json", "os", "usr/lib/data"]).json();
+    let blob = list[0]["blob"].as_str().unwrap().to_owned();
+    scratch.write("tree/usr/lib/data", numbers(4000).replace("0000", "0x00"));
+    scratch.version("2");
+    // As long as it was, so that nobody sees it without reading.
+    let file = scratch.object("objects", &blob);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[1000] ^= 1;
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, bytes).unwrap();
+    let before = scratch.site_files();
+    let run = scratch.publish(&[]).code(6);
+    assert!(run.err.contains(&blob[..12]), "{}", run.err);
+    assert_eq!(scratch.site_files(), before);
+    scratch.publish(&["--no-patches"]).code(0);
+}
+
+#[test]
 fn two_refs_of_one_content_are_published_at_once() {
     let scratch = published();
     // First of what the site has the files of, then of what it has not.

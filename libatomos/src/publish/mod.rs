@@ -30,6 +30,7 @@ use crate::error::ErrorKind;
 use crate::failpoint::Tripped;
 use crate::fs::{FsError, LockError};
 use crate::names::RefName;
+use crate::patch::PatchError;
 use crate::repo::RepoError;
 use crate::sign::{KeyId, PublicKey, SignError, Signer};
 use crate::site::SiteError;
@@ -382,7 +383,7 @@ pub enum PublishError {
     },
     /// A patch cannot be made.
     #[error(transparent)]
-    Patch(#[from] crate::patch::PatchError),
+    Patch(PatchError),
     /// The site's formats.
     #[error(transparent)]
     Site(#[from] SiteError),
@@ -404,6 +405,17 @@ pub enum PublishError {
     /// A test stopped the operation here.
     #[error(transparent)]
     Failpoint(#[from] Tripped),
+}
+
+impl From<PatchError> for PublishError {
+    fn from(error: PatchError) -> Self {
+        match error {
+            PatchError::Repo(error) => Self::Repo(error),
+            PatchError::Fs(error) => Self::Fs(error),
+            PatchError::Cancelled(error) => Self::Cancelled(error),
+            error => Self::Patch(error),
+        }
+    }
 }
 
 impl PublishError {

@@ -180,7 +180,7 @@ fn read_exact(repo: &Repo, id: &BlobId, buffer: &mut [u8], offset: u64) -> Resul
     })
 }
 
-fn damaged(id: &BlobId) -> RepoError {
+pub(super) fn damaged(id: &BlobId) -> RepoError {
     RepoError::ObjectDamaged {
         kind: ObjectKind::Blob,
         digest: *id.digest(),

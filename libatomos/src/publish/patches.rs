@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
+use std::sync::{Mutex, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId};
+use crate::fs::{FsError, hash_file};
 use crate::patch::{BaseFinder, Job, MadeFrame, MakerOptions, Making, PatchError, make};
 use crate::progress::PhaseGuard;
-use crate::repo::{ObjectKind, Repo};
+use crate::repo::{ObjectKind, Repo, RepoError};
 use crate::site::{
     Artifact, BlobList, FileRef, HistoryEntry, Manifest, NOT_IN_TREE, PatchFrame, PatchTarget, for_each_file,
 };
@@ -19,7 +21,7 @@ use crate::site::{
 use super::PublishError;
 use super::consolidate::Known;
 use super::manifests::prefix;
-use super::pack::Output;
+use super::pack::{Output, damaged};
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
 
@@ -99,11 +101,26 @@ pub(super) fn carry(
 }
 
 /// Opens blobs for the maker.
-struct Blobs<'a>(&'a Repo);
+struct Blobs<'a> {
+    repo: &'a Repo,
+    /// Those whose bytes are what their names say.
+    verified: Mutex<HashSet<BlobId>>,
+}
 
 impl Making for Blobs<'_> {
     fn open(&self, blob: &BlobId) -> Result<File, PatchError> {
-        Ok(self.0.open_blob(blob)?)
+        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if !verified().contains(blob) {
+            // Every machine would fetch the patch of a damaged blob in vain.
+            let file = self.repo.open_blob(blob)?;
+            let (found, _) =
+                hash_file(&file).map_err(|error| RepoError::from(FsError::new("read", "a blob", error)))?;
+            if found != *blob {
+                return Err(damaged(blob).into());
+            }
+            verified().insert(*blob);
+        }
+        Ok(self.repo.open_blob(blob)?)
     }
 }
 
@@ -170,7 +187,11 @@ impl Patching<'_> {
         let mut output = Output::create(self.writer)?;
         let mut frames = Vec::new();
         let mut failed = None;
-        let made = make(jobs, &Blobs(self.repo), &self.options, self.cancel, &mut |made| {
+        let blobs = Blobs {
+            repo: self.repo,
+            verified: Mutex::default(),
+        };
+        let made = make(jobs, &blobs, &self.options, self.cancel, &mut |made| {
             let offset = output.size();
             let (patch, bytes) = match made {
                 MadeFrame::Windows { job, frames } => {
