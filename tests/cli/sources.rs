@@ -107,6 +107,20 @@ fn a_bad_member_is_named_and_nothing_is_committed() {
 }
 
 #[test]
+fn what_is_no_ostree_repository_is_said_to_be_none() {
+    let scratch = Scratch::new();
+    scratch.tree();
+    scratch.commit("first");
+    let run = scratch.atomos(&["import", "--ostree", "repo", "os"]).code(5);
+    assert!(
+        run.err
+            .starts_with("error: cannot read repo as an OSTree repository"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
 fn history_of_ostree_is_imported() {
     if !has_tool("ostree", "importing from OSTree") {
         return;

@@ -52,6 +52,12 @@ impl OstreeRepo {
             return Err(wrong("it has no file config".to_owned()));
         };
         let config = String::from_utf8_lossy(&config);
+        // Every OSTree repository says so, and nothing else that has a `config` does: an atomos repository, say.
+        match core_value(&config, "repo_version") {
+            Some("1") => {}
+            Some(_) => return Err(wrong("it is not of version 1".to_owned())),
+            None => return Err(wrong("its config names no repo_version".to_owned())),
+        }
         let mode = match core_value(&config, "mode").unwrap_or("bare") {
             "archive" | "archive-z2" => Mode::Archive,
             "bare" => Mode::Bare,
@@ -59,9 +65,6 @@ impl OstreeRepo {
             "bare-user-only" => Mode::BareUserOnly,
             other => return Err(wrong(format!("its mode {other:?} is not known"))),
         };
-        if core_value(&config, "repo_version").is_some_and(|version| version != "1") {
-            return Err(wrong("it is not of version 1".to_owned()));
-        }
         let objects = dir
             .open_dir_optional("objects")?
             .ok_or_else(|| wrong("it has no directory objects".to_owned()))?;
