@@ -42,7 +42,15 @@ impl Cli {
                 false => arg,
             }
         });
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let matches = command.try_get_matches().unwrap_or_else(|error| {
+            // A usage names what variables say as if it had to be given. Without them the error is the same.
+            let plain = Self::command().mut_args(|arg| arg.env(Resettable::Reset));
+            match plain.try_get_matches() {
+                Err(plain) if error.use_stderr() && plain.kind() == error.kind() => plain.exit(),
+                _ => error.exit(),
+            }
+        });
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
 

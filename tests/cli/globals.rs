@@ -86,6 +86,23 @@ fn a_command_line_that_is_not_understood_exits_with_2() {
 }
 
 #[test]
+fn a_usage_does_not_ask_for_what_a_variable_says() {
+    let scratch = Scratch::new();
+    // The variables for the repository and for progress are set.
+    let run = scratch.atomos(&["publish", "--to", "site"]).code(2);
+    assert!(
+        run.err.contains("Usage: atomos publish --to <DIR>"),
+        "{}",
+        run.err
+    );
+    assert!(
+        !run.err.contains("--progress") && !run.err.contains("--repo"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
 fn a_command_that_waits_says_for_whom() {
     let scratch = Scratch::new();
     let lock = std::fs::File::open(scratch.path("repo/lock")).unwrap();
