@@ -371,6 +371,39 @@ fn a_clock_that_somebody_ran_forward_is_repaired_by_a_rotation() {
 }
 
 #[test]
+fn a_key_set_that_has_expired_is_told_from_a_record_that_has() {
+    let world = World::new();
+    world.release("1");
+    let later = |days: i64| {
+        world
+            .try_pull(|options| options.now = Some(NOW + days * DAY))
+            .unwrap_err()
+    };
+    let error = later(31);
+    assert!(
+        matches!(error, PullError::Expired { key_set: None, .. }),
+        "{error}"
+    );
+    world.rotate(1, &key(11), &[&key(1), &key(11)]);
+    let path = world.site().join(key_set_path(1));
+    let envelope = Envelope::decode(&std::fs::read(&path).unwrap()).unwrap();
+    let mut set = KeySet::from_payload(envelope.unverified_payload()).unwrap();
+    set.expires = Some(NOW + 10 * DAY);
+    let envelope = Envelope::sign(KEYS_TYPE, set.to_payload(), &[&key(1), &key(11)]).unwrap();
+    std::fs::write(&path, envelope.encode()).unwrap();
+    world.publish_by(&key(11), NOW);
+    let error = later(11);
+    assert!(
+        matches!(&error, PullError::Expired { key_set: Some(1), expires, .. } if *expires == NOW + 10 * DAY),
+        "{error}"
+    );
+    assert!(
+        error.to_string().starts_with("key set 1, which verifies "),
+        "{error}"
+    );
+}
+
+#[test]
 fn nothing_is_signed_that_machines_would_take_for_expired() {
     let world = World::new();
     let attempt = |time: i64, key: &SecretKey| {
