@@ -261,6 +261,44 @@ fn a_client_that_slept_across_three_rotations_follows() {
 }
 
 #[test]
+fn the_end_of_a_key_set_is_told_before_it_comes() {
+    let scratch = published();
+    keys(&scratch, ["next"]);
+    for (days, is_told) in [("31", false), ("10", true)] {
+        let roles = ["--root", "next.pub", "--record", "next.pub"];
+        let more = ["--expires", days, "--site", "site", "-o", days];
+        create(&scratch, &[&roles[..], &more].concat()).code(0);
+        sign(&scratch, days, "key");
+        sign(&scratch, days, "next");
+        let to = format!("site-{days}");
+        let copied = std::process::Command::new("cp")
+            .args(["-a", "site", &to])
+            .current_dir(scratch.path(""))
+            .status();
+        assert!(copied.unwrap().success());
+        let run = scratch
+            .atomos(&[
+                "publish",
+                "--to",
+                &to,
+                "--key-set",
+                days,
+                "--key",
+                "next",
+                "--pinned",
+                "key.pub",
+            ])
+            .code(0);
+        assert_eq!(
+            run.err.contains("warning: key set 1 is good until "),
+            is_told,
+            "{}",
+            run.err
+        );
+    }
+}
+
+#[test]
 fn a_key_set_that_the_site_has_lost_is_told() {
     let scratch = published();
     let first = rotate(&scratch, 1, "key");
