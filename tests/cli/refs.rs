@@ -171,6 +171,20 @@ fn an_alias_is_published_only_where_it_is_named() {
 }
 
 #[test]
+fn a_published_alias_is_told_where_it_is_not_named() {
+    let scratch = crate::common::published();
+    scratch.atomos(&["refs", "--alias", "stable=os"]).code(0);
+    scratch.publish(&["--ref", "stable"]).code(0);
+    let run = scratch.publish(&[]).code(0);
+    assert!(
+        run.err.contains("`--ref stable` publishes an alias"),
+        "{}",
+        run.err
+    );
+    scratch.publish(&["--ref", "stable", "--renew"]).code(0);
+}
+
+#[test]
 fn a_reset_moves_a_ref_and_says_how_to_go_back() {
     let (scratch, first, second) = two_commits();
     let run = scratch.atomos(&["reset", "os", "os^"]).code(0);

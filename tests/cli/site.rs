@@ -322,7 +322,7 @@ fn a_ref_is_taken_off_a_site_and_makes_room_for_names_within_its_own() {
     let run = scratch.publish(&[]).code(0);
     assert!(
         run.err
-            .contains("warning: the site has a/y, and the repository does not"),
+            .contains("warning: the site has a/y, and it is not among the refs"),
         "{}",
         run.err
     );

@@ -228,7 +228,7 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
     }
     for name in &report.not_here {
         ui.warning(format_args!(
-            "the site has {name}, and the repository does not: its record is not signed anew, and machines refuse it when it expires; `atomos site remove-ref` takes it off the site"
+            "the site has {name}, and it is not among the refs of the repository: its record is not signed anew, and machines refuse it when it expires; `--ref {name}` publishes an alias, and `atomos site remove-ref` takes a ref off the site"
         ));
     }
     for name in &report.old_key_set {

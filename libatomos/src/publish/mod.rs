@@ -154,8 +154,8 @@ pub struct PublishReport {
     pub key_set_expires: Option<i64>,
     /// Refs of the site whose record an earlier key set has signed: machines that know the newer set refuse it.
     pub old_key_set: Vec<RefName>,
-    /// Refs of the site that the repository does not have, where all refs were to be published: nobody signs their records anew, and
-    /// machines refuse them when those expire.
+    /// Refs of the site that are not among those of the repository (aliases are not), where all were to be published: nobody signs their
+    /// records anew, and machines refuse them when those expire.
     pub not_here: Vec<RefName>,
     /// Key sets that the site has lost, relative to it: machines that know an older one cannot follow to the newest.
     pub lost_key_sets: Vec<String>,
