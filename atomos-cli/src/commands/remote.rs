@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use libatomos::error::ErrorKind;
-use libatomos::remote::{RemoteConfig, RemoteError, RemoteName, RemoteState};
+use libatomos::remote::{RemoteConfig, RemoteName, RemoteState};
 use serde::Serialize;
 
 use super::RunResult;
@@ -22,7 +22,7 @@ use crate::report::CliError;
 ///
 /// A remote is a published site, with the keys that its records must be signed by. Its configuration lies in the repository, in
 /// `remotes/NAME.toml`, which may be edited; `remotes/NAME.state` has what was seen of it, so that an old version is not taken
-/// for a new one.
+/// for a new one. What was seen is forgotten where other keys are put there: what the old ones vouched for counts no more.
 ///
 /// Besides what `add` writes there may stand, in seconds, `connect-timeout` (15 where it is missing), `stall-timeout` (30, without
 /// a byte) and `request-timeout` (3600, for one request), and `retries` (4): how often a mirror that fails is asked again. A key
@@ -293,26 +293,15 @@ fn config(args: &AddArgs) -> Result<RemoteConfig, CliError> {
 fn add(context: &Context, args: &AddArgs) -> Result<(), CliError> {
     let repo = context.open_repo()?;
     let config = config(args)?;
-    if args.force && RemoteConfig::list(&repo)?.contains(&args.name) {
-        // One that cannot be read is replaced, too.
-        match RemoteConfig::load(&repo, &args.name) {
-            Ok(old)
-                if old.keys == config.keys
-                    && old.key_set == config.key_set
-                    && old.no_verify == config.no_verify =>
-            {
-                config.save(&repo, &args.name)?;
-            }
-            Ok(_) | Err(RemoteError::Config { .. }) => {
-                RemoteConfig::remove(&repo, &args.name)?;
-                config.create(&repo, &args.name)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    } else {
-        config.create(&repo, &args.name)?;
-    }
     let ui = context.ui();
+    if !args.force {
+        config.create(&repo, &args.name)?;
+    } else if config.replace(&repo, &args.name)? {
+        ui.status(format_args!(
+            "The keys are others: what was seen of {} is forgotten",
+            args.name
+        ));
+    }
     if config.no_verify {
         ui.warning(format_args!(
             "whatever {} sends will be believed, whoever made it",
@@ -330,11 +319,13 @@ fn add(context: &Context, args: &AddArgs) -> Result<(), CliError> {
 fn model(context: &Context, name: &RemoteName) -> Result<RemoteModel, CliError> {
     let repo = context.open_repo()?;
     let config = RemoteConfig::load(&repo, name)?;
-    let state = RemoteState::load(&repo, name)?;
     let pinned = config
         .pinned_keys()
         .map_err(|reason| CliError::of_kind(libatomos::ErrorKind::Invalid, reason))?;
-    let trusted = state.keys.as_ref().or(pinned.as_ref());
+    // As the next pull sees it.
+    let mut state = RemoteState::load(&repo, name)?;
+    state.begin_with(pinned);
+    let trusted = state.keys.as_ref();
     Ok(RemoteModel {
         name: name.to_string(),
         keys: trusted.map_or_else(Vec::new, |keys| {

@@ -62,6 +62,9 @@ fn hint_for_remote(error: &RemoteError) -> Option<String> {
         RemoteError::Exists { name } => {
             format!("--force replaces it; `atomos remote show {name}` shows it")
         }
+        RemoteError::Replaced { name } => {
+            format!("`atomos remote show {name}` shows the keys that count now; run the command again")
+        }
         RemoteError::Config { path, .. } => format!("look at {}", shown(path)),
         RemoteError::DamagedState { path, .. } => format!(
             "remove {}, if you are sure that nobody offers you an old version: the next record is then taken for the newest",

@@ -158,6 +158,8 @@ impl Run<'_, '_> {
                 set_verified(repo, &release.commit, false)?;
             }
         }
+        // Keys that a person took back while this ran must not move a ref.
+        self.session.check_keys()?;
         crate::failpoint::hit("pull.marked")?;
         self.report.stored = transaction.commit()?;
         crate::failpoint::hit("pull.committed")?;

@@ -138,6 +138,12 @@ impl<'a> Session<'a> {
         &self.state
     }
 
+    /// Refuses to go on where other keys were given for the remote meanwhile, or it is gone.
+    pub(super) fn check_keys(&self) -> Result<(), PullError> {
+        self.state.check_pinned(self.repo, &self.name)?;
+        Ok(())
+    }
+
     /// Returns the newest record that was seen, as it was served.
     pub(super) fn record_text(&self, reference: &RefName) -> String {
         self.state

@@ -71,12 +71,12 @@ impl Trust<'_> {
                 path: format!("remotes/{}.toml", self.name).into(),
                 reason,
             })?;
-        // A person may have given a newer key set than the one that was followed to.
-        let number = |keys: &Option<TrustedKeys>| keys.as_ref().map(TrustedKeys::number);
-        if number(&state.keys) < number(&pinned)
-            && let Some(pinned) = pinned
-        {
-            state.go_over_to(pinned);
+        if state.begin_with(pinned) {
+            let text = format!(
+                "other keys are given for the remote {} than before: what was seen of it is forgotten",
+                self.name
+            );
+            self.source.progress().report(Event::Warning { text: &text });
         }
         let seen = state.refs.get(reference).cloned();
         let known = match &seen {

@@ -693,3 +693,81 @@ fn what_nobody_vouched_for_is_marked_before_a_ref_names_it_whatever_stops_the_pu
     }
     assert_eq!(unverified_commits(&world.client).unwrap(), [].into());
 }
+
+#[test]
+fn a_key_that_is_taken_out_of_the_file_counts_no_more() {
+    let world = World::new();
+    world.release("1");
+    world.remote(|config| config.keys.push(key(2).public().to_pem()));
+    world.pull();
+    // The stolen key says that there is a newer version, and runs the counter forward.
+    world.forge(&key(2), |record| record.sequence = u64::MAX);
+    world.try_pull(|_| {}).unwrap();
+    world.remote(|_| {});
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
+    world.forge(&key(1), |record| record.sequence = 2);
+    world.try_pull(|_| {}).unwrap();
+}
+
+#[test]
+fn keys_in_another_order_leave_what_was_seen() {
+    let world = World::new();
+    world.release("1");
+    let old = std::fs::read(world.record_file()).unwrap();
+    let others = [key(2), key(3)].map(|key| key.public().to_pem());
+    world.remote(|config| config.keys.extend(others.clone()));
+    world.write("usr/bin/new", b"2");
+    world.release("2");
+    world.pull();
+    world.remote(|config| config.keys.splice(..0, others.clone()).for_each(drop));
+    std::fs::write(world.record_file(), &old).unwrap();
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Older { .. }), "{error}");
+}
+
+#[test]
+fn a_chain_of_which_nobody_knows_where_it_began_is_followed_again() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    world.rotate(1, &key(2), &[&key(1), &key(2)]);
+    world.publish_by(&key(2), NOW + 1);
+    world.pull();
+    let file = world.client.dir().path().join("remotes/origin.state");
+    let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(state.as_object_mut().unwrap().remove("pinned").is_some());
+    let old = serde_json::to_vec(&state).unwrap();
+    std::fs::write(&file, &old).unwrap();
+    assert!(world.try_pull(|_| {}).unwrap().unchanged);
+    let state = crate::remote::RemoteState::load(&world.client, &super::tests::name()).unwrap();
+    assert_eq!(state.keys.unwrap().number(), 1);
+    // From other keys it does not lead there.
+    std::fs::write(&file, &old).unwrap();
+    world.remote(|config| config.keys = vec![key(7).public().to_pem()]);
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
+}
+
+#[test]
+fn keys_that_are_taken_back_while_a_pull_runs_move_no_ref() {
+    let world = World::new();
+    world.release("1");
+    let options = world.session(|_| {});
+    let cancel = Cancel::new();
+    let mut session =
+        Session::open(&world.client, &super::tests::name(), &options, &NoProgress, &cancel).unwrap();
+    session.look(&os()).unwrap();
+    let mut config = session.config().clone();
+    config.keys = vec![key(7).public().to_pem()];
+    assert!(config.replace(&world.client, &super::tests::name()).unwrap());
+    let wanted = Wanted {
+        reference: os(),
+        selector: Selector::Newest,
+    };
+    let error = session.pull(&[wanted], &PullOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("other keys were given"), "{error}");
+    assert!(world.client.refs().unwrap().is_empty());
+    let file = world.client.dir().path().join("remotes/origin.state");
+    assert!(!file.exists());
+}

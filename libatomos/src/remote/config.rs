@@ -12,6 +12,7 @@ use crate::repo::{Repo, RepoError};
 use crate::sign::{KeySetDraft, PublicKey, TrustedKeys};
 use crate::transport::without_secrets;
 
+use super::state::{digest_of, lock};
 use super::{REMOTES, RemoteError, RemoteState, check};
 
 /// Bytes in a remote's configuration.
@@ -181,6 +182,14 @@ impl RemoteConfig {
             .map_err(|error| error.to_string())
     }
 
+    /// Returns the keys of `name`, whose configuration this is, as [`RemoteConfig::pinned_keys`] does.
+    pub(crate) fn pinned(&self, repo: &Repo, name: &RemoteName) -> Result<Option<TrustedKeys>, RemoteError> {
+        self.pinned_keys().map_err(|reason| RemoteError::Config {
+            path: repo.dir().path().join(REMOTES).join(format!("{name}.toml")),
+            reason,
+        })
+    }
+
     /// Reads the text of a configuration.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| {
@@ -223,16 +232,36 @@ impl RemoteConfig {
 
     /// Writes the configuration of a remote that does not exist yet. Durable on return.
     pub fn create(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
-        let file = format!("{name}.toml");
-        let dir = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)?;
-        if let Some(dir) = dir
-            && dir.exists(file).map_err(RepoError::from)?
-        {
+        repo.check_writable()?;
+        let _lock = lock(repo)?;
+        let dir = repo.dir().open_dir(REMOTES).map_err(RepoError::from)?;
+        if dir.exists(format!("{name}.toml")).map_err(RepoError::from)? {
             return Err(RemoteError::Exists { name: name.clone() });
         }
         // What another remote of that name has seen says nothing of this one.
-        RemoteState::forget(repo, name)?;
+        RemoteState::forget_in(&dir, name)?;
         self.save(repo, name)
+    }
+
+    /// Writes the configuration of `name` in one step, whether there is one or not. Where the keys are others than those that
+    /// were given, what was seen is forgotten. Returns whether something was. Durable on return.
+    pub fn replace(&self, repo: &Repo, name: &RemoteName) -> Result<bool, RemoteError> {
+        repo.check_writable()?;
+        let _lock = lock(repo)?;
+        let pinned = self.pinned(repo, name)?;
+        let is_same = match Self::load(repo, name).and_then(|old| old.pinned(repo, name)) {
+            Ok(old) => old.as_ref().map(digest_of) == pinned.as_ref().map(digest_of),
+            // One that cannot be read is replaced, too.
+            Err(RemoteError::NotFound { .. } | RemoteError::Config { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        self.save(repo, name)?;
+        if is_same {
+            return Ok(false);
+        }
+        // A pull that finds it here still, after an interruption, sees that it is other keys'.
+        let dir = repo.dir().open_dir(REMOTES).map_err(RepoError::from)?;
+        RemoteState::forget_in(&dir, name)
     }
 
     /// Writes the configuration of `name`, readable by its owner alone: headers may be secret. Durable on return.
@@ -277,11 +306,12 @@ impl RemoteConfig {
             .open_dir_optional(REMOTES)
             .map_err(RepoError::from)?
             .ok_or_else(not_found)?;
+        let _lock = lock(repo)?;
         if !dir.exists(&file).map_err(RepoError::from)? {
             return Err(not_found());
         }
         // First what was seen: a later remote of that name must not inherit its keys if this is interrupted.
-        RemoteState::forget(repo, name)?;
+        RemoteState::forget_in(&dir, name)?;
         dir.remove_file_optional(&file).map_err(RepoError::from)?;
         dir.sync_fs().map_err(RepoError::from)?;
         Ok(())

@@ -52,6 +52,12 @@ pub enum RemoteError {
         /// The name.
         name: RemoteName,
     },
+    /// Other keys were given for it while it was asked. What was learnt by the old ones is not remembered.
+    #[error("other keys were given for the remote {name} meanwhile")]
+    Replaced {
+        /// The name.
+        name: RemoteName,
+    },
     /// Its configuration is not acceptable.
     #[error("cannot use the remote's configuration {}: {reason}", path.display())]
     Config {
@@ -91,6 +97,7 @@ impl RemoteError {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::Replaced { .. } => ErrorKind::Conflict,
             Self::Config { .. } | Self::File { .. } => ErrorKind::Invalid,
             Self::DamagedState { .. } => ErrorKind::Corrupt,
             Self::Transport(error) => error.kind(),

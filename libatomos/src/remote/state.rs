@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::CommitId;
+use crate::digest::{CommitId, Digest};
 use crate::fs::{Dir, FileLock};
 use crate::names::RefName;
 use crate::repo::{Repo, RepoError};
 use crate::sign::TrustedKeys;
 
-use super::{REMOTES, RemoteError, RemoteName};
+use super::{REMOTES, RemoteConfig, RemoteError, RemoteName};
 
-/// Held while what was seen is changed. No remote's file ends like this.
+/// Held while a remote, or what was seen of it, is changed. No remote's file ends like this.
 const LOCK: &str = "lock";
 
 /// Bytes in a remembered state.
@@ -47,6 +47,10 @@ pub struct RemoteState {
     /// The newest key set of the chain that begins with the keys that a person gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<TrustedKeys>,
+    /// Which keys a person had given when the chain began: the digest of the set that they make, whatever their order and
+    /// encoding. Files of programs that did not note it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Digest>,
     /// The latest time that a believed record of this key set was signed at, in seconds since 1970.
     #[serde(default)]
     pub newest_time: i64,
@@ -94,8 +98,7 @@ impl RemoteState {
         change: impl FnOnce(&mut Self) -> T,
     ) -> Result<T, RemoteError> {
         repo.check_writable()?;
-        let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
-        let _lock = lock(repo, &dir)?;
+        let _lock = lock(repo)?;
         let mut state = Self::load(repo, name)?;
         let before = state.clone();
         let result = change(&mut state);
@@ -107,11 +110,79 @@ impl RemoteState {
 
     /// Remembers all of this besides what another process may have written meanwhile: of two, the newer stays. Returns
     /// what is known then. Durable on return.
+    ///
+    /// # Errors
+    /// [`RemoteError::Replaced`] or [`RemoteError::NotFound`] where the remote has other keys by now, or is gone: what was
+    /// learnt under keys that a person took back must not be there again. Nothing is written then.
     pub fn remember(&self, repo: &Repo, name: &RemoteName) -> Result<Self, RemoteError> {
-        Self::update(repo, name, |state| {
-            state.merge(self);
-            state.clone()
-        })
+        repo.check_writable()?;
+        let _lock = lock(repo)?;
+        let pinned = self.check_pinned(repo, name)?;
+        let before = Self::load(repo, name)?;
+        let mut state = before.clone();
+        // It may be that of keys that stood in the file before.
+        state.begin_with(pinned);
+        state.merge(self);
+        if state != before {
+            state.save(repo, name)?;
+        }
+        Ok(state)
+    }
+
+    /// Returns the keys that a person gives for `name` now, which must be those that this began with.
+    pub(crate) fn check_pinned(
+        &self,
+        repo: &Repo,
+        name: &RemoteName,
+    ) -> Result<Option<TrustedKeys>, RemoteError> {
+        let pinned = RemoteConfig::load(repo, name)?.pinned(repo, name)?;
+        if pinned.as_ref().map(digest_of) != self.pinned {
+            return Err(RemoteError::Replaced { name: name.clone() });
+        }
+        Ok(pinned)
+    }
+
+    /// Begins anew where `pinned`, the keys that a person gives (`None` with `no-verify`), are not those that this began
+    /// with: a key that was taken out counts no more, nor does what it vouched for. Returns whether something that counted
+    /// is forgotten. A newer set than the one that was followed to is gone over to, and nothing is forgotten.
+    pub fn begin_with(&mut self, pinned: Option<TrustedKeys>) -> bool {
+        let Some(pinned) = pinned else {
+            let forgets = self.keys.is_some();
+            if forgets {
+                *self = Self::default();
+            }
+            return forgets;
+        };
+        let digest = digest_of(&pinned);
+        let Some(keys) = &self.keys else {
+            // Nobody vouched for what was seen.
+            *self = Self {
+                pinned: Some(digest),
+                keys: Some(pinned),
+                ..Self::default()
+            };
+            return false;
+        };
+        if self.pinned == Some(digest) {
+            return false;
+        }
+        let is_newer = keys.number() < pinned.number();
+        let is_same = self.pinned.is_none() && keys.number() == pinned.number() && digest_of(keys) == digest;
+        // Nobody noted what this began with. So it is shown again: the chain is followed anew from the keys that are given now,
+        // and what was seen stays, so that nothing old is believed meanwhile.
+        let is_unknown = self.pinned.is_none() && keys.number() > pinned.number();
+        if is_newer {
+            self.go_over_to(pinned);
+        } else if is_unknown {
+            self.keys = Some(pinned);
+        } else if !is_same {
+            *self = Self {
+                keys: Some(pinned),
+                ..Self::default()
+            };
+        }
+        self.pinned = Some(digest);
+        !(is_newer || is_unknown || is_same)
     }
 
     /// Goes over to a key set. What the set before it vouched for beside the order of records is forgotten: whoever stole
@@ -170,16 +241,32 @@ impl RemoteState {
         let Some(dir) = repo.dir().open_dir_optional(REMOTES).map_err(RepoError::from)? else {
             return Ok(());
         };
-        let removed = dir.remove_file_optional(Self::file_name(name));
-        if removed.map_err(RepoError::from)? {
+        let _lock = lock(repo)?;
+        Self::forget_in(&dir, name)?;
+        Ok(())
+    }
+
+    /// Forgets what was seen of `name`, for whoever has the lock. Returns whether there was something.
+    pub(super) fn forget_in(dir: &Dir, name: &RemoteName) -> Result<bool, RemoteError> {
+        let removed = dir
+            .remove_file_optional(Self::file_name(name))
+            .map_err(RepoError::from)?;
+        if removed {
             dir.sync_fs().map_err(RepoError::from)?;
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
-fn lock(repo: &Repo, dir: &Dir) -> Result<FileLock, RemoteError> {
-    Ok(repo.lock_other(dir, LOCK, "what was seen of remotes")?)
+/// Names a set of keys by what it says.
+pub(super) fn digest_of(keys: &TrustedKeys) -> Digest {
+    Digest::of(&keys.set().to_payload())
+}
+
+/// Held while a remote, or what was seen of it, is changed. Not to be taken twice.
+pub(super) fn lock(repo: &Repo) -> Result<FileLock, RemoteError> {
+    let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
+    Ok(repo.lock_other(&dir, LOCK, "what was seen of remotes")?)
 }
 
 /// The file that says which commits came without anybody vouching for them. It outlives the remote.
@@ -208,7 +295,7 @@ pub fn set_verified(repo: &Repo, commit: &CommitId, verified: bool) -> Result<()
         return Ok(());
     }
     let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;
-    let _lock = lock(repo, &dir)?;
+    let _lock = lock(repo)?;
     let mut commits = unverified_commits(repo)?;
     let changed = if verified {
         commits.remove(commit)

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::digest::{CommitId, Digest};
 use crate::error::ErrorKind;
 use crate::repo::Repo;
-use crate::sign::{SecretKey, Signer, TrustedKeys};
+use crate::sign::{KeySet, Role, SecretKey, Signer, TrustedKeys};
 use crate::testing::TestRepo;
 
 use super::{RemoteConfig, RemoteError, RemoteName, RemoteState, SeenRef, set_verified, unverified_commits};
@@ -140,6 +140,7 @@ fn state() -> RemoteState {
     RemoteState {
         repository: Some("0".repeat(32)),
         keys: Some(TrustedKeys::pinned([SecretKey::generate().unwrap().public()]).unwrap()),
+        pinned: None,
         newest_time: 1_700_000_000,
         refs: [("os".parse().unwrap(), seen((0, 1)))].into(),
     }
@@ -227,10 +228,12 @@ fn pulls_at_once_do_not_forget_what_the_other_has_seen() {
 fn of_two_memories_the_newer_stays() {
     let test = TestRepo::new();
     let (repo, origin) = (test.repo(), name("origin"));
+    let config = sample();
+    config.create(repo, &origin).unwrap();
     let [old, new] = [1, 2].map(|sequence| RemoteState {
         newest_time: sequence as i64,
         refs: [("os".parse().unwrap(), seen((0, sequence)))].into(),
-        ..state()
+        ..begun_with(&config)
     });
     let mut other = new.clone();
     other.refs = [("other".parse().unwrap(), seen((0, 1)))].into();
@@ -245,6 +248,140 @@ fn of_two_memories_the_newer_stays() {
     repaired.refs = [("os".parse().unwrap(), seen((1, 1)))].into();
     let known = repaired.remember(repo, &origin).unwrap();
     assert_eq!(known.refs[&"os".parse().unwrap()].order, (1, 1));
+}
+
+/// What was seen of a remote of which nothing has been asked yet.
+fn begun_with(config: &RemoteConfig) -> RemoteState {
+    let mut state = RemoteState::default();
+    state.begin_with(config.pinned_keys().unwrap());
+    state
+}
+
+/// A set of one key, as a site publishes it.
+fn key_set(number: u64) -> TrustedKeys {
+    let key = SecretKey::generate().unwrap().public();
+    let role = Role {
+        keys: [key.id()].into(),
+        threshold: 1,
+    };
+    TrustedKeys::given(KeySet {
+        repository: "0".repeat(32),
+        number,
+        time: 1,
+        expires: None,
+        keys: [(key.id(), key)].into(),
+        root: role.clone(),
+        record: role,
+        release: None,
+    })
+}
+
+#[test]
+fn keys_that_were_taken_back_are_not_written_again_by_who_still_has_them() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    let old = sample();
+    old.create(repo, &origin).unwrap();
+    let mut running = begun_with(&old);
+    running
+        .refs
+        .insert("os".parse().unwrap(), seen((0, u64::MAX)));
+    running.remember(repo, &origin).unwrap();
+    let new = sample();
+    assert!(new.replace(repo, &origin).unwrap(), "other keys");
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), RemoteState::default());
+    let error = running.remember(repo, &origin).unwrap_err();
+    assert!(matches!(error, RemoteError::Replaced { .. }), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    RemoteConfig::remove(repo, &origin).unwrap();
+    let error = running.remember(repo, &origin).unwrap_err();
+    assert!(matches!(error, RemoteError::NotFound { .. }), "{error}");
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), RemoteState::default());
+}
+
+#[test]
+fn the_same_keys_in_another_order_or_encoding_are_no_others() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    let [a, b] = [0; 2].map(|_| SecretKey::generate().unwrap().public());
+    let with = |keys: &[String]| RemoteConfig {
+        keys: keys.to_vec(),
+        ..sample()
+    };
+    let old = with(&[a.to_pem(), b.to_pem()]);
+    assert!(!old.replace(repo, &origin).unwrap(), "there was none");
+    let mut state = begun_with(&old);
+    state.refs.insert("os".parse().unwrap(), seen((0, 5)));
+    let state = state.remember(repo, &origin).unwrap();
+    let reordered = with(&[format!("\n{}\n", b.to_pem()), a.to_pem(), b.to_pem()]);
+    assert!(!reordered.replace(repo, &origin).unwrap());
+    assert_eq!(RemoteConfig::load(repo, &origin).unwrap(), reordered);
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), state);
+    state.remember(repo, &origin).unwrap();
+    assert!(with(&[a.to_pem()]).replace(repo, &origin).unwrap());
+    // One that cannot be read is replaced, and what was seen of it goes.
+    std::fs::write(test.path().join("remotes/origin.toml"), "urls").unwrap();
+    state.save(repo, &origin).unwrap();
+    assert!(old.replace(repo, &origin).unwrap());
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), RemoteState::default());
+}
+
+#[test]
+fn what_other_keys_vouched_for_is_forgotten() {
+    let [one, other] = [0; 2].map(|_| sample());
+    let begun = |pinned: &RemoteConfig| {
+        let mut state = begun_with(pinned);
+        state.refs.insert("os".parse().unwrap(), seen((0, 1)));
+        state
+    };
+    let mut state = begun(&one);
+    assert!(!state.begin_with(one.pinned_keys().unwrap()));
+    assert_eq!(state, begun(&one));
+    assert!(state.begin_with(other.pinned_keys().unwrap()));
+    assert_eq!(state, begun_with(&other));
+    assert!(state.begin_with(None), "no-verify");
+    assert_eq!(state, RemoteState::default());
+    // Whoever follows the chain stays where he is as long as it began with these keys.
+    let mut followed = begun(&one);
+    followed.go_over_to(key_set(3));
+    let before = followed.clone();
+    assert!(!followed.begin_with(one.pinned_keys().unwrap()));
+    assert_eq!(followed, before);
+    assert!(followed.begin_with(other.pinned_keys().unwrap()));
+    assert_eq!(followed, begun_with(&other));
+    // A newer set than the one that was followed to.
+    let mut state = begun(&one);
+    let set = key_set(1);
+    assert!(!state.begin_with(Some(set.clone())));
+    assert_eq!(state.keys, Some(set));
+    assert_eq!(state.refs.len(), 1);
+}
+
+#[test]
+fn a_memory_that_does_not_say_what_it_began_with_is_shown_again() {
+    let config = sample();
+    let old = |keys: TrustedKeys| RemoteState {
+        pinned: None,
+        keys: Some(keys),
+        ..state()
+    };
+    let pinned = || config.pinned_keys().unwrap();
+    let digest = begun_with(&config).pinned;
+    assert!(digest.is_some());
+    // The keys themselves are in it.
+    let mut same = old(pinned().unwrap());
+    assert!(!same.begin_with(pinned()));
+    assert_eq!((same.refs.len(), same.pinned), (1, digest));
+    let mut edited = old(sample().pinned_keys().unwrap().unwrap());
+    assert!(edited.begin_with(pinned()));
+    assert_eq!(edited, begun_with(&config));
+    // Where the chain has gone on nobody can tell: it is followed again, and nothing older than what was seen is believed.
+    let mut followed = old(key_set(3));
+    assert!(!followed.begin_with(pinned()));
+    assert_eq!(followed.keys, pinned());
+    assert_eq!((followed.refs.len(), followed.pinned), (1, digest));
+    let text = serde_json::to_string(&old(key_set(3))).unwrap();
+    assert!(!text.contains("pinned"), "{text}");
 }
 
 #[test]
