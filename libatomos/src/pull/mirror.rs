@@ -15,8 +15,8 @@ use crate::digest::Digest;
 use crate::fs::{Dir, FileLock, FsError, LockMode, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Unit};
-use crate::remote::Metered;
-use crate::sign::Envelope;
+use crate::remote::{Fetched, Metered, Rejection};
+use crate::sign::{Envelope, KeySet, SignError, TrustedKeys};
 use crate::site::{
     Artifact, FileRef, INFO, KEYS, Manifest, Record, Release, SiteInfo, key_set_path, limits, record_path,
 };
@@ -191,8 +191,8 @@ impl Session<'_> {
         }
         drop(phase);
         let newest_keys = records.iter().map(|(_, _, keys)| *keys).max().unwrap_or(0);
-        for number in 1..=newest_keys {
-            self.copy_small(&dir, &key_set_path(number), verify)?;
+        if let Some(repository) = &repository {
+            self.copy_keys(&dir, newest_keys, repository)?;
         }
         if let Some(repository) = repository.filter(|_| !matches!(dir.exists(INFO), Ok(true))) {
             let info = SiteInfo {
@@ -267,16 +267,75 @@ impl Session<'_> {
         }
     }
 
-    fn copy_small(&self, dir: &Dir, path: &str, again: bool) -> Result<(), PullError> {
-        if !again && dir.exists(path)? {
-            return Ok(());
-        }
-        let request = Request::whole(path, limits::MAX_RECORD as u64);
-        if let crate::remote::Fetched::New(bytes) = self.source().read(&request, |bytes, _| Ok(bytes))? {
-            if let Some(parent) = Path::new(path).parent() {
-                dir.ensure_dir_all(parent, 0o755)?;
+    /// Copies the key sets up to `newest`, and what is there already only if it is what it should be: machines that are made
+    /// later follow the chain through them.
+    fn copy_keys(&self, dir: &Dir, newest: u64, repository: &str) -> Result<(), PullError> {
+        let mut chain = Chain {
+            followed: self.config.pinned(self.repo, &self.name)?,
+            in_use: self.state().keys.clone(),
+            repository,
+        };
+        for number in 1..=newest {
+            let path = key_set_path(number);
+            if let Some(bytes) = dir.read_optional(&path, limits::MAX_RECORD)?
+                && chain.take(number, &bytes).is_ok()
+            {
+                continue;
             }
-            dir.write_atomic(path, &bytes, 0o644)?;
+            let request = Request::whole(&path, limits::MAX_RECORD as u64);
+            let fetched = self.source().read(&request, |bytes, _| {
+                chain.take(number, &bytes).map_err(Rejection::new)?;
+                Ok(bytes)
+            })?;
+            if let Fetched::New(bytes) = fetched {
+                dir.ensure_dir(KEYS, 0o755)?;
+                dir.write_atomic(&path, &bytes, 0o644)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Judges the key sets of a site, one after the other.
+struct Chain<'a> {
+    /// The set that was followed to, from the one that a person gave; none with `no-verify`.
+    followed: Option<TrustedKeys>,
+    /// Where the chain leads.
+    in_use: Option<TrustedKeys>,
+    repository: &'a str,
+}
+
+impl Chain<'_> {
+    /// Takes set `number` if it is the next one of the chain. Those that come before the one that a person gave are no link of
+    /// it: they are taken if they are what their place says.
+    fn take(&mut self, number: u64, bytes: &[u8]) -> Result<(), SignError> {
+        let invalid = |reason: &str| SignError::InvalidKeySet {
+            reason: reason.to_owned(),
+        };
+        let set = match &self.followed {
+            Some(followed) if followed.number() < number => followed.advance(bytes)?,
+            followed => {
+                let set = KeySet::from_payload(Envelope::decode(bytes)?.unverified_payload())?;
+                if followed
+                    .as_ref()
+                    .is_some_and(|given| given.number() == number && *given.set() != set)
+                {
+                    return Err(invalid("it is another set than the one that the remote was given"));
+                }
+                TrustedKeys::given(set)
+            }
+        };
+        if set.number() != number || set.set().repository != self.repository {
+            return Err(invalid("it is the key set of another number or repository"));
+        }
+        if let Some(in_use) = &self.in_use
+            && in_use.number() == number
+            && *in_use != set
+        {
+            return Err(invalid("it is another set than the one in use"));
+        }
+        if self.followed.as_ref().is_some_and(|followed| followed.number() < number) {
+            self.followed = Some(set);
         }
         Ok(())
     }

@@ -771,3 +771,48 @@ fn keys_that_are_taken_back_while_a_pull_runs_move_no_ref() {
     let file = world.client.dir().path().join("remotes/origin.state");
     assert!(!file.exists());
 }
+
+#[test]
+fn a_mirror_takes_key_sets_that_lead_from_the_given_keys_to_those_in_use() {
+    let mut world = World::new();
+    world.release("1");
+    world.rotate(1, &key(2), &[&key(1), &key(2)]);
+    world.rotate(2, &key(3), &[&key(2), &key(3)]);
+    world.publish_by(&key(3), NOW + 1);
+    let copy = world.scratch.path().join("copy");
+    let mirror = |world: &World| {
+        let options = world.session(|_| {});
+        let cancel = Cancel::new();
+        Session::open(&world.client, &super::tests::name(), &options, &NoProgress, &cancel)
+            .unwrap()
+            .mirror(&[os()], &copy, &MirrorOptions::default())
+    };
+    mirror(&world).unwrap();
+    let good = [1, 2].map(|number| std::fs::read(world.site().join(key_set_path(number))).unwrap());
+    let read = |dir: &std::path::Path, number| std::fs::read(dir.join(key_set_path(number))).unwrap();
+    // What an earlier run took for a key set is judged as what comes.
+    for bad in [b"<html>log in</html>".to_vec(), good[1].clone()] {
+        std::fs::write(copy.join(key_set_path(1)), bad).unwrap();
+        mirror(&world).unwrap();
+        assert_eq!(read(&copy, 1), good[0]);
+    }
+    // From now on the machine is where the chain ends, and a page stands in the place of its beginning.
+    std::fs::remove_dir_all(&copy).unwrap();
+    std::fs::write(world.site().join(key_set_path(1)), "<html>log in</html>").unwrap();
+    let error = mirror(&world).unwrap_err();
+    assert!(error.to_string().contains("keys/1"), "{error}");
+    assert!(!copy.join(key_set_path(1)).exists());
+    assert!(!copy.join("refs/os").exists());
+    // One who was given a later set has no way to verify an earlier one, and sees that it is none.
+    let set = String::from_utf8(good[1].clone()).unwrap();
+    world.start_over();
+    world.remote(|config| {
+        config.keys.clear();
+        config.key_set = Some(set.clone());
+    });
+    mirror(&world).unwrap_err();
+    std::fs::write(world.site().join(key_set_path(1)), &good[0]).unwrap();
+    mirror(&world).unwrap();
+    assert_eq!(read(&copy, 1), good[0]);
+    assert_eq!(read(&copy, 2), good[1]);
+}
