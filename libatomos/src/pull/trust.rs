@@ -61,7 +61,7 @@ pub(super) struct Trust<'a> {
 }
 
 impl Trust<'_> {
-    /// Looks at a ref's record, by one request that brings nothing where nothing changed. What was learnt is in `state`
+    /// Looks at a ref's record, by one request that brings nothing where nothing changed and it came within a day. What was learnt is in `state`
     /// then, and is to be saved before it is acted upon.
     pub(super) fn look(&self, reference: &RefName, state: &mut RemoteState) -> Result<Record, PullError> {
         let pinned = self
@@ -87,9 +87,10 @@ impl Trust<'_> {
         };
         let path = record_path(reference);
         let request = Request::whole(&path, limits::MAX_RECORD as u64);
-        let etag = seen.as_ref().and_then(|seen| seen.etag.clone());
-        let unchanged = etag.as_ref().filter(|_| known.is_some());
-        let unchanged = unchanged.map(|(site, tag)| (site.as_str(), tag.as_str()));
+        let unchanged = seen
+            .as_ref()
+            .filter(|_| known.is_some())
+            .and_then(|seen| seen.condition(self.now));
         let mut why = None;
         let mut learnt = state.clone();
         let fetched = self.source.read_if_changed(&request, unchanged, |bytes, meta| {
@@ -162,7 +163,7 @@ impl Trust<'_> {
             state.repository.get_or_insert_with(|| record.repository.clone());
         }
         seen.record = String::from_utf8_lossy(bytes).into_owned();
-        seen.etag = meta.etag.clone().map(|tag| (meta.site.clone(), tag));
+        seen.note_fetched(self.now, &meta.site, meta.etag.as_deref());
         Ok(record)
     }
 

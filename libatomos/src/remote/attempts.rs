@@ -24,6 +24,8 @@ pub struct Attempts<'s, 'a> {
     out: Vec<bool>,
     /// Mirrors that refused a range of this thing.
     whole: Vec<bool>,
+    /// Mirrors that refused to say whether it has changed.
+    always: Vec<bool>,
     current: usize,
     last: Option<TransportError>,
     /// Whether `last` is that of a body, of a server that answers.
@@ -38,6 +40,7 @@ impl<'s, 'a> Attempts<'s, 'a> {
             tries: vec![0; mirrors],
             out: vec![false; mirrors],
             whole: vec![false; mirrors],
+            always: vec![false; mirrors],
             current: 0,
             last: None,
             broke_off: false,
@@ -76,6 +79,9 @@ impl Attempts<'_, '_> {
             if let Some((site, tag)) = known {
                 request.if_none_match = (site == mirror.transport.url()).then_some(tag);
             }
+            if self.always[index] {
+                request.if_none_match = None;
+            }
             self.source.requests.fetch_add(1, Ordering::Relaxed);
             let asked = self.source.options.timer.now();
             match mirror.transport.get(&request) {
@@ -98,6 +104,10 @@ impl Attempts<'_, '_> {
                     }
                     if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() {
                         self.whole[index] = true;
+                        self.last = Some(error);
+                    } else if error.kind == TransportErrorKind::Denied && request.if_none_match.is_some() {
+                        // It may be the condition that the server does not like: a header that is too long for it.
+                        self.always[index] = true;
                         self.last = Some(error);
                     } else if error.is_temporary() {
                         self.temporary(error);

@@ -21,6 +21,13 @@ const LOCK: &str = "lock";
 /// Bytes in a remembered state.
 const MAX_STATE: usize = 16 * 1024 * 1024;
 
+/// Bytes of an ETag that is worth remembering. Servers refuse headers that are too long.
+const MAX_ETAG: usize = 256;
+
+/// Seconds for which a server is asked only whether a record has changed. Whoever forged the record's ETag once keeps a
+/// machine from newer ones no longer than this.
+const MAX_UNFETCHED: i64 = 24 * 3600;
+
 /// What was seen of one ref.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -32,9 +39,33 @@ pub struct SeenRef {
     /// The mirror that the record came from, and how it called it: asks for it only if it has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<(String, String)>,
+    /// When the record last came, in seconds since 1970: that it has not changed is not believed for ever.
+    #[serde(default)]
+    pub fetched: i64,
     /// The numbers of releases that were pulled under this key set, by commit.
     #[serde(default)]
     pub releases: BTreeMap<CommitId, u64>,
+}
+
+impl SeenRef {
+    /// Notes that the record came at `now`, from `site`, which calls it `etag`.
+    pub(crate) fn note_fetched(&mut self, now: i64, site: &str, etag: Option<&str>) {
+        self.fetched = now;
+        self.etag = etag
+            .filter(|tag| tag.len() <= MAX_ETAG)
+            .map(|tag| (site.to_owned(), tag.to_owned()));
+    }
+
+    /// Returns the mirror that is to be asked only whether the record has changed, and how it called it. `None` where the
+    /// record is to come again.
+    pub(crate) fn condition(&self, now: i64) -> Option<(&str, &str)> {
+        let is_recent = (0..MAX_UNFETCHED).contains(&now.saturating_sub(self.fetched));
+        self.etag
+            .as_ref()
+            // Of a program that remembered any length.
+            .filter(|(_, tag)| is_recent && tag.len() <= MAX_ETAG)
+            .map(|(site, tag)| (site.as_str(), tag.as_str()))
+    }
 }
 
 /// What was seen of a remote.
@@ -218,6 +249,7 @@ impl RemoteState {
                 mine.record.clone_from(&theirs.record);
                 mine.order = theirs.order;
                 mine.etag.clone_from(&theirs.etag);
+                mine.fetched = theirs.fetched;
             }
             if !is_behind {
                 mine.releases

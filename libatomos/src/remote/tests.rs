@@ -132,6 +132,7 @@ fn seen(order: (u64, u64)) -> SeenRef {
         record: "a record".to_owned(),
         order,
         etag: Some(("https://os.example".to_owned(), "\"t\"".to_owned())),
+        fetched: 1_700_000_000,
         releases: [(CommitId::new(Digest::of(b"c")), 7)].into(),
     }
 }
