@@ -1,6 +1,7 @@
 //! The rules of a remote's configuration. Each refusal names the key.
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::transport::without_secrets;
@@ -109,11 +110,27 @@ fn url(text: &str) -> Result<(), &'static str> {
     if authority.contains('@') {
         return Err("a user's name stands in `user`, not in the URL");
     }
+    let after_host = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (address, after) = rest.split_once(']').ok_or("an address in brackets has no end")?;
+            if address.parse::<Ipv6Addr>().is_err() {
+                return Err("in brackets stands an IPv6 address");
+            }
+            if !(after.is_empty() || after.starts_with(':')) {
+                return Err("after an address in brackets stands nothing but a port");
+            }
+            after
+        }
+        None => authority,
+    };
     let host = authority.split(':').next().unwrap_or_default();
     if host.is_empty() {
         return Err("it has no host");
     }
-    let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    let is_unlike_hosts = |c: char| !(c.is_ascii_alphanumeric() || "-._~%".contains(c));
+    if !host.starts_with('[') && host.contains(is_unlike_hosts) {
+        return Err("its host is no name and no address");
+    }
     if let Some((_, port)) = after_host.rsplit_once(':')
         && !port.parse::<u16>().is_ok_and(|port| port > 0)
     {

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::cancel::Cancel;
+use crate::error::with_causes;
 use crate::fs::Dir;
 use crate::transport::Authorization;
 
@@ -25,19 +26,34 @@ const MAX_TOKEN: u64 = 64 * 1024;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, RemoteError> {
-    let fail = |reason: String| RemoteError::File {
+    let name = path.file_name().ok_or_else(|| RemoteError::File {
         path: path.to_owned(),
-        reason,
-    };
-    let name = path.file_name().ok_or_else(|| fail("it is no file".to_owned()))?;
+        reason: "it is no file".to_owned(),
+    })?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     Dir::open_ambient(parent.unwrap_or(Path::new(".")))
         .and_then(|dir| dir.read(name, MAX_FILE))
-        .map_err(|error| fail(error.to_string()))
+        .map_err(|source| RemoteError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// Reads a file of certificates in PEM. Whoever uses them does not know the file's name any more.
+pub(super) fn read_certificates(path: &Path) -> Result<Vec<u8>, RemoteError> {
+    let bytes = read_file(path)?;
+    let label = b"-----BEGIN CERTIFICATE-----";
+    if !bytes.windows(label.len()).any(|part| part == label) {
+        return Err(RemoteError::File {
+            path: path.to_owned(),
+            reason: "there is no certificate in it".to_owned(),
+        });
+    }
+    Ok(bytes)
 }
 
 fn read_line(path: &Path) -> Result<String, String> {
-    let bytes = read_file(path).map_err(|error| error.to_string())?;
+    let bytes = read_file(path).map_err(|error| with_causes(&error))?;
     one_line(&bytes).ok_or_else(|| format!("{} does not hold one line of text", path.display()))
 }
 

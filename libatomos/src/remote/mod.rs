@@ -21,6 +21,7 @@ mod timer;
 use std::path::PathBuf;
 
 use crate::error::ErrorKind;
+use crate::fs::FsError;
 use crate::repo::RepoError;
 use crate::transport::TransportError;
 
@@ -82,6 +83,15 @@ pub enum RemoteError {
         /// Why.
         reason: String,
     },
+    /// A file or directory that the configuration names cannot be read.
+    #[error("cannot use {}, which the remote's configuration names", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: FsError,
+    },
     /// A site cannot be reached at all.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -99,6 +109,7 @@ impl RemoteError {
             Self::Exists { .. } => ErrorKind::AlreadyExists,
             Self::Replaced { .. } => ErrorKind::Conflict,
             Self::Config { .. } | Self::File { .. } => ErrorKind::Invalid,
+            Self::Unreadable { source, .. } => source.kind(),
             Self::DamagedState { .. } => ErrorKind::Corrupt,
             Self::Transport(error) => error.kind(),
             Self::Repo(error) => error.kind(),

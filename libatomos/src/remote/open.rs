@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::cancel::Cancel;
+use crate::error::with_causes;
 #[cfg(feature = "http")]
 use crate::transport::is_same_origin;
 use crate::transport::{DirTransport, Request, Response, Transport, TransportError, TransportErrorKind};
@@ -137,12 +138,9 @@ pub fn open_mirrors(
             Ok(transport) => Ok(Box::new(transport)),
             Err(error) if config.urls.len() > 1 => Ok(Box::new(Absent {
                 url: url.clone(),
-                reason: error.to_string(),
+                reason: with_causes(&error),
             })),
-            Err(error) => Err(RemoteError::File {
-                path,
-                reason: error.to_string(),
-            }),
+            Err(source) => Err(RemoteError::Unreadable { path, source }),
         }
     };
     config.urls.iter().map(open).collect()
@@ -200,13 +198,13 @@ fn http(url: &str, config: &RemoteConfig, options: &OpenOptions) -> Result<Box<d
     use std::sync::Arc;
     use std::time::Duration;
 
-    use crate::transport::{ClientCertificate, Clock, HttpOptions, HttpTransport};
+    use crate::transport::{ClientCertificate, Clock, HttpOptions, HttpTransport, is_proxy, without_secrets};
 
-    use super::credentials::{authorization, read_file};
+    use super::credentials::{authorization, read_certificates, read_file};
 
     let client_certificate = match (&config.client_cert, &config.client_key) {
         (Some(chain), Some(key)) => Some(ClientCertificate {
-            chain: read_file(chain)?,
+            chain: read_certificates(chain)?,
             key: read_file(key)?,
         }),
         _ => None,
@@ -217,12 +215,20 @@ fn http(url: &str, config: &RemoteConfig, options: &OpenOptions) -> Result<Box<d
         Some(proxy) => Some(proxy.to_owned()),
         None => options.proxies.proxy_of(&scheme, host).map(str::to_owned),
     };
+    if let Some(proxy) = proxy.as_deref().filter(|proxy| !is_proxy(proxy)) {
+        let reason = format!(
+            "its proxy {}, which `{scheme}_proxy` or `all_proxy` in the environment names, is no http or https URL",
+            without_secrets(proxy)
+        );
+        // That of a configuration has been looked at.
+        return Err(TransportError::new(url, TransportErrorKind::Local, reason).into());
+    }
     let defaults = HttpOptions::default();
     let seconds = |value: Option<u64>| value.map(Duration::from_secs);
     let not_before = options.not_before;
     let clock = Clock::default();
     let http = HttpOptions {
-        ca: config.ca_file.as_deref().map(read_file).transpose()?,
+        ca: config.ca_file.as_deref().map(read_certificates).transpose()?,
         client_certificate,
         proxy,
         headers: config.headers.clone().into_iter().collect(),

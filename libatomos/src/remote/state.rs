@@ -187,11 +187,9 @@ impl RemoteState {
         let digest = digest_of(&pinned);
         let Some(keys) = &self.keys else {
             // Nobody vouched for what was seen.
-            *self = Self {
-                pinned: Some(digest),
-                keys: Some(pinned),
-                ..Self::default()
-            };
+            self.refs.clear();
+            self.keys = Some(pinned);
+            self.pinned = Some(digest);
             return false;
         };
         if self.pinned == Some(digest) {

@@ -72,6 +72,10 @@ fn a_mistake_is_named_with_its_key_and_file() {
         (good.replace("https:", "ftp:"), "`urls`"),
         (good.replace("/site", "/site?sig=1"), "`urls`"),
         (good.replace("os.example", "user:pw@os.example"), "`urls`"),
+        (
+            good.replace("https://os.example", "user:hidden@os.example"),
+            "`urls`",
+        ),
         (good.replace("/media/stick", "https://os.example/site/"), "twice"),
         (
             good.replace("http://user:hidden@proxy:3128", "socks5://p"),
@@ -284,9 +288,7 @@ fn keys_that_were_taken_back_are_not_written_again_by_who_still_has_them() {
     let old = sample();
     old.create(repo, &origin).unwrap();
     let mut running = begun_with(&old);
-    running
-        .refs
-        .insert("os".parse().unwrap(), seen((0, u64::MAX)));
+    running.refs.insert("os".parse().unwrap(), seen((0, u64::MAX)));
     running.remember(repo, &origin).unwrap();
     let new = sample();
     assert!(new.replace(repo, &origin).unwrap(), "other keys");
@@ -383,6 +385,28 @@ fn a_memory_that_does_not_say_what_it_began_with_is_shown_again() {
     assert_eq!((followed.refs.len(), followed.pinned), (1, digest));
     let text = serde_json::to_string(&old(key_set(3))).unwrap();
     assert!(!text.contains("pinned"), "{text}");
+}
+
+#[test]
+fn a_condition_is_short_and_of_this_day() {
+    let day = 24 * 3600;
+    let at = 1_700_000_000;
+    let mut seen = SeenRef::default();
+    seen.note_fetched(at, "https://os.example", Some("\"t\""));
+    let known = Some(("https://os.example", "\"t\""));
+    assert_eq!(seen.condition(at), known);
+    assert_eq!(seen.condition(at + day - 1), known);
+    assert_eq!(seen.condition(at + day), None);
+    assert_eq!(seen.condition(at - 1), None, "a clock that was set back");
+    seen.note_fetched(at, "https://os.example", Some(&"t".repeat(257)));
+    assert_eq!((seen.condition(at), &seen.etag), (None, &None));
+    // As older programs have written it.
+    let text = format!(
+        r#"{{"record": "r", "order": [0, 1], "etag": ["https://os.example", "{}"]}}"#,
+        "t".repeat(10_000)
+    );
+    let old: SeenRef = serde_json::from_str(&text).unwrap();
+    assert_eq!((old.fetched, old.condition(0)), (0, None));
 }
 
 #[test]

@@ -92,8 +92,8 @@ pub(super) fn refusal(url: &str, status: StatusCode, headers: &HeaderMap, ranged
         404 | 410 => TransportErrorKind::NotFound,
         401 | 403 | 407 => TransportErrorKind::Denied,
         408 | 421 | 425 | 429 | 500..=599 => TransportErrorKind::Temporary,
-        // Nothing is wrong with a file: the server does not like who asks, or how.
-        400..=499 => TransportErrorKind::Denied,
+        // Nothing is wrong with a file.
+        400..=499 => TransportErrorKind::Refused,
         _ => TransportErrorKind::Protocol,
     };
     let who = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_status_says_what_to_do_next() {
-        use TransportErrorKind::{Denied, NotFound, Protocol, RangeRefused, Temporary};
+        use TransportErrorKind::{Denied, NotFound, Protocol, RangeRefused, Refused, Temporary};
         let kind = |status, ranged| {
             let status = StatusCode::from_u16(status).unwrap();
             refusal("u", status, &HeaderMap::new(), ranged).kind
@@ -202,8 +202,10 @@ mod tests {
             (500, true, Temporary),
             (501, false, Temporary),
             (429, false, Temporary),
-            (418, false, Denied),
-            (400, false, Denied),
+            (407, false, Denied),
+            (418, false, Refused),
+            (400, false, Refused),
+            (413, false, Refused),
             (204, false, Protocol),
         ] {
             assert_eq!(kind(status, ranged), expected, "{status}");

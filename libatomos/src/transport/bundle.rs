@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::with_causes;
 use crate::fs::Dir;
 
 use super::{Bounded, Request, Response, Status, Transport, TransportError, TransportErrorKind, check_path};
@@ -50,6 +51,20 @@ struct Placed {
     at: u64,
 }
 
+/// A bundle's name is a path: nothing in it is secret, whatever it looks like.
+fn failed(
+    url: impl Into<String>,
+    kind: TransportErrorKind,
+    reason: impl std::fmt::Display,
+) -> TransportError {
+    TransportError {
+        url: url.into(),
+        kind,
+        reason: reason.to_string(),
+        retry_after: None,
+    }
+}
+
 /// Reads a site out of a bundle.
 #[derive(Debug)]
 pub struct BundleTransport {
@@ -62,7 +77,7 @@ impl BundleTransport {
     /// Opens a bundle.
     pub fn open(path: &Path) -> Result<Self, TransportError> {
         let url = path.display().to_string();
-        let fail = |kind, reason: String| TransportError::new(&url, kind, reason);
+        let fail = |kind, reason: String| failed(url.as_str(), kind, reason);
         let name = path
             .file_name()
             .ok_or_else(|| fail(TransportErrorKind::Local, "it is no file".to_owned()))?;
@@ -70,16 +85,16 @@ impl BundleTransport {
         let file = Dir::open_ambient(parent.unwrap_or(Path::new(".")))
             .and_then(|dir| dir.open_file(name))
             .map_err(|error| match error.is_not_found() {
-                true => fail(TransportErrorKind::NotFound, error.to_string()),
-                false => fail(TransportErrorKind::Local, error.to_string()),
+                true => fail(TransportErrorKind::NotFound, with_causes(&error)),
+                false => fail(TransportErrorKind::Local, with_causes(&error)),
             })?;
         Self::from_file(file, url)
     }
 
     /// Reads a bundle from an open file; `url` is what messages call it.
     pub fn from_file(file: File, url: String) -> Result<Self, TransportError> {
-        let fail = |reason: String| TransportError::new(&url, TransportErrorKind::Protocol, reason);
-        let local = |error: io::Error| TransportError::new(&url, TransportErrorKind::Local, error);
+        let fail = |reason: String| failed(url.as_str(), TransportErrorKind::Protocol, reason);
+        let local = |error: io::Error| failed(url.as_str(), TransportErrorKind::Local, error);
         let cut_off = |has: u64, needs: u64| {
             fail(format!(
                 "it was cut off: it has {has} bytes, and its beginning says {needs}"
@@ -183,7 +198,7 @@ impl Transport for BundleTransport {
     fn get(&self, request: &Request<'_>) -> Result<Response, TransportError> {
         let url = format!("{}:{}", self.url, request.path);
         let Some((size, pieces)) = self.files.get(request.path) else {
-            return Err(TransportError::new(
+            return Err(failed(
                 url,
                 TransportErrorKind::NotFound,
                 "it is not in the bundle",
@@ -192,11 +207,11 @@ impl Transport for BundleTransport {
         let range = request.range.clone().unwrap_or(0..*size);
         if request.range.is_some() && range.is_empty() {
             let reason = "this is no range of a file";
-            return Err(TransportError::new(url, TransportErrorKind::Local, reason));
+            return Err(failed(url, TransportErrorKind::Local, reason));
         }
         let len = range.end - range.start;
         if range.end > *size || len > request.max_bytes {
-            return Err(TransportError::new(
+            return Err(failed(
                 url,
                 TransportErrorKind::TooLarge,
                 "it has another size in the bundle",

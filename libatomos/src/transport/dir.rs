@@ -4,6 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::error::with_causes;
 use crate::fs::{Dir, FsError};
 
 use super::{Bounded, Request, Response, Status, Transport, TransportError, TransportErrorKind, check_path};
@@ -25,6 +26,17 @@ impl DirTransport {
     }
 }
 
+/// A file that cannot be opened says nothing of the others, unless this process has no room left for any.
+fn kind_of(error: &FsError) -> TransportErrorKind {
+    use rustix::io::Errno;
+    let errno = error.source.raw_os_error().map(Errno::from_raw_os_error);
+    match errno {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => TransportErrorKind::Local,
+        _ if error.is_denied() => TransportErrorKind::Denied,
+        _ => TransportErrorKind::Protocol,
+    }
+}
+
 impl Transport for DirTransport {
     fn url(&self) -> &str {
         &self.url
@@ -43,7 +55,7 @@ impl Transport for DirTransport {
                 "this is no path of a site".to_owned(),
             ));
         }
-        let io = |error: &dyn std::fmt::Display| fail(TransportErrorKind::Local, error.to_string());
+        let io = |error: std::io::Error| fail(TransportErrorKind::Local, error.to_string());
         let mut file = match self.dir.open_file_optional(request.path) {
             Ok(Some(file)) => file,
             Ok(None) => {
@@ -52,9 +64,9 @@ impl Transport for DirTransport {
                     "there is no such file".to_owned(),
                 ));
             }
-            Err(error) => return Err(io(&error)),
+            Err(error) => return Err(fail(kind_of(&error), with_causes(&error))),
         };
-        let metadata = file.metadata().map_err(|error| io(&error))?;
+        let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(fail(TransportErrorKind::NotFound, "it is no file".to_owned()));
         }
@@ -104,8 +116,7 @@ impl Transport for DirTransport {
                 ),
             )),
             Some(range) => {
-                file.seek(SeekFrom::Start(range.start))
-                    .map_err(|error| io(&error))?;
+                file.seek(SeekFrom::Start(range.start)).map_err(io)?;
                 let len = range.end - range.start;
                 Ok(answer(
                     Status::Partial,
@@ -169,7 +180,9 @@ mod tests {
         let (_scratch, transport) = site();
         for path in ["refs/os/link", "refs/up/secret"] {
             let error = transport.get(&Request::whole(path, 10)).unwrap_err();
-            assert_eq!(error.kind, TransportErrorKind::Local, "{path}: {error}");
+            assert!(error.is_of_file(), "another file may do: {path}: {error:?}");
+            assert_eq!(error.kind, TransportErrorKind::Protocol, "{path}: {error}");
+            assert!(error.to_string().contains("symbolic links"), "the cause: {error}");
         }
     }
 

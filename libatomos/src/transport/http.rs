@@ -134,13 +134,7 @@ impl HttpTransport {
         let proxy = match &options.proxy {
             None => None,
             Some(proxy) => Some(
-                ureq::Proxy::new(proxy)
-                    .ok()
-                    .filter(|proxy| {
-                        use ureq::ProxyProtocol::{Http, Https};
-                        matches!(proxy.protocol(), Http | Https)
-                    })
-                    .ok_or_else(|| local("its proxy is no http or https URL".to_owned()))?,
+                parse_proxy(proxy).ok_or_else(|| local("its proxy is no http or https URL".to_owned()))?,
             ),
         };
         let agent_config = ureq::Agent::config_builder()
@@ -300,6 +294,17 @@ impl HttpTransport {
         };
         TransportError::new(url.to_string(), kind, reason)
     }
+}
+
+fn parse_proxy(text: &str) -> Option<ureq::Proxy> {
+    use ureq::ProxyProtocol::{Http, Https};
+    let proxy = ureq::Proxy::new(text).ok()?;
+    matches!(proxy.protocol(), Http | Https).then_some(proxy)
+}
+
+/// Returns whether this names a proxy that can be used.
+pub(crate) fn is_proxy(text: &str) -> bool {
+    parse_proxy(text).is_some()
 }
 
 /// Reads what is left of a small answer, so that its connection can be used again.

@@ -34,6 +34,8 @@ pub(crate) use answer::is_same_origin;
 pub use bundle::{BundlePiece, BundleTransport};
 pub use dir::DirTransport;
 #[cfg(feature = "http")]
+pub(crate) use http::is_proxy;
+#[cfg(feature = "http")]
 pub use http::{Authorization, HttpOptions, HttpTransport};
 #[cfg(feature = "http")]
 pub use tls::{ClientCertificate, Clock};
@@ -120,6 +122,8 @@ pub enum TransportErrorKind {
     NotFound,
     /// The server wants to know who asks, or does not let this one have it.
     Denied,
+    /// The server does not like how it is asked; who asks does not matter.
+    Refused,
     /// The server does not serve ranges; the whole file may be had.
     RangeRefused,
     /// The server said something that makes no sense.
@@ -164,7 +168,7 @@ impl TransportError {
     pub const fn kind(&self) -> ErrorKind {
         match self.kind {
             TransportErrorKind::NotFound => ErrorKind::NotFound,
-            TransportErrorKind::Denied => ErrorKind::Denied,
+            TransportErrorKind::Denied | TransportErrorKind::Refused => ErrorKind::Denied,
             TransportErrorKind::Untrusted => ErrorKind::Untrusted,
             TransportErrorKind::TooLarge | TransportErrorKind::Protocol => ErrorKind::Corrupt,
             TransportErrorKind::RangeRefused => ErrorKind::Unsupported,
@@ -183,6 +187,7 @@ impl TransportError {
                 | TransportErrorKind::TooLarge
                 // Some say so of what is not there.
                 | TransportErrorKind::Denied
+                | TransportErrorKind::Refused
         )
     }
 
@@ -218,18 +223,20 @@ pub trait Transport: Send + Sync + fmt::Debug {
     }
 }
 
-/// Leaves out of a URL what is not for messages: a user's name and password, and a query, which may be a signature.
+/// Leaves out of a URL what is not for messages: a user's name and password, and a query, which may be a signature. A proxy
+/// may be named without a scheme. Paths are as they are.
 pub(crate) fn without_secrets(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
+    let (scheme, rest) = match url.find("://") {
+        Some(at) => url.split_at(at + 3),
+        None => ("", url),
     };
-    if scheme.eq_ignore_ascii_case("file") {
+    if scheme.eq_ignore_ascii_case("file://") || (scheme.is_empty() && rest.starts_with('/')) {
         return url.to_owned();
     }
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
+    format!("{scheme}{host}{path}")
 }
 
 /// Refuses a path that is not plainly beneath a site: parts of letters, digits and `. _ - + :`, none starting with a dot.

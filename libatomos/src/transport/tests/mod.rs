@@ -31,6 +31,11 @@ fn messages_have_no_secrets_in_their_urls() {
         ("http://u@v@host/x@y#z", "http://host/x@y"),
         ("file:///media/a?b@c", "file:///media/a?b@c"),
         ("/media/a?b", "/media/a?b"),
+        ("/media/x@y", "/media/x@y"),
+        // A proxy, or a typing error, without a scheme.
+        ("user:p@127.0.0.1:9", "127.0.0.1:9"),
+        ("u:p@q@host/site?sig", "host/site"),
+        ("host:80/a@b", "host:80/a@b"),
     ] {
         assert_eq!(without_secrets(url), shown);
     }

@@ -157,6 +157,7 @@ fn a_proxys_password_is_in_no_message() {
         "socks5://user:s3cr3t@host",
         "http://user:s3cr3t@",
         "http://user:s3cr3t@127.0.0.1:1",
+        "user:s3cr3t@127.0.0.1:1",
     ] {
         let options = HttpOptions {
             proxy: Some(proxy.to_owned()),
