@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::progress::Event;
 use crate::transport::{Request, Response, Status, TransportError, TransportErrorKind};
@@ -15,6 +15,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The longest wait that a server can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// A wait that somebody who watches is told of.
+const NOTED_WAIT: Duration = Duration::from_secs(5);
 
 /// The tries for one thing. Each mirror is tried until it fails for good, or too often.
 #[derive(Debug)]
@@ -30,7 +33,8 @@ pub struct Attempts<'s, 'a> {
     last: Option<TransportError>,
     /// Whether `last` is that of a body, of a server that answers.
     broke_off: bool,
-    wait: Option<Duration>,
+    /// When each mirror may be asked again.
+    ready: Vec<Option<Instant>>,
 }
 
 impl<'s, 'a> Attempts<'s, 'a> {
@@ -44,7 +48,7 @@ impl<'s, 'a> Attempts<'s, 'a> {
             current: 0,
             last: None,
             broke_off: false,
-            wait: None,
+            ready: vec![None; mirrors],
         }
     }
 }
@@ -68,9 +72,7 @@ impl Attempts<'_, '_> {
                 }));
             };
             self.current = index;
-            if let Some(wait) = self.wait.take() {
-                self.source.sleep(wait)?;
-            }
+            self.wait_for(index)?;
             let mirror = &self.source.mirrors[index];
             let mut request = request.clone();
             if self.whole[index] || mirror.no_ranges.load(Ordering::Relaxed) {
@@ -105,7 +107,11 @@ impl Attempts<'_, '_> {
                     if error.kind == TransportErrorKind::RangeRefused && request.range.is_some() {
                         self.whole[index] = true;
                         self.last = Some(error);
-                    } else if error.kind == TransportErrorKind::Denied && request.if_none_match.is_some() {
+                    } else if matches!(
+                        error.kind,
+                        TransportErrorKind::Denied | TransportErrorKind::Refused
+                    ) && request.if_none_match.is_some()
+                    {
                         // It may be the condition that the server does not like: a header that is too long for it.
                         self.always[index] = true;
                         self.last = Some(error);
@@ -163,10 +169,29 @@ impl Attempts<'_, '_> {
         self.choose().is_none()
     }
 
+    /// Each mirror is tried once before one is tried again: one that hangs takes half a minute each time.
     fn choose(&self) -> Option<usize> {
-        let left = || (0..self.out.len()).filter(|index| !self.out[*index]);
-        let demoted = |index: &usize| self.source.mirrors[*index].demoted.load(Ordering::Relaxed);
-        left().find(|index| !demoted(index)).or_else(|| left().next())
+        (0..self.out.len())
+            .filter(|index| !self.out[*index])
+            .min_by_key(|index| (self.tries[*index], self.is_demoted(*index)))
+    }
+
+    fn is_demoted(&self, index: usize) -> bool {
+        self.source.mirrors[index].demoted.load(Ordering::Relaxed)
+    }
+
+    fn wait_for(&mut self, index: usize) -> Result<(), TransportError> {
+        let Some(ready) = self.ready[index].take() else {
+            return Ok(());
+        };
+        let wait = ready.saturating_duration_since(self.source.options.timer.now());
+        if wait >= NOTED_WAIT
+            && let Some(error) = &self.last
+        {
+            let text = format!("{error}; the next try is in {} seconds", wait.as_secs());
+            self.source.progress.report(Event::Note { text: &text });
+        }
+        self.source.sleep(wait)
     }
 
     /// Returns whether a mirror is left besides the one that was asked.
@@ -190,16 +215,28 @@ impl Attempts<'_, '_> {
             .saturating_mul(factor)
             .min(MAX_BACKOFF);
         // Full jitter, and on top of what the server asks for: a fleet that lost its server must not come back as one.
-        self.wait = Some(asked_for + ceiling.mul_f64(random_fraction()));
+        let wait = asked_for + ceiling.mul_f64(random_fraction());
+        self.ready[self.current] = Some(self.source.options.timer.now() + wait);
+        let is_other = |index: &usize| *index != self.current && !self.out[*index];
+        if (0..self.out.len()).any(|index| is_other(&index) && !self.is_demoted(index)) {
+            self.demote(&error);
+        }
         self.last = Some(error);
+    }
+
+    /// Has whatever is asked for later asked of the other mirrors first.
+    fn demote(&self, error: &TransportError) {
+        let mirror = &self.source.mirrors[self.current];
+        if !mirror.demoted.swap(true, Ordering::Relaxed) {
+            let text = format!("{error}; going on with another mirror");
+            self.source.progress.report(Event::Warning { text: &text });
+        }
     }
 
     fn give_up(&mut self, error: TransportError) {
         self.out[self.current] = true;
-        let mirror = &self.source.mirrors[self.current];
-        if self.has_others() && !mirror.demoted.swap(true, Ordering::Relaxed) {
-            let text = format!("{error}; going on with another mirror");
-            self.source.progress.report(Event::Warning { text: &text });
+        if self.has_others() {
+            self.demote(&error);
         }
         self.last = Some(error);
     }

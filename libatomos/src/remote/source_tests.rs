@@ -174,12 +174,68 @@ fn a_mirror_that_keeps_failing_is_named_and_left_for_the_rest() {
     let source = bench.source();
     assert_eq!(read(&source).unwrap(), "x");
     assert_eq!(read(&source).unwrap(), "x");
-    assert_eq!(bench.asked(), "aaaaabb");
+    assert_eq!(bench.asked(), "abb");
+    assert!(
+        bench.timer.passed().is_zero(),
+        "nobody waits while another can be asked"
+    );
     let texts = bench.progress.texts();
     assert_eq!(texts.len(), 1, "{texts:?}");
     assert!(texts[0].contains("http://m/file") && texts[0].contains("as the script says"));
-    assert_eq!(source.traffic().requests, 7);
+    assert_eq!(source.traffic().requests, 3);
     assert_eq!(source.traffic().bytes, 2);
+}
+
+#[test]
+fn mirrors_that_all_fail_for_a_moment_take_turns() {
+    let busy = || fails(TransportErrorKind::Temporary, None);
+    let bench = Bench::new(vec![("a", vec![busy(), busy(), body("x")]), ("b", vec![busy()])]);
+    let source = bench.source();
+    assert_eq!(read(&source).unwrap(), "x");
+    assert!(bench.asked().starts_with("ab"), "{}", bench.asked());
+    // And each has its tries.
+    let bench = Bench::new(vec![("a", vec![busy()]), ("b", vec![busy()])]);
+    read(&bench.source()).unwrap_err();
+    let asked = bench.asked();
+    assert_eq!(asked.matches('a').count(), 5);
+    assert_eq!(asked.matches('b').count(), 5);
+}
+
+#[test]
+fn a_long_wait_is_told_of() {
+    let bench = Bench::new(vec![(
+        "a",
+        vec![fails(TransportErrorKind::Temporary, Some(40)), body("x")],
+    )]);
+    read(&bench.source()).unwrap();
+    let texts = bench.progress.texts();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert!(
+        texts[0].contains("as the script says") && texts[0].contains("in 40 seconds"),
+        "{texts:?}"
+    );
+}
+
+#[test]
+fn a_condition_that_is_refused_is_left_out() {
+    let strict = || -> Step {
+        Box::new(|request| match request.if_none_match {
+            Some(_) => fails(TransportErrorKind::Denied, None)(request),
+            None => answer(Status::Whole, b"x"),
+        })
+    };
+    let bench = Bench::new(vec![("a", vec![strict()])]);
+    let source = bench.source();
+    let request = Request::whole("file", 10);
+    let fetched = source.read_if_changed(&request, Some(("a", "\"t\"")), |bytes, _| Ok(bytes));
+    assert!(matches!(fetched.unwrap(), Fetched::New(bytes) if bytes == b"x"));
+    assert_eq!(bench.asked(), "aa");
+    // Once only, where it is not the condition.
+    let bench = Bench::new(vec![("a", vec![fails(TransportErrorKind::Denied, None)])]);
+    let source = bench.source();
+    let fetched = source.read_if_changed(&request, Some(("a", "\"t\"")), |_, _| Ok(()));
+    assert_eq!(fetched.unwrap_err().kind, TransportErrorKind::Denied);
+    assert_eq!(bench.asked(), "aa");
 }
 
 #[test]
