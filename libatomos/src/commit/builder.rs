@@ -174,7 +174,7 @@ pub(crate) fn arrange_and_commit<'r>(
         None => None,
     };
     if let Some(name) = &options.reference {
-        repo.check_is_no_alias(name)?;
+        repo.check_can_move(name)?;
     }
     if options.adopt {
         adopt::check_is_free(&tree, repo)?;

@@ -190,7 +190,7 @@ struct Open {
 impl Import<'_> {
     fn reference(&mut self, wanted: &ImportRef, options: &ImportOptions) -> Result<ImportedRef, ImportError> {
         let tip = self.source.resolve(&wanted.source)?;
-        self.transaction.repo().check_is_no_alias(&wanted.target)?;
+        self.transaction.repo().check_can_move(&wanted.target)?;
         let current = self.transaction.repo().ref_optional(&wanted.target)?;
         let known = self.know(current)?;
         // From the newest to the first that is here, or is not there.

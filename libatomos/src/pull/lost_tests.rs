@@ -3,6 +3,7 @@
 
 use super::site_tests::files;
 use super::tests::{NOW, World};
+use super::{PullError, PullOptions, Selector};
 use crate::cancel::Cancel;
 use crate::progress::NoProgress;
 use crate::publish::{RefOutcome, SiteDir};
@@ -132,4 +133,88 @@ fn a_machine_whose_pack_is_gone_takes_the_image() {
     }
     world.pull();
     world.assert_same_as_tree();
+}
+
+#[test]
+fn a_file_of_a_stick_that_cannot_be_opened_is_as_one_that_is_gone() {
+    let mut world = World::new();
+    world.release("1");
+    world.write("usr/share/new", &super::tests::noise(77, 50_000));
+    world.release("2");
+    let mut packs = files(&world, "packs");
+    packs.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
+    world.start_over();
+    world.pull_version("1");
+    let moved = world.scratch.path().join("moved");
+    for file in files(&world, "patches").iter().chain(&packs[..1]) {
+        std::fs::rename(file, &moved).unwrap();
+        std::os::unix::fs::symlink(&moved, file).unwrap();
+    }
+    world.pull();
+    world.assert_same_as_tree();
+}
+
+/// What a machine has lost comes again although the ref is where it should be.
+#[test]
+fn what_is_gone_from_a_repository_comes_with_the_next_pull() {
+    use crate::repo::{ObjectKind, object_path};
+    let world = World::new();
+    let commit = world.release("1");
+    world.pull();
+    let path = world.client.dir().path().to_owned();
+    let large = crate::digest::Digest::of(&super::tests::noise(2000, 10_000_000));
+    let root = world.client.load_commit(&commit).unwrap().root;
+    std::fs::create_dir(path.join("damaged")).unwrap();
+    for (kind, digest, is_set_aside) in [
+        (ObjectKind::Commit, commit.digest(), false),
+        (ObjectKind::Commit, commit.digest(), true),
+        (ObjectKind::DirTree, root.digest(), false),
+        (ObjectKind::DirTree, root.digest(), true),
+        (ObjectKind::Blob, &large, true),
+    ] {
+        let file = path.join(kind.dir()).join(object_path(digest));
+        match is_set_aside {
+            true => std::fs::rename(&file, path.join(format!("damaged/{kind}-{digest}"))).unwrap(),
+            false => std::fs::remove_file(&file).unwrap(),
+        }
+        let report = world.pull();
+        assert!(!report.unchanged, "{kind}");
+        world.assert_same_as_tree();
+        let again = world.pull();
+        assert!(again.unchanged, "{kind}");
+        assert_eq!(again.traffic.requests, 1);
+    }
+}
+
+#[test]
+fn a_ref_that_could_not_have_its_name_is_refused_before_anything_comes() {
+    use crate::repo::{RefUpdate, RepoError};
+    let world = World::new();
+    let commit = world.release("1");
+    world.pull();
+    let update = |name: &str, new| RefUpdate {
+        name: name.parse().unwrap(),
+        expected: None,
+        new,
+    };
+    let updates = [update("origin:os", None), update("origin:os/edge", Some(commit))];
+    world.client.update_refs(&updates).unwrap();
+    world.write("usr/bin/new", b"2");
+    world.release("2");
+    for dry_run in [true, false] {
+        let options = PullOptions {
+            dry_run,
+            ..PullOptions::default()
+        };
+        let error = world
+            .pull_with(Selector::Newest, &world.session(|_| {}), &options)
+            .unwrap_err();
+        assert!(
+            matches!(error, PullError::Repo(RepoError::RefCollision { .. })),
+            "{error}"
+        );
+        let tmp = world.client.dir().path().join("tmp");
+        let staged = std::fs::read_dir(tmp).map_or(0, Iterator::count);
+        assert_eq!(staged, 0, "nothing was begun");
+    }
 }

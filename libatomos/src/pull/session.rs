@@ -9,7 +9,7 @@ use crate::remote::{
     OpenOptions, ProxyEnvironment, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, Traffic,
     open_mirrors, set_verified, unverified_commits,
 };
-use crate::repo::Repo;
+use crate::repo::{ObjectKind, Repo};
 use crate::site::{HistoryEntry, Record, Release};
 use crate::transport::Transport;
 
@@ -209,6 +209,21 @@ impl<'a> Session<'a> {
         Ok(self.repo.ref_optional(&self.name.local_ref(reference)?)?)
     }
 
+    /// Returns whether nothing is known to be missing of a commit that was pulled: neither itself nor its root, nor what a repair
+    /// set aside and found no good copy of. Trees are not walked.
+    fn is_stored(&self, commit: &CommitId) -> Result<bool, PullError> {
+        if !self.repo.has_object(ObjectKind::Commit, commit.digest())? {
+            return Ok(false);
+        }
+        // To say of a damaged one what is wrong is for whoever looks at it.
+        if let Ok(commit) = self.repo.load_commit(commit)
+            && !self.repo.has_object(ObjectKind::DirTree, commit.root.digest())?
+        {
+            return Ok(false);
+        }
+        Ok(!self.repo.lacks_set_aside()?)
+    }
+
     /// Pulls releases. See [`pull`].
     pub fn pull(&mut self, wanted: &[Wanted], options: &PullOptions) -> Result<PullReport, PullError> {
         let mut report = PullReport {
@@ -221,10 +236,11 @@ impl<'a> Session<'a> {
             let record = self.look(&one.reference)?;
             let old = self.local(&one.reference)?;
             let name = self.name.local_ref(&one.reference)?;
-            self.repo.check_is_no_alias(&name)?;
+            self.repo.check_can_move(&name)?;
             // What came when nobody vouched for it is looked at again by those who do now.
             let is_known = self.config.no_verify || !unverified_commits(self.repo)?.contains(&record.commit);
-            let is_here = old == Some(record.commit) && options.subpath.is_none();
+            let is_here =
+                old == Some(record.commit) && options.subpath.is_none() && self.is_stored(&record.commit)?;
             if one.selector == Selector::Newest && is_here && is_known {
                 report.refs.push(PulledRef {
                     name,

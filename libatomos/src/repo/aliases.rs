@@ -59,14 +59,23 @@ impl Repo {
         Ok(follow(&refs, &aliases, name)?.unwrap_or(name).clone())
     }
 
-    /// Fails where `name` is an alias: before work is done whose end would be to move it.
-    pub(crate) fn check_is_no_alias(&self, name: &RefName) -> Result<(), RepoError> {
-        let mut aliases = self.aliases_beside(&self.refs()?, std::iter::once(name))?;
-        match aliases.remove(name) {
-            None => Ok(()),
-            Some(target) => Err(RepoError::IsAlias {
+    /// Fails where `name` is an alias, or would lie within another name or around it: before work is done whose end would be to
+    /// move it.
+    pub(crate) fn check_can_move(&self, name: &RefName) -> Result<(), RepoError> {
+        let refs = self.refs()?;
+        let mut aliases = self.aliases_beside(&refs, std::iter::once(name))?;
+        if let Some(target) = aliases.remove(name) {
+            return Err(RepoError::IsAlias {
                 name: name.clone(),
                 target,
+            });
+        }
+        let mut taken = refs.keys().chain(aliases.keys());
+        match taken.find(|other| other.collides_with(name)) {
+            None => Ok(()),
+            Some(other) => Err(RepoError::RefCollision {
+                name: name.clone(),
+                other: other.clone(),
             }),
         }
     }

@@ -9,7 +9,7 @@ use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
 use crate::fs::{Dir, FileLock};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
-use super::layout::{DAMAGED, TMP};
+use super::layout::{DAMAGED, TMP, variant_path};
 use super::traverse::parse_variant_bits;
 use super::{ObjectKind, Reachable, Repo, RepoError};
 
@@ -198,12 +198,7 @@ impl Repo {
             return Ok(());
         };
         for entry in damaged.entries()? {
-            let parsed = entry.name.to_str().and_then(|name| {
-                let (kind, digest) = name.split_once('-')?;
-                let kind = ObjectKind::ALL.into_iter().find(|one| one.to_string() == kind)?;
-                Some((kind, digest.split('.').next()?.parse::<Digest>().ok()?))
-            });
-            let Some((kind, digest)) = parsed else {
+            let Some((kind, digest)) = set_aside(&entry.name) else {
                 continue;
             };
             let needed = match kind {
@@ -226,6 +221,34 @@ impl Repo {
         Ok(())
     }
 
+    /// Returns whether an object that a repair set aside is not here again. Looks at what was set aside, and at no tree.
+    pub(crate) fn lacks_set_aside(&self) -> Result<bool, RepoError> {
+        let entries = match self.dir().open_dir_optional(DAMAGED) {
+            Ok(None) => return Ok(false),
+            Ok(Some(damaged)) => damaged.entries(),
+            Err(error) => Err(error),
+        };
+        let entries = match entries {
+            // Who may not look there stores nothing anew.
+            Err(error) if error.is_denied() => return Ok(false),
+            entries => entries?,
+        };
+        for entry in entries {
+            let Some((kind, digest)) = set_aside(&entry.name) else {
+                continue;
+            };
+            let variant = entry.name.to_str().and_then(|name| name.split_once('.'));
+            let is_here = match variant {
+                Some((_, variant)) => self.kind_dir(kind).exists(variant_path(&digest, variant))?,
+                None => self.has_object(kind, &digest)?,
+            };
+            if !is_here {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The exclusive lock is held, so a staging directory that is here belongs to nobody who lives.
     fn sweep_staging(&self, report: &mut PruneReport) -> Result<(), RepoError> {
         let Some(tmp) = self.dir().open_dir_optional(TMP)? else {
@@ -245,4 +268,11 @@ impl Repo {
         }
         Ok(())
     }
+}
+
+/// Returns which object a file among those that were set aside was.
+fn set_aside(name: &std::ffi::OsStr) -> Option<(ObjectKind, Digest)> {
+    let (kind, digest) = name.to_str()?.split_once('-')?;
+    let kind = ObjectKind::ALL.into_iter().find(|one| one.to_string() == kind)?;
+    Some((kind, digest.split('.').next()?.parse().ok()?))
 }

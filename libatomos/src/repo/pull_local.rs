@@ -64,7 +64,7 @@ impl Repo {
         let _source_lock = source.lock_shared()?;
         let mut tips = Vec::new();
         for name in refs {
-            self.check_is_no_alias(name)?;
+            self.check_can_move(name)?;
             let commit = source.ref_optional(name)?.ok_or_else(|| RepoError::RefNotFound {
                 name: name.clone(),
                 repo: source.dir().path().to_owned(),
