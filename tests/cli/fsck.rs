@@ -159,6 +159,32 @@ fn directories_and_commits_come_from_a_site_too() {
 }
 
 #[test]
+fn a_ref_that_a_site_denies_keeps_nobody_from_the_others() {
+    let scratch = published();
+    scratch.client(&["pull", "origin", "os"]).code(0);
+    // Refs of this machine alone, on a site that says of what it does not have whatever it likes.
+    scratch.write("own/usr/lib/own", "nobody else has it\n");
+    for (name, own) in [("a", "own"), ("z", "own")] {
+        scratch
+            .client(&["commit", "-b", name, "--owner", "0:0", own])
+            .code(0);
+        scratch.write(&format!("site/refs/{name}"), "<html>denied</html>");
+    }
+    let dir = scratch.path("client/objects");
+    fs::remove_dir_all(&dir).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let report: serde_json::Value = serde_json::from_str(
+        &scratch
+            .client(&["fsck", "--repair", "--from", "origin", "--json"])
+            .code(6)
+            .out,
+    )
+    .unwrap();
+    assert_eq!(report["lost"].as_array().unwrap().len(), 1, "{report:#}");
+    assert!(report["repaired"].as_array().unwrap().len() >= 4, "{report:#}");
+}
+
+#[test]
 fn what_nobody_has_is_named_with_the_ref_that_needs_it() {
     let scratch = Scratch::new();
     scratch.tree();

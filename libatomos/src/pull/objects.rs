@@ -20,7 +20,7 @@ use crate::repo::{
     Candidate, ObjectKind, RepairSource, Repo, RepoError, RepoMode, SourceError, Take, TreeSource,
     WantedObject,
 };
-use crate::site::{Artifact, HistoryEntry, Manifest};
+use crate::site::{Artifact, FileRef, HistoryEntry, Manifest};
 
 use super::fetch::{Failures, fetch};
 use super::plan::{Needs, PlanOptions};
@@ -41,6 +41,8 @@ pub struct SiteObjects<'a> {
     jobs: usize,
     releases: HashMap<RefName, Vec<HistoryEntry>>,
     manifests: HashMap<CommitId, Option<Manifest>>,
+    /// Why the first of the refs that could not be looked at could not. Some servers deny what is not there.
+    failed: Option<PullError>,
 }
 
 impl<'a> SiteObjects<'a> {
@@ -78,6 +80,7 @@ impl<'a> SiteObjects<'a> {
             jobs,
             releases: HashMap::new(),
             manifests: HashMap::new(),
+            failed: None,
         })
     }
 
@@ -126,26 +129,49 @@ impl<'a> SiteObjects<'a> {
         for reference in self.refs(roots)? {
             self.source.cancel().check()?;
             if !self.releases.contains_key(&reference) {
-                let history = match self.trust().look(&reference, &mut RemoteState::default()) {
-                    Ok(record) => self.trust().history(&record, &RemoteState::default())?,
-                    Err(PullError::NoSuchRef { .. }) => Vec::new(),
-                    Err(error) => return Err(error),
-                };
+                let history = self.history(&reference);
+                let history = self.unless_of_ref(history)?.unwrap_or_default();
                 self.releases.insert(reference.clone(), history);
             }
             let entry = self.releases[&reference]
                 .iter()
                 .find(|entry| entry.commit == *commit);
             let Some(entry) = entry else { continue };
-            let release = self.trust().old_release(&entry.release)?;
-            let (bytes, url) = read_artifact(&self.source, Artifact::Manifest, &release.manifest)?;
-            let manifest =
-                Manifest::decode(&bytes, commit, &[]).map_err(|source| PullError::Site { url, source })?;
+            let manifest = self.manifest(commit, &entry.release);
+            let Some(manifest) = self.unless_of_ref(manifest)? else {
+                continue;
+            };
             found = Some(manifest);
             break;
         }
         self.manifests.insert(*commit, found);
         Ok(())
+    }
+
+    fn history(&self, reference: &RefName) -> Result<Vec<HistoryEntry>, PullError> {
+        match self.trust().look(reference, &mut RemoteState::default()) {
+            Ok(record) => self.trust().history(&record, &RemoteState::default()),
+            Err(PullError::NoSuchRef { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn manifest(&self, commit: &CommitId, release: &FileRef) -> Result<Manifest, PullError> {
+        let release = self.trust().old_release(release)?;
+        let (bytes, url) = read_artifact(&self.source, Artifact::Manifest, &release.manifest)?;
+        Manifest::decode(&bytes, commit, &[]).map_err(|source| PullError::Site { url, source })
+    }
+
+    /// Takes what is wrong with one ref's files for nothing, and remembers the first of it: other refs may have the object.
+    fn unless_of_ref<T>(&mut self, result: Result<T, PullError>) -> Result<Option<T>, PullError> {
+        use crate::error::ErrorKind::{Corrupt, Denied, NotFound, Untrusted};
+        match result {
+            Err(error) if matches!(error.kind(), Corrupt | Denied | NotFound | Untrusted) => {
+                self.failed.get_or_insert(error);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
     }
 
     /// Finds a manifest that has the object, and returns its commit.
@@ -169,10 +195,12 @@ impl<'a> SiteObjects<'a> {
 
     fn offer_all(&mut self, wanted: &[WantedObject], take: &mut Take<'_>) -> Result<(), Stopped> {
         let mut blobs: HashMap<CommitId, Vec<usize>> = HashMap::new();
+        let mut is_any_here = false;
         for (index, object) in wanted.iter().enumerate() {
             let Some(commit) = self.find(object)? else {
                 continue;
             };
+            is_any_here = true;
             let manifest = self.manifests[&commit].as_ref().expect("it has the object");
             let encoded = match object.kind {
                 ObjectKind::Commit => manifest.tree.commit.encode().map(|(_, bytes)| bytes),
@@ -188,6 +216,9 @@ impl<'a> SiteObjects<'a> {
             if let Ok(bytes) = encoded {
                 take(index, Candidate::Bytes(bytes)).map_err(|_| Stopped::Aborted)?;
             }
+        }
+        if let Some(error) = self.failed.take_if(|_| !is_any_here) {
+            return Err(error.into());
         }
         if blobs.is_empty() {
             return Ok(());
