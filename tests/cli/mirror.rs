@@ -111,3 +111,83 @@ fn a_mirror_does_not_mix_with_something_else() {
         run.err
     );
 }
+
+#[test]
+fn everybody_may_read_a_mirror_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = published();
+    let program = env!("CARGO_BIN_EXE_atomos");
+    let script = format!("umask 077; exec {program} mirror origin os --to copy --repo client");
+    let status = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(scratch.path(""))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mut stack = vec![scratch.path("copy")];
+    let mut files = 0;
+    while let Some(dir) = stack.pop() {
+        let mode = fs::metadata(&dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{}", dir.display());
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.ends_with(".mirror") {
+                continue;
+            }
+            if path.is_dir() {
+                stack.push(path);
+                continue;
+            }
+            files += 1;
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o644, "{}", path.display());
+        }
+    }
+    assert!(files >= 5, "{files}");
+}
+
+#[test]
+fn refs_that_lie_within_one_another_are_refused_before_anything_is_copied() {
+    let scratch = published();
+    let run = scratch
+        .client(&["mirror", "origin", "os", "os/edge", "--to", "copy"])
+        .code(10);
+    assert!(
+        run.err
+            .contains("a ref cannot be called os/edge: there is os, and one would lie within the other"),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.path("copy").exists());
+    scratch
+        .client(&["mirror", "origin", "os", "--to", "copy"])
+        .code(0);
+    for (file, name) in [("refs/other/x", "other"), ("refs/other", "other/x")] {
+        let _ = fs::remove_dir_all(scratch.path("copy/refs/other"));
+        scratch.write(&format!("copy/{file}"), "a record");
+        let run = scratch
+            .client(&["mirror", "origin", name, "--to", "copy"])
+            .code(10);
+        assert!(
+            run.err.contains(&format!("a ref cannot be called {name}: ")),
+            "{}",
+            run.err
+        );
+    }
+}
+
+#[test]
+fn another_mirror_is_waited_for_as_long_as_is_said() {
+    let scratch = published();
+    scratch
+        .client(&["mirror", "origin", "os", "--to", "copy"])
+        .code(0);
+    let lock = fs::File::open(scratch.path("copy/.mirror/lock")).unwrap();
+    lock.lock().unwrap();
+    let began = std::time::Instant::now();
+    let run = scratch
+        .client(&["mirror", "origin", "os", "--to", "copy", "--lock-timeout", "0"])
+        .code(8);
+    assert!(run.err.contains("the mirror"), "{}", run.err);
+    assert!(began.elapsed().as_secs() < 20);
+}

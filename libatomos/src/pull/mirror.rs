@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::path::Path;
-use std::time::Duration;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::digest::Digest;
-use crate::fs::{Dir, FileLock, FsError, LockMode, hash_file};
+use crate::fs::{Dir, FileKind, FsError, hash_file};
 use crate::names::RefName;
 use crate::progress::{Phase, PhaseGuard, Unit};
 use crate::remote::{Fetched, Metered, Rejection};
@@ -51,9 +51,6 @@ const WORK: &str = ".mirror";
 
 /// In [`WORK`]: a run has not ended, and what it has fetched may not be on the disk.
 const UNFINISHED: &str = "unfinished";
-
-/// How long another mirror into the same directory is waited for.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns whether a mirror that was interrupted before it had its [`INFO`] has such an entry.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
@@ -104,6 +101,86 @@ fn is_here(dir: &Dir, path: &str, wanted: &FileRef, verify: bool) -> Result<bool
     Ok(*found.digest() == wanted.digest)
 }
 
+/// Gives what a mirror made a mode, whatever the umask: a web server reads it as another user.
+fn open_to_all(made: impl AsFd, mode: u32, path: impl FnOnce() -> PathBuf) -> Result<(), FsError> {
+    rustix::fs::fchmod(made, rustix::fs::Mode::from_raw_mode(mode))
+        .map_err(|error| FsError::new("set the mode of", path(), error))
+}
+
+/// Opens the copy, and makes it if it is missing.
+fn open_copy(to: &Path) -> Result<Dir, FsError> {
+    let is_there = match Dir::open_ambient(to) {
+        Err(error) if error.is_not_found() => false,
+        other => return other,
+    };
+    let dir = Dir::ensure_ambient(to)?;
+    if !is_there {
+        open_to_all(&dir, 0o755, || to.to_owned())?;
+    }
+    Ok(dir)
+}
+
+/// Makes each directory of `path` that is missing. Those that are there keep their modes.
+fn make_dirs(dir: &Dir, path: &Path) -> Result<(), FsError> {
+    let mut at = PathBuf::new();
+    for part in path.components() {
+        at.push(part);
+        match dir.create_dir(&at, 0o755) {
+            Err(error) if error.is_already_exists() => {}
+            made => {
+                made?;
+                open_to_all(dir.open_dir(&at)?, 0o755, || dir.path().join(&at))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses refs that lie within one another.
+fn check_names(refs: &[RefName], to: &Path) -> Result<(), PullError> {
+    for (index, name) in refs.iter().enumerate() {
+        if let Some(other) = refs[..index].iter().find(|other| other.collides_with(name)) {
+            return Err(collision(to, name, &other.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a ref of which the copy has another one within it or around it.
+fn check_place(dir: &Dir, reference: &RefName) -> Result<(), PullError> {
+    let path = record_path(reference);
+    let path = Path::new(&path);
+    for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
+        let kind = match dir.stat_optional(part) {
+            // A file is on the way there: the part before it is looked at next.
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotADirectory => continue,
+            stat => stat?.map(|stat| stat.kind),
+        };
+        let wrong = match part == path {
+            true => FileKind::Dir,
+            false => FileKind::File,
+        };
+        if kind == Some(wrong) {
+            let other = part.strip_prefix("refs").unwrap_or(part).display().to_string();
+            let other = match part == path {
+                true => format!("{other}/..."),
+                false => other,
+            };
+            return Err(collision(dir.path(), reference, &other));
+        }
+    }
+    Ok(())
+}
+
+fn collision(to: &Path, name: &RefName, other: &str) -> PullError {
+    PullError::NotAMirror {
+        path: to.to_owned(),
+        reason: format!(
+            "a ref cannot be called {name}: there is {other}, and one would lie within the other"
+        ),
+    }
+}
+
 impl Session<'_> {
     /// Copies the newest release of each ref, with all that it needs, into the site at `to`, which is made if there is nothing. The
     /// records are verified as a pull verifies them.
@@ -116,7 +193,8 @@ impl Session<'_> {
         to: &Path,
         options: &MirrorOptions,
     ) -> Result<MirrorReport, PullError> {
-        let dir = Dir::ensure_ambient(to)?;
+        check_names(refs, to)?;
+        let dir = open_copy(to)?;
         if !dir.exists(INFO)?
             && let Some(entry) = dir.entries()?.into_iter().find(|entry| !is_ours(&entry.name))
         {
@@ -126,20 +204,15 @@ impl Session<'_> {
             });
         }
         let work = dir.ensure_dir(WORK, 0o700)?;
-        let _lock = FileLock::acquire(
-            &work,
-            "lock",
-            0o600,
-            "the mirror",
-            LockMode::Exclusive,
-            LOCK_TIMEOUT,
-            |_| {},
-        )?;
+        let _lock = self.repo.lock_other(&work, "lock", "the mirror")?;
         let verify = options.verify || work.exists(UNFINISHED)?;
         for entry in work.entries()? {
             if entry.name != "lock" {
                 work.remove_tree(&entry.name)?;
             }
+        }
+        for reference in refs {
+            check_place(&dir, reference)?;
         }
         let mut report = MirrorReport::default();
         let mut records = Vec::new();
@@ -178,7 +251,7 @@ impl Session<'_> {
         for (kind, digest, size) in files {
             self.source().cancel().check()?;
             let path = kind.path(&digest);
-            dir.ensure_dir(kind.dir(), 0o755)?;
+            make_dirs(&dir, Path::new(kind.dir()))?;
             if is_here(&dir, &path, &FileRef { digest, size }, verify)? {
                 report.present += 1;
             } else {
@@ -206,7 +279,7 @@ impl Session<'_> {
         for (reference, text, _) in records {
             let path = record_path(&reference);
             if let Some(parent) = Path::new(&path).parent() {
-                dir.ensure_dir_all(parent, 0o755)?;
+                make_dirs(&dir, parent)?;
             }
             dir.write_atomic(&path, text.as_bytes(), 0o644)?;
         }
@@ -244,6 +317,7 @@ impl Session<'_> {
             let url = response.url.clone();
             work.remove_file_optional(&name)?;
             let mut out = work.create_file(&name, 0o644)?;
+            open_to_all(&out, 0o644, || work.path().join(&name))?;
             let mut body = Metered::new(self.source(), response.body);
             let mut hasher = blake3::Hasher::new();
             let mut buffer = vec![0; 256 * 1024];
@@ -288,7 +362,7 @@ impl Session<'_> {
                 Ok(bytes)
             })?;
             if let Fetched::New(bytes) = fetched {
-                dir.ensure_dir(KEYS, 0o755)?;
+                make_dirs(dir, Path::new(KEYS))?;
                 dir.write_atomic(&path, &bytes, 0o644)?;
             }
         }
@@ -320,7 +394,9 @@ impl Chain<'_> {
                     .as_ref()
                     .is_some_and(|given| given.number() == number && *given.set() != set)
                 {
-                    return Err(invalid("it is another set than the one that the remote was given"));
+                    return Err(invalid(
+                        "it is another set than the one that the remote was given",
+                    ));
                 }
                 TrustedKeys::given(set)
             }
@@ -334,7 +410,11 @@ impl Chain<'_> {
         {
             return Err(invalid("it is another set than the one in use"));
         }
-        if self.followed.as_ref().is_some_and(|followed| followed.number() < number) {
+        if self
+            .followed
+            .as_ref()
+            .is_some_and(|followed| followed.number() < number)
+        {
             self.followed = Some(set);
         }
         Ok(())
