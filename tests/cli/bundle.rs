@@ -215,3 +215,35 @@ fn what_cannot_be_a_bundle_is_named() {
     assert!(run.err.contains("error: cannot trust b:refs/os"), "{}", run.err);
     assert!(run.err.contains("0 of the 1 signatures"), "{}", run.err);
 }
+
+#[test]
+fn a_bundle_says_why_it_cannot_be_made() {
+    let scratch = published();
+    let create = |more: &[&str]| {
+        let base = ["bundle", "create", "site", "os", "-o"];
+        scratch.atomos(&[&base[..], more].concat())
+    };
+    let run = create(&["-"]).code(2);
+    assert!(run.err.contains("hint: -o /dev/stdout"), "{}", run.err);
+    assert!(!scratch.path("-").exists());
+    for version in ["2", "3"] {
+        scratch.version(version);
+        scratch.publish(&[]).code(0);
+    }
+    scratch
+        .atomos(&["site", "prune", "site", "--keep", "1", "--grace", "0"])
+        .code(0);
+    let run = create(&["update.atomos", "--from", "1"]).code(3);
+    assert!(run.err.contains("os 1 was pruned"), "{}", run.err);
+    for file in fs::read_dir(scratch.path("site/packs")).unwrap() {
+        let file = file.unwrap().path();
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+    let run = create(&["all.atomos"]).code(6);
+    assert!(run.err.contains("site/packs/"), "{}", run.err);
+    assert!(run.err.contains("`atomos site fsck DIR`"), "{}", run.err);
+    assert!(!scratch.path("all.atomos").exists());
+}

@@ -1,7 +1,7 @@
 //! `atomos bundle`
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use libatomos::names::RefName;
@@ -90,6 +90,12 @@ pub fn run(context: &Context, args: &BundleArgs) -> RunResult {
 }
 
 fn create(context: &Context, args: &CreateArgs) -> RunResult {
+    if args.output == Path::new("-") {
+        return Err(
+            CliError::usage("a bundle is written into a file, and `-` is none")
+                .with_hint("-o /dev/stdout writes it to standard output, -o ./- into a file of that name"),
+        );
+    }
     let site = SiteDir::open(&args.site)?;
     let shown = args.output.display();
     let report = write_output(&args.output, |file| {

@@ -334,6 +334,14 @@ pub enum PublishError {
         /// How it was named.
         selector: String,
     },
+    /// The site knows of a release, and has no longer what is in it.
+    #[error("{reference} {selector} was pruned: the site has its name alone")]
+    Pruned {
+        /// The ref.
+        reference: RefName,
+        /// How it was named.
+        selector: String,
+    },
     /// There is no such ref.
     #[error("there is no ref {reference} on the site {}", path.display())]
     NoSuchRef {
@@ -441,6 +449,7 @@ impl PublishError {
             | Self::OtherKeys { .. }
             | Self::LastSequence { .. } => ErrorKind::Untrusted,
             Self::NoSuchRelease { .. }
+            | Self::Pruned { .. }
             | Self::NoSuchRef { .. }
             | Self::NothingLeft { .. }
             | Self::NoRefs { .. } => ErrorKind::NotFound,

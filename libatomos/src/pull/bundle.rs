@@ -1,14 +1,17 @@
 //! Updates in one file: what a machine on one version needs of a site to come to another.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use crate::digest::CommitId;
+use crate::fs::{FsError, hash_file};
 use crate::names::RefName;
 use crate::publish::{PublishError, SiteDir};
+use crate::sign::{Envelope, KeySet, TrustedKeys};
 use crate::site::{
-    Artifact, FileRef, INFO, Manifest, Record, Release, TreeTable, is_selected, key_set_path, record_path,
+    Artifact, FileRef, INFO, Manifest, Record, Release, TreeTable, is_selected, key_set_path, limits,
+    record_path,
 };
 use crate::transport::{BundlePiece, BundleTransport};
 
@@ -51,12 +54,14 @@ pub fn create_bundle(
     let base = match &base {
         None => None,
         Some(base) => {
-            // One that was pruned is on the site in name only.
             if !site
                 .dir()
                 .exists(Artifact::Manifest.path(&base.manifest.digest))?
             {
-                return Err(no_such(from.unwrap_or_default()));
+                return Err(PublishError::Pruned {
+                    reference: reference.clone(),
+                    selector: from.unwrap_or_default().to_owned(),
+                });
             }
             Some(site.manifest(base)?)
         }
@@ -70,16 +75,23 @@ pub fn create_bundle(
     for number in 1..=record.keys {
         parts.whole(&key_set_path(number))?;
     }
+    parts.check_keys(&record)?;
     parts.whole(&record_path(reference))?;
-    parts.whole(&Artifact::Release.path(&record.release))?;
+    let release_file = FileRef {
+        digest: record.release,
+        size: record.release_size,
+    };
+    parts.artifact(Artifact::Release, &release_file);
     let manifest_file = relative.map_or(release.manifest, |relative| relative.file);
-    parts.whole(&Artifact::Manifest.path(&manifest_file.digest))?;
+    parts.artifact(Artifact::Manifest, &manifest_file);
+    // Before what it says is believed.
+    parts.verify()?;
     let manifest = match (relative, &base) {
         (Some(relative), Some(base)) => {
             let table = TreeTable::encode_from(&base.tree, &base.tree.commit)?;
             let bytes = site.dir().read(
                 Artifact::Manifest.path(&relative.file.digest),
-                crate::site::limits::MAX_MANIFEST,
+                limits::MAX_MANIFEST,
             )?;
             Manifest::decode(&bytes, &release.commit, &table)?
         }
@@ -117,6 +129,7 @@ pub fn create_bundle(
             parts.piece(request.kind, &request.file, piece.range.clone());
         }
     }
+    parts.verify()?;
     let bytes = parts.write(out)?;
     Ok(BundleReport {
         commit: release.commit,
@@ -157,6 +170,9 @@ fn find(
 struct Parts<'a> {
     site: &'a SiteDir,
     pieces: BTreeMap<(String, u64), (u64, u64)>,
+    /// Files of which something is put in, and whose names are their digests. They are verified whole: nobody could use a bundle of damaged ones.
+    artifacts: BTreeMap<String, FileRef>,
+    verified: BTreeSet<String>,
 }
 
 impl<'a> Parts<'a> {
@@ -164,6 +180,8 @@ impl<'a> Parts<'a> {
         Self {
             site,
             pieces: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
+            verified: BTreeSet::new(),
         }
     }
 
@@ -173,10 +191,63 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
+    fn artifact(&mut self, kind: Artifact, file: &FileRef) {
+        self.piece(kind, file, 0..file.size);
+    }
+
     fn piece(&mut self, kind: Artifact, file: &FileRef, range: std::ops::Range<u64>) {
         let path = kind.path(&file.digest);
+        self.artifacts.insert(path.clone(), *file);
         self.pieces
             .insert((path, range.start), (file.size, range.end - range.start));
+    }
+
+    fn damaged(&self, path: &str, reason: impl std::fmt::Display) -> PublishError {
+        PublishError::Damaged {
+            path: self.site.dir().path().join(path),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Reads the files that pieces are of, as a stream, where that was not done yet.
+    fn verify(&mut self) -> Result<(), PublishError> {
+        let dir = self.site.dir();
+        for (path, file) in &self.artifacts {
+            if self.verified.contains(path) {
+                continue;
+            }
+            let opened = dir
+                .open_file_optional(path)?
+                .ok_or_else(|| self.damaged(path, "it is not there"))?;
+            let (found, _) =
+                hash_file(&opened).map_err(|error| FsError::new("read", dir.path().join(path), error))?;
+            if *found.digest() != file.digest {
+                return Err(self.damaged(path, "its bytes are not those of its name"));
+            }
+            self.verified.insert(path.clone());
+        }
+        Ok(())
+    }
+
+    /// Looks whether the key sets follow one another, and the last one is that of the record. Which keys began, machines know.
+    fn check_keys(&self, record: &Record) -> Result<(), PublishError> {
+        let mut before: Option<TrustedKeys> = None;
+        for number in 1..=record.keys {
+            let path = key_set_path(number);
+            let bytes = self.site.dir().read(&path, limits::MAX_RECORD)?;
+            let set = match &before {
+                Some(before) => before.advance(&bytes),
+                None => Envelope::decode(&bytes)
+                    .and_then(|envelope| KeySet::from_payload(envelope.unverified_payload()))
+                    .map(TrustedKeys::given),
+            };
+            let set = set.map_err(|error| self.damaged(&path, error))?;
+            if set.number() != number || set.set().repository != record.repository {
+                return Err(self.damaged(&path, "it is the key set of another number or repository"));
+            }
+            before = Some(set);
+        }
+        Ok(())
     }
 
     fn write(self, out: &mut dyn Write) -> Result<u64, PublishError> {
@@ -208,7 +279,7 @@ impl<'a> Parts<'a> {
             Ok(())
         };
         BundleTransport::write(out, pieces, &mut copy)
-            .map_err(|error| crate::fs::FsError::new("write", "the bundle", error))?;
+            .map_err(|error| FsError::new("write", "the bundle", error))?;
         Ok(bytes)
     }
 }

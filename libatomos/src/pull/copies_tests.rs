@@ -238,3 +238,39 @@ fn a_bundle_brings_an_update_without_a_network() {
     std::fs::write(&file, &good[..10]).unwrap();
     assert!(crate::transport::BundleTransport::open(&file).is_err());
 }
+
+#[test]
+fn no_bundle_is_made_of_what_is_damaged() {
+    let world = World::new();
+    world.release("1");
+    world.write("usr/bin/new", &super::tests::noise(9, 4000));
+    world.release("2");
+    let site = SiteDir::open(&world.site()).unwrap();
+    let create = |from| create_bundle(&site, &super::tests::os(), from, &mut Vec::new());
+    create(Some("1")).unwrap();
+    let release = site.read_published(&super::tests::os()).unwrap().unwrap().1;
+    let relative = crate::site::Artifact::Manifest.path(&release.manifests[0].file.digest);
+    let flip = |file: &std::path::Path| {
+        let mut bytes = std::fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    };
+    let all = ["packs", "images", "patches"].map(|kind| super::site_tests::files(&world, kind));
+    let all = all.concat();
+    for (files, from, named) in [
+        (&all[..], None, "/"),
+        (&all[..], Some("1"), "/"),
+        (&[world.site().join(&relative)][..], Some("1"), relative.as_str()),
+    ] {
+        files.iter().for_each(|file| flip(file));
+        let error = create(from).unwrap_err();
+        assert!(
+            matches!(error, crate::publish::PublishError::Damaged { .. }),
+            "{from:?}: {error}"
+        );
+        assert!(error.to_string().contains(named), "{error}");
+        files.iter().for_each(|file| flip(file));
+        create(from).unwrap();
+    }
+}
