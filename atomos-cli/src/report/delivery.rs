@@ -80,6 +80,10 @@ fn hint_for_pull(error: &PullError) -> Option<String> {
             "`atomos remote show NAME` shows the keys that count; ask the publisher whether they are right"
                 .to_owned()
         }
+        PullError::WebPage { .. } => {
+            "where the network wants a login, log in with a browser, then run the command again; `atomos remote show NAME` shows where the site is"
+                .to_owned()
+        }
         PullError::OlderThanCopy { path, .. } => {
             format!(
                 "nothing was changed; the remote's site is behind, or not what it was: where that is right, remove {}",
@@ -140,6 +144,13 @@ fn hint_for_transport(error: &TransportError) -> Option<String> {
         }
         TransportErrorKind::NotFound | TransportErrorKind::Protocol | TransportErrorKind::TooLarge => {
             "`atomos remote show NAME` shows where the site is; what came is kept, and another mirror may have the rest"
+                .to_owned()
+        }
+        TransportErrorKind::Denied if error.url.starts_with("file:") => {
+            "look at the modes of that file and of the directories above it".to_owned()
+        }
+        TransportErrorKind::Refused => {
+            "`atomos remote show NAME` shows where the site is, and the headers that are sent; whoever runs the server can say what it does not like"
                 .to_owned()
         }
         TransportErrorKind::Denied => {
@@ -203,6 +214,9 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         }
         PublishError::NoSuchRelease { .. } => {
             "`atomos history REMOTE REF` lists the releases of a site that is a remote".to_owned()
+        }
+        PublishError::Pruned { .. } => {
+            "name a version that the site has still with --from, or make a bundle for everybody without --from".to_owned()
         }
         PublishError::Damaged { .. } => "`atomos site fsck DIR` says what else is damaged".to_owned(),
         PublishError::NothingLeft { .. } => {

@@ -27,6 +27,17 @@ pub enum PullError {
         #[source]
         source: SignError,
     },
+    /// Something else answers in the site's place, such as a network that wants a login first.
+    #[error("{url} is a web page and no file of a site: the server calls it {content_type}")]
+    WebPage {
+        /// The file.
+        url: String,
+        /// What the server calls it.
+        content_type: String,
+        /// What is wrong with it.
+        #[source]
+        source: SignError,
+    },
     /// A record is that of something else.
     #[error("{url} is the record of {what} {found}, and that of {expected} was asked for")]
     OtherRecord {
@@ -276,7 +287,7 @@ impl PullError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Untrusted { source, .. } => source.kind(),
+            Self::Untrusted { source, .. } | Self::WebPage { source, .. } => source.kind(),
             Self::OtherRecord { .. }
             | Self::Older { .. }
             | Self::OlderThanCopy { .. }

@@ -106,7 +106,7 @@ impl Trust<'_> {
                         learnt.go_over_to(keys);
                     }
                     let rejection = Rejection::new(explain(&error));
-                    why = Some(error);
+                    why = Some(or_web_page(error, meta));
                     Err(rejection)
                 }
             }
@@ -579,6 +579,24 @@ pub(super) fn read_artifact(
     match fetched {
         Fetched::New(read) => Ok(read),
         Fetched::NotModified => unreachable!("the question was not conditional"),
+    }
+}
+
+/// Says of what is no record at all what the server calls it, where that is a web page.
+fn or_web_page(error: PullError, meta: &Meta) -> PullError {
+    match (error, &meta.content_type) {
+        (
+            PullError::Untrusted {
+                url,
+                source: source @ SignError::InvalidEnvelope { .. },
+            },
+            Some(content_type),
+        ) if content_type.contains("html") => PullError::WebPage {
+            url,
+            content_type: content_type.clone(),
+            source,
+        },
+        (error, _) => error,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use atomos_httpd::testing::{BadServer, Deed, Fault};
 
-use super::{Has, Site, chain};
+use super::{Has, PullError, Site, chain};
 
 /// Everything that a machine with nothing asks for, and the objects that a machine one release behind asks for.
 const PLACES: [(Has, &str); 2] = [(Has::Nothing, ""), (Has::First, "p")];
@@ -17,6 +17,17 @@ fn fails_everywhere(deed: &Deed, why: &[&str]) {
 #[test]
 fn a_page_of_html_is_no_record_and_no_pack() {
     fails_everywhere(&Deed::Html, &["no signed envelope", "ends before the bytes"]);
+}
+
+#[test]
+fn a_page_in_the_sites_place_is_called_one() {
+    let mut site = Site::small(false);
+    let bad = BadServer::start(site.world.site(), [Fault::on("", Deed::Html)]);
+    site.client(Has::Nothing, &[bad.url()]);
+    let error = site.pull().0.unwrap_err();
+    assert!(matches!(error, PullError::WebPage { .. }), "{}", chain(&error));
+    assert!(error.to_string().contains("text/html"), "{error}");
+    assert_eq!(error.kind(), crate::error::ErrorKind::Untrusted);
 }
 
 #[test]
