@@ -407,7 +407,7 @@ fn a_mistyped_key_or_address_is_put_right_by_the_right_one() {
         scratch.run(command.env_remove("ATOMOS_REPO"))
     };
     run(&right, "other.pub").code(7);
-    run(&wrong, "key.pub").code(5);
+    run(&wrong, "key.pub").code(3);
     run(&right, "key.pub").code(0);
 }
 

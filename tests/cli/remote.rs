@@ -73,9 +73,12 @@ fn a_remote_is_added_shown_listed_and_removed() {
 #[test]
 fn nothing_is_believed_without_a_key_unless_that_is_said() {
     let (scratch, _) = with_key();
-    scratch
+    let run = scratch
         .atomos(&["remote", "add", "lab", "http://10.0.0.1"])
         .code(2);
+    for way in ["--key ", "--key-set", "--no-verify"] {
+        assert!(run.err.contains(way), "{}", run.err);
+    }
     scratch
         .atomos(&[
             "remote",
@@ -141,6 +144,28 @@ fn secrets_are_not_printed() {
         "s3cr3t",
     ]);
     assert!(!run.code(2).err.contains("s3cr3t"));
+    let run = scratch.atomos(&["remote", "add", "b", "me:s3cr3t@host/site", "--no-verify"]);
+    assert!(!run.code(2).err.contains("s3cr3t"));
+    // A proxy that nobody listens at, named without a scheme.
+    scratch
+        .atomos(&["remote", "add", "c", "http://site.invalid", "--no-verify"])
+        .code(0);
+    let file = scratch.path("repo/remotes/c.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("retries = 0\n{text}")).unwrap();
+    let mut command = scratch.command(&["pull", "c", "os"]);
+    let run = scratch.run(command.env("http_proxy", "me:s3cr3t@127.0.0.1:9"));
+    assert_ne!(run.code, 0);
+    assert!(run.err.contains("127.0.0.1:9"), "{}", run.err);
+    assert!(!run.err.contains("s3cr3t"), "{}", run.err);
+    let mut command = scratch.command(&["pull", "c", "os"]);
+    let run = scratch.run(command.env("all_proxy", "socks5://me:s3cr3t@127.0.0.1:9"));
+    assert!(
+        run.err
+            .contains("its proxy socks5://127.0.0.1:9, which `http_proxy` or `all_proxy`"),
+        "{}",
+        run.err
+    );
 }
 
 #[test]
@@ -155,10 +180,24 @@ fn a_remote_is_replaced_only_by_force_and_forgets_with_its_keys() {
     assert!(run.err.contains("hint: --force replaces it"), "{}", run.err);
     let state = scratch.path("repo/remotes/origin.state");
     fs::write(&state, "{}").unwrap();
-    add(&["--key", "release-key.pub", "--jobs", "2", "--force"]).code(0);
+    let run = add(&["--key", "release-key.pub", "--jobs", "2", "--force"]).code(0);
+    assert!(!run.err.contains("forgotten"), "{}", run.err);
     assert!(state.exists(), "the same keys: what was seen still counts");
-    add(&["--no-verify", "--force"]).code(0);
+    let run = add(&["--no-verify", "--force"]).code(0);
+    assert!(
+        run.err.contains("what was seen of origin is forgotten"),
+        "{}",
+        run.err
+    );
     assert!(!state.exists());
+    // The same two keys in another order.
+    scratch.atomos(&["key", "generate", "other-key"]).code(0);
+    let keys = ["release-key.pub", "other-key.pub"];
+    add(&["--force", "--key", keys[0], "--key", keys[1]]).code(0);
+    fs::write(&state, "{}").unwrap();
+    let run = add(&["--force", "--key", keys[1], "--key", keys[0]]).code(0);
+    assert!(!run.err.contains("forgotten"), "{}", run.err);
+    assert!(state.exists());
 }
 
 #[test]
@@ -194,6 +233,10 @@ fn what_cannot_work_is_refused_before_it_is_written() {
         (&["site"], "no absolute path"),
         (&["https://u:p@os.example"], "`user`"),
         (&["https://os.example?x"], "no query"),
+        (&["http://[::1"], "brackets"),
+        (&["http://[::1]x/site"], "brackets"),
+        (&["http://[fe80::1%eth0]/site"], "IPv6 address"),
+        (&["http://os.exam]ple"], "no name and no address"),
         (&["https://os.example", "--proxy", "socks5://p"], "`proxy`"),
         (
             &["https://os.example", "--header", "Range: x"],
@@ -238,4 +281,21 @@ fn a_directory_of_keys_is_every_key_in_it() {
     scratch.write("keys/d.pub", "nonsense\n");
     let run = add("other").code(5);
     assert!(run.err.contains("keys/d.pub"), "{}", run.err);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named_with_the_cause() {
+    let scratch = Scratch::new();
+    scratch.write("ca.pem", "no certificate\n");
+    let add = |name: &str, more: &[&str]| {
+        let base = ["remote", "add", name, "https://127.0.0.1:9", "--no-verify"];
+        scratch.atomos(&[&base[..], more].concat()).code(0);
+        scratch.atomos(&["pull", name, "os"])
+    };
+    let run = add("a", &["--ca", "ca.pem"]).code(5);
+    assert!(run.err.contains("[SCRATCH]/ca.pem"), "{}", run.err);
+    assert!(run.err.contains("there is no certificate in it"), "{}", run.err);
+    let run = add("b", &["--ca", "nowhere.pem"]).code(3);
+    assert!(run.err.contains("[SCRATCH]/nowhere.pem"), "{}", run.err);
+    assert!(run.err.contains("No such file"), "{}", run.err);
 }

@@ -70,7 +70,6 @@ struct AddArgs {
     #[arg(
         long,
         value_name = "FILE|DIR",
-        required_unless_present_any = ["no_verify", "key_set"],
         conflicts_with_all = ["no_verify", "key_set"]
     )]
     key: Vec<PathBuf>,
@@ -245,6 +244,13 @@ fn key_files(path: &Path) -> Result<Vec<PathBuf>, CliError> {
 }
 
 fn config(args: &AddArgs) -> Result<RemoteConfig, CliError> {
+    if args.key.is_empty() && args.key_set.is_none() && !args.no_verify {
+        return Err(
+            CliError::usage("it has to be said whose signatures count").with_hint(
+                "--key FILE names a public key, --key-set FILE a key set of the site; --no-verify believes whatever comes",
+            ),
+        );
+    }
     let mut config = RemoteConfig::default();
     config.urls = std::iter::once(&args.url).chain(&args.mirror).cloned().collect();
     for path in &args.key {

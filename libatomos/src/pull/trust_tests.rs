@@ -755,8 +755,14 @@ fn keys_that_are_taken_back_while_a_pull_runs_move_no_ref() {
     world.release("1");
     let options = world.session(|_| {});
     let cancel = Cancel::new();
-    let mut session =
-        Session::open(&world.client, &super::tests::name(), &options, &NoProgress, &cancel).unwrap();
+    let mut session = Session::open(
+        &world.client,
+        &super::tests::name(),
+        &options,
+        &NoProgress,
+        &cancel,
+    )
+    .unwrap();
     session.look(&os()).unwrap();
     let mut config = session.config().clone();
     config.keys = vec![key(7).public().to_pem()];
@@ -783,9 +789,15 @@ fn a_mirror_takes_key_sets_that_lead_from_the_given_keys_to_those_in_use() {
     let mirror = |world: &World| {
         let options = world.session(|_| {});
         let cancel = Cancel::new();
-        Session::open(&world.client, &super::tests::name(), &options, &NoProgress, &cancel)
-            .unwrap()
-            .mirror(&[os()], &copy, &MirrorOptions::default())
+        Session::open(
+            &world.client,
+            &super::tests::name(),
+            &options,
+            &NoProgress,
+            &cancel,
+        )
+        .unwrap()
+        .mirror(&[os()], &copy, &MirrorOptions::default())
     };
     mirror(&world).unwrap();
     let good = [1, 2].map(|number| std::fs::read(world.site().join(key_set_path(number))).unwrap());
