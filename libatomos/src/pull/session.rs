@@ -6,8 +6,8 @@ use crate::names::RefName;
 use crate::parallel::Budget;
 use crate::progress::Progress;
 use crate::remote::{
-    OpenOptions, ProxyEnvironment, RemoteConfig, RemoteName, RemoteState, Source, SourceOptions, Traffic,
-    open_mirrors, set_verified, unverified_commits,
+    OpenOptions, ProxyEnvironment, RemoteConfig, RemoteError, RemoteName, RemoteState, Source, SourceOptions,
+    Traffic, open_mirrors, set_verified, unverified_commits,
 };
 use crate::repo::{ObjectKind, Repo};
 use crate::site::{HistoryEntry, Record, Release};
@@ -182,7 +182,11 @@ impl<'a> Session<'a> {
         let mut state = self.state.clone();
         let looked = self.trust().look(reference, &mut state);
         if state != self.state {
-            self.state = state.remember(self.repo, &self.name)?;
+            self.state = match state.remember(self.repo, &self.name) {
+                // Whoever only reads the repository can look all the same, as long as there is nothing new.
+                Err(RemoteError::Repo(_)) if state.is_known_to(&self.state) => state,
+                known => known?,
+            };
         }
         looked
     }

@@ -828,3 +828,30 @@ fn a_mirror_takes_key_sets_that_lead_from_the_given_keys_to_those_in_use() {
     assert_eq!(read(&copy, 1), good[0]);
     assert_eq!(read(&copy, 2), good[1]);
 }
+
+#[test]
+fn who_only_reads_looks_at_what_is_known_and_learns_nothing_new() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    let config = world.client.dir().path().join("config");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(
+        "read-only-compatible = []",
+        "read-only-compatible = [\"of-the-future\"]",
+    );
+    std::fs::write(&config, &text).unwrap();
+    assert!(text.contains("of-the-future"), "{text}");
+    let client = crate::repo::Repo::open(world.client.dir().path()).unwrap();
+    // Two days later it comes again, and there is nobody to write that down.
+    let options = world.session(|options| options.now = Some(NOW + 2 * DAY));
+    let cancel = Cancel::new();
+    let look = || {
+        Session::open(&client, &super::tests::name(), &options, &NoProgress, &cancel)
+            .unwrap()
+            .look(&os())
+    };
+    look().unwrap();
+    world.publish_by(&key(1), NOW + DAY);
+    look().unwrap_err();
+}

@@ -50,10 +50,11 @@ pub struct SeenRef {
 impl SeenRef {
     /// Notes that the record came at `now`, from `site`, which calls it `etag`.
     pub(crate) fn note_fetched(&mut self, now: i64, site: &str, etag: Option<&str>) {
-        self.fetched = now;
         self.etag = etag
             .filter(|tag| tag.len() <= MAX_ETAG)
             .map(|tag| (site.to_owned(), tag.to_owned()));
+        // Without a tag it comes each time, and that is nothing to write down.
+        self.fetched = self.etag.as_ref().map_or(0, |_| now);
     }
 
     /// Returns the mirror that is to be asked only whether the record has changed, and how it called it. `None` where the
@@ -212,6 +213,20 @@ impl RemoteState {
         }
         self.pinned = Some(digest);
         !(is_newer || is_unknown || is_same)
+    }
+
+    /// Returns whether `before` knew as much: at most when and by which names records came is different.
+    pub(crate) fn is_known_to(&self, before: &Self) -> bool {
+        let knowledge = |state: &Self| {
+            let mut state = state.clone();
+            state.pinned = None;
+            for seen in state.refs.values_mut() {
+                seen.etag = None;
+                seen.fetched = 0;
+            }
+            state
+        };
+        knowledge(self) == knowledge(before)
     }
 
     /// Goes over to a key set. What the set before it vouched for beside the order of records is forgotten: whoever stole

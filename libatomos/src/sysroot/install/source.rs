@@ -112,8 +112,7 @@ impl InstallSource<'_> {
                     if !seen.refs.is_empty() {
                         return Err(other_remote(sysroot, remote));
                     }
-                    RemoteConfig::remove(target, remote).map_err(PullError::from)?;
-                    config.create(target, remote).map_err(PullError::from)?;
+                    config.replace(target, remote).map_err(PullError::from)?;
                 }
                 let mut session = Session::open(target, remote, session, progress, cancel)?;
                 let pull = PullOptions {
