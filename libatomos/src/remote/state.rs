@@ -197,7 +197,8 @@ impl RemoteState {
             return false;
         }
         let is_newer = keys.number() < pinned.number();
-        let is_same = self.pinned.is_none() && keys.number() == pinned.number() && digest_of(keys) == digest;
+        // Of a file that does not say what it began with; or a person vouches for the set that the chain had led to.
+        let is_same = digest_of(keys) == digest;
         // Nobody noted what this began with. So it is shown again: the chain is followed anew from the keys that are given now,
         // and what was seen stays, so that nothing old is believed meanwhile.
         let is_unknown = self.pinned.is_none() && keys.number() > pinned.number();

@@ -352,6 +352,11 @@ fn what_other_keys_vouched_for_is_forgotten() {
     assert_eq!(followed, before);
     assert!(followed.begin_with(other.pinned_keys().unwrap()));
     assert_eq!(followed, begun_with(&other));
+    // The very set that it led to, given by hand.
+    let mut again = before.clone();
+    assert!(!again.begin_with(before.keys.clone()));
+    assert_eq!((&again.keys, &again.refs), (&before.keys, &before.refs));
+    assert_ne!(again.pinned, before.pinned);
     // A newer set than the one that was followed to.
     let mut state = begun(&one);
     let set = key_set(1);
