@@ -30,7 +30,7 @@ const MAX_UNFETCHED: i64 = 24 * 3600;
 
 /// What was seen of one ref.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub struct SeenRef {
     /// The newest record, as it was served. It is verified again when it is used.
     pub record: String,
@@ -70,8 +70,11 @@ impl SeenRef {
 }
 
 /// What was seen of a remote.
+///
+/// What a newer program has written besides is passed over, and not kept: the version that a machine goes back to has to be able to
+/// upgrade it again. So whatever is added must be safe to lose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub struct RemoteState {
     /// The repository's id. Another one's records are refused, whoever signed them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,10 +87,8 @@ pub struct RemoteState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<Digest>,
     /// The latest time that a believed record of this key set was signed at, in seconds since 1970.
-    #[serde(default)]
     pub newest_time: i64,
     /// By ref.
-    #[serde(default)]
     pub refs: BTreeMap<RefName, SeenRef>,
 }
 

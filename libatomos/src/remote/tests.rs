@@ -194,6 +194,8 @@ fn damaged_memory_is_an_error_that_names_the_file() {
         "{\"sequence\": 1}",
         &good[..good.len() / 2],
         &good.replace("\"newest-time\"", "\"newest\""),
+        &good.replace("\"refs\"", "\"ref\""),
+        &good.replace("\"record\": \"", "\"recorded\": \""),
         &good.replace("\"threshold\": 1", "\"threshold\": 0"),
     ] {
         std::fs::write(&file, bad).unwrap();
@@ -204,6 +206,25 @@ fn damaged_memory_is_an_error_that_names_the_file() {
         );
         assert!(error.to_string().contains("remotes/origin.state"), "{error}");
     }
+}
+
+#[test]
+fn what_a_newer_program_has_seen_besides_stops_nobody() {
+    let test = TestRepo::new();
+    let (repo, origin) = (test.repo(), name("origin"));
+    let state = state();
+    state.save(repo, &origin).unwrap();
+    let file = test.path().join("remotes/origin.state");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let newer = good
+        .replace("\"newest-time\"", "\"seen-by\": [1], \"newest-time\"")
+        .replace("\"record\": \"", "\"came-by\": \"post\", \"record\": \"");
+    assert_eq!(
+        newer.matches("seen-by").count() + newer.matches("came-by").count(),
+        2
+    );
+    std::fs::write(&file, newer).unwrap();
+    assert_eq!(RemoteState::load(repo, &origin).unwrap(), state);
 }
 
 #[test]
