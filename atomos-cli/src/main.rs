@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod context;
 mod exit_code;
+mod input;
 mod memory;
 mod output;
 mod output_file;

@@ -1,5 +1,6 @@
 //! Ctrl-C.
 
+use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -93,5 +94,42 @@ fn a_checkout_that_is_interrupted() {
         .filter(|name| name.starts_with('.'))
         .collect();
     assert_eq!(beside, [""; 0]);
+    place.assert_usable();
+}
+
+#[test]
+fn a_commit_that_waits_for_its_archive() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("large")).unwrap();
+    std::fs::write(place.path("large/file"), vec![1; 2 << 20]).unwrap();
+    place.atomos(&["commit", "-b", "large", "large"]).ok();
+    place.atomos(&["export", "large", "-o", "large.tar"]).ok();
+    let archive = std::fs::read(place.path("large.tar")).unwrap();
+    let mut child = place
+        .command(&["commit", "-b", "piped", "--tar", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More than a pipe holds: when all is written, somebody reads.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&archive[..archive.len() / 2]).unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let mut left = 600;
+    while child.try_wait().unwrap().is_none() {
+        left -= 1;
+        if left == 0 {
+            child.kill().unwrap();
+            panic!("it waits for the rest");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let run: Run = child.wait_with_output().unwrap().into();
+    assert_eq!(run.code, Some(130), "{run:#?}");
+    assert!(run.err.contains("interrupted"), "{run:#?}");
+    drop(stdin);
+    assert_eq!(place.atomos(&["rev-parse", "piped"]).code, Some(3));
     place.assert_usable();
 }

@@ -14,6 +14,7 @@ use libatomos::oci::{Layout, Platform};
 use libatomos::repo::Repo;
 use libatomos::source::Source;
 
+use crate::input::Input;
 use crate::output::text;
 use crate::report::CliError;
 
@@ -62,7 +63,7 @@ impl SourceArg {
             Self::Dir(path) => Source::Dir(open_dir(path)?),
             Self::Tar(path) if path.as_os_str() == "-" => Source::Tar {
                 name: PathBuf::from("the archive on standard input"),
-                stream: Box::new(io::stdin()),
+                stream: Box::new(Input::open()?),
             },
             Self::Tar(path) => Source::Tar {
                 name: path.clone(),

@@ -41,7 +41,7 @@ pub enum Source {
     Tar {
         /// What it is called, for messages.
         name: PathBuf,
-        /// Its bytes.
+        /// Its bytes. One that can keep a reader waiting fails, with whatever error, when the commit is cancelled.
         stream: Box<dyn Read + Send>,
     },
     /// The tree of a commit of the same repository.
@@ -272,8 +272,13 @@ pub fn commit_sources(
             Source::Tar { name, stream } => {
                 let phase = PhaseGuard::begin(progress, Phase::Read, None, Unit::Bytes);
                 let mut keep = |bytes: &mut dyn Read| reading.keep(bytes, &mut scratch, &phase);
-                tar::apply(&mut overlay, stream, Paths::Strict, &mut keep)
-                    .map_err(|error| error.in_archive(&name))?;
+                tar::apply(&mut overlay, stream, Paths::Strict, &mut keep).map_err(|error| {
+                    // A stream that was given up is not damaged.
+                    match cancel.check() {
+                        Err(cancelled) => cancelled.into(),
+                        Ok(()) => error.in_archive(&name),
+                    }
+                })?;
             }
             Source::Commit(id) => merge_commit(&mut overlay, &id, &reading)?,
             Source::Oci {
