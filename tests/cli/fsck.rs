@@ -102,6 +102,8 @@ fn a_repair_takes_from_whoever_has_it() {
     let site = scratch.path("site");
     let site = site.to_str().unwrap();
     let url = format!("file://{site}");
+    // As the tree of an operating system has.
+    std::os::unix::fs::symlink("sysroot/atomos", scratch.path("tree/atomos")).unwrap();
     for from in ["origin", site, &url, "site", "repo", "mirror", "tree"] {
         fs::write(object(&motd), "HELLO\n").unwrap();
         fs::remove_file(object(&data)).unwrap();

@@ -86,13 +86,20 @@ fn nothing_is_written_beneath_a_boot_partition_that_is_not_mounted() {
         &["deploy", "os"][..],
         &["cleanup"],
         &["kargs", "--append", "quiet"],
+        &["boot", "recover"],
     ] {
         let run = machine.atomos(args).code(10);
         assert!(
-            run.err.contains("is it not mounted?") && run.err.contains("atomos boot recover"),
+            run.err.contains("is it not mounted?") && run.err.contains("atomos boot recover --directory"),
             "{}",
             run.err
         );
+    }
+    // Whoever asks is not led to write there, either.
+    for (args, code) in [(&["status"][..], 0), (&["boot", "status"], 6)] {
+        let run = machine.atomos(args).code(code);
+        assert!(run.err.contains("was a file system of its own"), "{}", run.err);
+        assert!(!run.err.contains("boot recover"), "{}", run.err);
     }
     assert_eq!(fs::read_dir(&boot).unwrap().count(), 0);
     {
@@ -101,7 +108,7 @@ fn nothing_is_written_beneath_a_boot_partition_that_is_not_mounted() {
         assert_eq!(kernels(&boot).len(), 2);
     }
     // Whoever has no boot partition any more says so.
-    machine.atomos(&["boot", "recover"]).code(0);
+    machine.atomos(&["boot", "recover", "--directory"]).code(0);
     assert_eq!(kernels(&boot).len(), 2);
     machine.commit("3");
     machine.atomos(&["deploy", "os"]).code(0);

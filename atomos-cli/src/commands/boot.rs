@@ -56,6 +56,8 @@ struct StatusModel<'a> {
     entries: Vec<EntryModel<'a>>,
     /// Whether `boot recover` has something to write.
     behind: bool,
+    /// Whether what the loader reads is not mounted.
+    unmounted: bool,
     loader: &'a LoaderForecast,
 }
 
@@ -66,15 +68,22 @@ struct StatusModel<'a> {
 ///
 /// Where the list of deployments in /atomos is itself lost or damaged, --from-entries makes it anew from what /boot boots. Which deployments were pinned
 /// or known to be good is not known then.
+///
+/// Where /boot was a partition and is not mounted, it fails: no loader would see what it writes. With --directory the loader reads the directory from
+/// now on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   atomos boot recover
-  atomos boot recover --from-entries    the list of deployments is damaged")]
+  atomos boot recover --from-entries    the list of deployments is damaged
+  atomos boot recover --directory       /boot is no partition any more")]
 struct RecoverArgs {
     /// First make the list of deployments anew, which is lost or damaged
     #[arg(long)]
     from_entries: bool,
+    /// Take the directory /boot for what the loader reads, which was a partition before
+    #[arg(long)]
+    directory: bool,
 }
 
 /// Print the entries as U-Boot reads them, in extlinux.conf
@@ -128,6 +137,7 @@ fn status(context: &Context) -> RunResult {
                 &StatusModel {
                     entries,
                     behind: status.is_behind,
+                    unmounted: status.is_unmounted,
                     loader: &status.forecast,
                 },
             );
@@ -156,13 +166,18 @@ fn status(context: &Context) -> RunResult {
             .ui()
             .warning(format_args!("{} makes the loader take {takes}", pin.source));
     }
+    if status.is_unmounted {
+        context.ui().warning(
+            "/boot was a file system of its own, and is a directory now: what a loader reads is not mounted, and was not looked at",
+        );
+    }
     if status.is_behind {
         let command = context.command("boot recover", &[]);
         context.ui().warning(format_args!(
             "/boot is not what the deployments need: run `{command}`"
         ));
     }
-    Ok(match bad || status.is_behind {
+    Ok(match bad || status.is_behind || status.is_unmounted {
         true => Outcome::Damaged,
         false => Outcome::Done,
     })
@@ -181,6 +196,9 @@ fn extlinux(context: &Context, args: &ExtlinuxArgs) -> RunResult {
 fn recover(context: &Context, args: &RecoverArgs) -> RunResult {
     let sysroot = context.open_sysroot_to_write()?;
     let ui = context.ui();
+    if args.directory {
+        sysroot.take_boot_directory()?;
+    }
     if args.from_entries {
         let found = sysroot.rebuild_state(context.progress())?;
         let names: Vec<_> = found.iter().map(|id| id.short().to_string()).collect();

@@ -53,7 +53,7 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "`atomos finalize` finishes it, `atomos undeploy staged` gives it up".to_owned()
         }
         SysrootError::BootNotMounted { path } => format!(
-            "mount it: mount {0}; or, if the loader reads this directory from now on: atomos boot recover",
+            "mount it: mount {0}; or, if the loader reads this directory from now on: atomos boot recover --directory",
             shown(path)
         ),
         SysrootError::ChangedMeanwhile { .. } => {

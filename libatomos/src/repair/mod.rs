@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cancel::Cancel;
 use crate::error::ErrorKind;
-use crate::fs::{Dir, FsError};
+use crate::fs::{Dir, FileKind, FsError};
 use crate::progress::Progress;
 use crate::pull::{PullError, SessionOptions, SiteObjects};
 use crate::remote::{RemoteConfig, RemoteError, RemoteName};
@@ -61,8 +61,11 @@ impl RepairError {
     }
 }
 
-/// Where the repository of a sysroot lies.
-const SYSROOT_REPO: &str = "atomos/repo";
+/// Where a sysroot has what is its own.
+const SYSROOT: &str = "atomos";
+
+/// Its repository.
+const REPO: &str = "repo";
 
 /// Opens what a person calls `text`: a remote that is configured in `repo`; the URL of a site; or a directory, which may be
 /// a repository, a sysroot, a site, a deployment, or any other tree. Nothing is sent yet.
@@ -108,7 +111,11 @@ pub fn open_source<'a>(
     if dir.exists("config")? && dir.exists("objects")? {
         return Ok(Box::new(RepoSource::new(Repo::open_at(dir)?, text)));
     }
-    if let Some(inner) = dir.open_dir_optional(SYSROOT_REPO)? {
+    // In the tree of an operating system `/atomos` is a link.
+    let is_sysroot = dir
+        .stat_optional(SYSROOT)?
+        .is_some_and(|stat| stat.kind == FileKind::Dir);
+    if is_sysroot && let Some(inner) = dir.open_dir_optional(Path::new(SYSROOT).join(REPO))? {
         return Ok(Box::new(RepoSource::new(Repo::open_at(inner)?, text)));
     }
     if dir.exists("atomos.json")? {

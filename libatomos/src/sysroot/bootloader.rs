@@ -38,6 +38,15 @@ impl Sysroot {
         Ok(BootDir::open_in(&root, &self.atomos, options)?)
     }
 
+    /// Takes the directory `/boot` for what a loader reads from now on, where it was a file system of its own before.
+    pub fn take_boot_directory(&self) -> Result<(), SysrootError> {
+        let _lock = self.lock()?;
+        Ok(self
+            .atomos
+            .remove_file_optional(layout::BOOT_IS_MOUNTED)
+            .map(drop)?)
+    }
+
     /// Fails where `/boot` was a file system of its own when it was last written, and is a directory now: what a loader reads is not
     /// mounted. Entries written beneath it would boot nothing, and what the loader has would lead to trees that were removed.
     pub(super) fn check_boot_is_mounted(&self, boot: &BootDir) -> Result<(), SysrootError> {
@@ -394,10 +403,12 @@ impl Sysroot {
     /// Returns what the loader will find, and whether it can boot it: every kernel is read and compared.
     pub fn boot_status(&self) -> Result<BootStatus, SysrootError> {
         let boot = self.boot_dir()?;
+        let is_unmounted = self.check_boot_is_mounted(&boot).is_err();
         // What the deployments need is not known where their list is damaged, and the entries can be looked at all the same.
         let plan = self.state().and_then(|state| self.boot_plan(&state));
         Ok(BootStatus {
-            is_behind: plan.is_ok_and(|plan| plan.is_behind()),
+            is_unmounted,
+            is_behind: !is_unmounted && plan.is_ok_and(|plan| plan.is_behind()),
             forecast: forecast(&boot, self.efivars()?.as_ref())?,
             entries: self.with_deployments(verify_entries(&boot)?)?,
             tries_left: boot.tries_left()?,
@@ -438,13 +449,15 @@ impl Sysroot {
     /// Returns what a person should know of `/boot`.
     pub(super) fn boot_warnings(&self, state: &State) -> Result<Vec<String>, SysrootError> {
         let look = || -> Result<(ReconcilePlan, LoaderForecast), SysrootError> {
-            Ok((
-                self.boot_plan(state)?,
-                forecast(&self.boot_dir()?, self.efivars()?.as_ref())?,
-            ))
+            let boot = self.boot_dir()?;
+            self.check_boot_is_mounted(&boot)?;
+            Ok((self.boot_plan(state)?, forecast(&boot, self.efivars()?.as_ref())?))
         };
         let (plan, forecast) = match look() {
             Ok(found) => found,
+            Err(error @ SysrootError::BootNotMounted { .. }) => {
+                return Ok(vec![format!("{error} Nothing can be changed until it is")]);
+            }
             // Anybody may ask for the status; not everybody may read /boot.
             Err(error) => return Ok(vec![format!("/boot could not be checked: {error}")]),
         };
@@ -480,6 +493,8 @@ pub struct BootStatus {
     pub entries: Vec<EntryReport>,
     /// Whether the deployments need something else in `/boot` than is there.
     pub is_behind: bool,
+    /// Whether `/boot` was a file system of its own and is not mounted: then this says nothing of what a loader reads.
+    pub is_unmounted: bool,
     /// How many tries those on trial have left, by the entry's number.
     pub tries_left: BTreeMap<u64, u32>,
 }

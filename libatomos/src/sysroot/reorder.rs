@@ -374,8 +374,12 @@ impl Sysroot {
 
     /// Writes what `/boot` should hold, from the truth: for a machine whose `/boot` was lost or left half done.
     /// Every kernel is read and compared. Returns what had to be done.
+    ///
+    /// # Errors
+    /// [`SysrootError::BootNotMounted`] where `/boot` was a file system of its own: see [`Self::take_boot_directory`].
     pub fn recover_boot(&self, progress: &dyn Progress) -> Result<ReconcilePlan, SysrootError> {
         let lock = self.lock()?;
+        self.check_boot_is_mounted(&self.boot_dir()?)?;
         let state = self.state()?;
         self.reconcile_boot(&lock, &state, KernelCheck::All, progress)
     }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::fs::Dir;
 use crate::progress::{Event, Progress};
 
-use super::{DeploymentId, State, Sysroot, SysrootError};
+use super::{DeploymentId, DeploymentState, State, Sysroot, SysrootError};
 
 /// The local policy, in a deployment.
 const LOCAL: &str = "etc/atomos/retention.toml";
@@ -107,27 +107,31 @@ impl Sysroot {
         let chosen = self.chosen(others.find(|other| !other.is_bad()));
         let chosen = chosen.map(|chosen| chosen.deployment);
         let is_booted = |id: &DeploymentId| booted.as_ref() == Some(id);
-        // The new one and what is running have their places; the rest go to the newest of the others.
+        // The new one and what is running have their places; the rest go to the newest of the others, and to bad ones last.
         let running_here = booted
             .as_ref()
             .is_some_and(|booted| booted.stateroot == new.stateroot);
-        let mut left = keep.saturating_sub(1 + usize::from(running_here));
-        let mut removed = Vec::new();
-        state.deployments.retain(|deployment| {
+        let left = keep.saturating_sub(1 + usize::from(running_here));
+        let stays = |deployment: &DeploymentState| {
             let id = &deployment.id;
-            if id == new || is_booted(id) || deployment.pinned || id.stateroot != new.stateroot {
-                return true;
-            }
-            if left > 0 {
-                left -= 1;
-                return true;
-            }
-            if good.as_ref() == Some(id) || chosen.as_ref() == Some(id) {
-                return true;
-            }
-            removed.push(id.clone());
-            false
-        });
+            id == new || is_booted(id) || deployment.pinned || id.stateroot != new.stateroot
+        };
+        let (bad, fair): (Vec<_>, Vec<_>) = state
+            .deployments
+            .iter()
+            .filter(|deployment| !stays(deployment))
+            .partition(|deployment| deployment.is_bad());
+        let saved = |id: &DeploymentId| good.as_ref() == Some(id) || chosen.as_ref() == Some(id);
+        let removed: Vec<DeploymentId> = fair
+            .into_iter()
+            .chain(bad)
+            .skip(left)
+            .map(|deployment| deployment.id.clone())
+            .filter(|id| !saved(id))
+            .collect();
+        state
+            .deployments
+            .retain(|deployment| !removed.contains(&deployment.id));
         Ok(removed)
     }
 

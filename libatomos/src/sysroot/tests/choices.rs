@@ -377,3 +377,18 @@ fn where_nobody_sees_the_loader_s_count_each_try_is_one_reboot() {
         assert_eq!(reboots.get(), tries - seen, "{seen} of {tries}");
     }
 }
+
+#[test]
+fn what_is_bad_goes_before_what_may_be_good() {
+    let machine = Machine::new();
+    machine.commit("1", |_| ());
+    let one = machine.deploy("os");
+    machine.commit("2", |_| ());
+    machine.deploy("os");
+    machine.sysroot().mark_bad("default", 5, &NoProgress).unwrap();
+    machine.commit("3", |_| ());
+    let three = machine.deploy("os");
+    let state = machine.sysroot().state().unwrap();
+    let left: Vec<_> = state.deployments.iter().map(|found| &found.id).collect();
+    assert_eq!(left, [&three.deployment, &one.deployment]);
+}
