@@ -71,12 +71,15 @@ impl Trust<'_> {
                 path: format!("remotes/{}.toml", self.name).into(),
                 reason,
             })?;
-        if state.begin_with(pinned) {
+        if state.begin_with(pinned.clone()) {
             let text = format!(
                 "other keys are given for the remote {} than before: what was seen of it is forgotten",
                 self.name
             );
             self.source.progress().report(Event::Warning { text: &text });
+        }
+        if let Some(pinned) = pinned {
+            self.show_beginning(&pinned, state)?;
         }
         let seen = state.refs.get(reference).cloned();
         let known = match &seen {
@@ -190,26 +193,68 @@ impl Trust<'_> {
             }));
         }
         while keys.number() < hint.keys {
-            let path = key_set_path(keys.number() + 1);
-            let request = Request::whole(&path, limits::MAX_RECORD as u64);
-            let mut why = None;
-            let next = self.source.read(&request, |bytes, meta| {
-                keys.advance(&bytes).map_err(|source| {
-                    let rejection = Rejection::new(&source);
-                    why = Some(PullError::Untrusted {
-                        url: meta.url.clone(),
-                        source,
-                    });
-                    rejection
-                })
-            });
-            match next {
-                Ok(Fetched::New(next)) => keys = next,
-                Ok(Fetched::NotModified) => unreachable!("the question was not conditional"),
-                Err(error) => return Err(why.unwrap_or_else(|| error.into())),
-            }
+            keys = self.next_keys(&keys)?;
             state.go_over_to(keys.clone());
         }
+        Ok(())
+    }
+
+    /// Fetches the key set that comes after `keys`.
+    fn next_keys(&self, keys: &TrustedKeys) -> Result<TrustedKeys, PullError> {
+        let path = key_set_path(keys.number() + 1);
+        let request = Request::whole(&path, limits::MAX_RECORD as u64);
+        let mut why = None;
+        let next = self.source.read(&request, |bytes, meta| {
+            keys.advance(&bytes).map_err(|source| {
+                let rejection = Rejection::new(&source);
+                why = Some(PullError::Untrusted {
+                    url: meta.url.clone(),
+                    source,
+                });
+                rejection
+            })
+        });
+        match next {
+            Ok(Fetched::New(next)) => Ok(next),
+            Ok(Fetched::NotModified) => unreachable!("the question was not conditional"),
+            Err(error) => Err(why.unwrap_or_else(|| error.into())),
+        }
+    }
+
+    /// Where a memory does not say which keys its chain began with, follows it once more, from those that are given now: it must
+    /// lead to the set in use. Where the site has lost a set, nobody can tell, and the set in use counts as before.
+    fn show_beginning(&self, pinned: &TrustedKeys, state: &mut RemoteState) -> Result<(), PullError> {
+        if state.pinned.is_some() {
+            return Ok(());
+        }
+        let in_use = self.keys(state)?;
+        let mut keys = pinned.clone();
+        let mut is_lost = false;
+        while keys.number() < in_use.number() && !is_lost {
+            match self.next_keys(&keys) {
+                Ok(next) => keys = next,
+                // Some servers deny what is not there.
+                Err(PullError::Transport(error))
+                    if matches!(
+                        error.kind,
+                        TransportErrorKind::NotFound | TransportErrorKind::Denied
+                    ) =>
+                {
+                    is_lost = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !is_lost && keys != *in_use {
+            return Err(PullError::Untrusted {
+                url: key_set_path(in_use.number()),
+                source: SignError::InvalidKeySet {
+                    reason: "the keys that are given for the remote lead to another set than the one in use"
+                        .to_owned(),
+                },
+            });
+        }
+        state.note_beginning(pinned);
         Ok(())
     }
 

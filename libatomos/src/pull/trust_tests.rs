@@ -855,3 +855,41 @@ fn who_only_reads_looks_at_what_is_known_and_learns_nothing_new() {
     world.publish_by(&key(1), NOW + DAY);
     look().unwrap_err();
 }
+
+#[test]
+fn a_key_that_was_replaced_is_not_believed_again_where_nobody_noted_the_beginning() {
+    let world = World::new();
+    world.release("1");
+    world.pull();
+    world.rotate(1, &key(2), &[&key(1), &key(2)]);
+    world.publish_by(&key(2), NOW + 1);
+    world.pull();
+    let file = world.client.dir().path().join("remotes/origin.state");
+    let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(state.as_object_mut().unwrap().remove("pinned").is_some());
+    let old = serde_json::to_vec(&state).unwrap();
+    std::fs::write(&file, &old).unwrap();
+    let known = || {
+        let state = crate::remote::RemoteState::load(&world.client, &super::tests::name()).unwrap();
+        (state.keys.unwrap().number(), state.pinned.is_some())
+    };
+    // Whoever stole the key of the beginning makes another set by it.
+    let good = std::fs::read(world.site().join(key_set_path(1))).unwrap();
+    let record = std::fs::read(world.record_file()).unwrap();
+    world.rotate(1, &key(66), &[&key(1), &key(66)]);
+    world.forge(&key(66), |record| record.sequence += 1);
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Untrusted { .. }), "{error}");
+    assert_eq!(known(), (1, false));
+    std::fs::write(world.record_file(), &record).unwrap();
+    let error = world.try_pull(|_| {}).unwrap_err();
+    assert!(error.to_string().contains("keys/1"), "{error}");
+    std::fs::write(world.site().join(key_set_path(1)), good).unwrap();
+    assert!(world.try_pull(|_| {}).unwrap().unchanged);
+    assert_eq!(known(), (1, true));
+    // A site that has lost the set keeps nobody out who knows it.
+    std::fs::write(&file, &old).unwrap();
+    std::fs::remove_file(world.site().join(key_set_path(1))).unwrap();
+    assert!(world.try_pull(|_| {}).unwrap().unchanged);
+    assert_eq!(known(), (1, true));
+}

@@ -155,6 +155,8 @@ impl RemoteState {
         let mut state = before.clone();
         // It may be that of keys that stood in the file before.
         state.begin_with(pinned);
+        // It is that of the keys of now, as was looked at.
+        state.pinned = self.pinned;
         state.merge(self);
         if state != before {
             state.save(repo, name)?;
@@ -200,13 +202,13 @@ impl RemoteState {
         let is_newer = keys.number() < pinned.number();
         // Of a file that does not say what it began with; or a person vouches for the set that the chain had led to.
         let is_same = digest_of(keys) == digest;
-        // Nobody noted what this began with. So it is shown again: the chain is followed anew from the keys that are given now,
-        // and what was seen stays, so that nothing old is believed meanwhile.
-        let is_unknown = self.pinned.is_none() && keys.number() > pinned.number();
+        if self.pinned.is_none() && keys.number() > pinned.number() {
+            // Nobody noted what this began with. Whoever asks the site has it shown that the chain leads from these keys to the set in
+            // use, which counts meanwhile: keys of before it may have been stolen.
+            return false;
+        }
         if is_newer {
             self.go_over_to(pinned);
-        } else if is_unknown {
-            self.keys = Some(pinned);
         } else if !is_same {
             *self = Self {
                 keys: Some(pinned),
@@ -214,7 +216,12 @@ impl RemoteState {
             };
         }
         self.pinned = Some(digest);
-        !(is_newer || is_unknown || is_same)
+        !(is_newer || is_same)
+    }
+
+    /// Notes that the chain to the set in use was followed from `pinned`.
+    pub(crate) fn note_beginning(&mut self, pinned: &TrustedKeys) {
+        self.pinned = Some(digest_of(pinned));
     }
 
     /// Returns whether `before` knew as much: at most when and by which names records came is different.
