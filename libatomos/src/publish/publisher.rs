@@ -377,8 +377,10 @@ impl Publisher<'_> {
             if self.is_new_set || self.options.anew || self.writer.has_begun(reference) {
                 return Ok(None);
             }
-            // Machines that have seen it would refuse what begins anew, for good; but under other keys.
-            let counts = |envelope: &Envelope| self.keys.verify_release(envelope, RELEASE_TYPE).is_ok();
+            // Machines that have seen it would refuse what begins anew, for good; but under other keys. Without a key set those that
+            // machines were given besides count with these.
+            let keys = site.keys_of(self.keys.number(), self.keys, &self.earlier)?;
+            let counts = |envelope: &Envelope| keys.verify_release(envelope, RELEASE_TYPE).is_ok();
             return match site.last_release_of(reference, |envelope, _| counts(envelope))? {
                 Some((_, release)) => Err(PublishError::RecordLost {
                     path: site.dir().path().join(record_path(reference)),

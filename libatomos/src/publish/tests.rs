@@ -169,3 +169,31 @@ fn pruning_keeps_what_was_withdrawn_within_the_grace() {
     prune(0);
     assert_eq!(images(), 1);
 }
+
+#[test]
+fn another_of_several_keys_does_not_begin_anew_what_the_first_has_signed() {
+    let world = World::new();
+    world.publish(NOW, |_| {}).unwrap();
+    let record = world.site().join("refs/os");
+    let bytes = std::fs::read(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    let other = SecretKey::from_seed(&[2; 32]);
+    let by_the_other = || {
+        let options = PublishOptions {
+            signers: vec![&other],
+            pinned: vec![world.key.public()],
+            time: Some(NOW + 1),
+            renew: true,
+            ..PublishOptions::default()
+        };
+        let cancel = Cancel::new();
+        publish(world.repo.repo(), &world.site(), &options, &NoProgress, &cancel)
+    };
+    let error = by_the_other().unwrap_err();
+    assert!(
+        matches!(error, PublishError::RecordLost { number: 1, .. }),
+        "{error}"
+    );
+    std::fs::write(&record, bytes).unwrap();
+    assert_eq!(by_the_other().unwrap().refs[0].sequence, 2);
+}
