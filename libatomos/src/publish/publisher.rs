@@ -54,6 +54,7 @@ pub fn publish(
     }
     let writer = SiteWriter::open(to, &repo.config().id, &repo.patience())?;
     writer.site.check_names(&refs)?;
+    writer.free_places(&refs)?;
     let publics: Vec<PublicKey> = options.signers.iter().map(|signer| signer.public()).collect();
     let (keys, is_placed) = match &options.key_set {
         Some(bytes) => writer.site.judge_key_set(bytes, &options.pinned, &publics)?,

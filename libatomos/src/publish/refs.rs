@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::fs::{FsError, Patience};
+use crate::fs::{FileKind, FsError, Patience};
 use crate::names::RefName;
 use crate::site::record_path;
 
@@ -29,6 +29,40 @@ impl SiteDir {
             }
         }
         Ok(())
+    }
+}
+
+impl SiteWriter {
+    /// Removes directories that have no ref any more from where the records of `refs` are to be: what is left where a removal
+    /// was interrupted, or a record was removed by hand. Names that collide have been refused.
+    pub(super) fn free_places(&self, refs: &[RefName]) -> Result<(), PublishError> {
+        for reference in refs {
+            let path = record_path(reference);
+            let stat = match self.site.dir().stat_optional(&path) {
+                // What is in the way is told where the record is read.
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotADirectory => continue,
+                stat => stat?,
+            };
+            if stat.is_some_and(|stat| stat.kind == FileKind::Dir) {
+                self.free(Path::new(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn free(&self, path: &Path) -> Result<(), PublishError> {
+        let dir = self.site.dir();
+        for entry in dir.open_dir(path)?.entries()? {
+            let inner = path.join(&entry.name);
+            let name = entry.name.to_string_lossy();
+            if dir.stat(&inner)?.kind == FileKind::Dir {
+                self.free(&inner)?;
+            } else if name.starts_with('.') && name.ends_with(".new") {
+                // A record that was about to get its name.
+                dir.remove_file(&inner)?;
+            }
+        }
+        Ok(dir.remove_dir(path)?)
     }
 }
 

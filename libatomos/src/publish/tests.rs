@@ -197,3 +197,21 @@ fn another_of_several_keys_does_not_begin_anew_what_the_first_has_signed() {
     std::fs::write(&record, bytes).unwrap();
     assert_eq!(by_the_other().unwrap().refs[0].sequence, 2);
 }
+
+#[test]
+fn directories_that_are_left_of_a_ref_keep_no_name_from_another() {
+    let world = World::new();
+    let tree = world.repo.scratch().join("tree");
+    world.publish(NOW, |_| {}).unwrap();
+    let left = world.site().join("refs/a/b");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join(".c.new"), "a record that was not to be").unwrap();
+    std::fs::write(left.join(".other"), "of somebody else").unwrap();
+    let _ = world.repo.commit("a", &tree);
+    world.publish(NOW, |_| {}).unwrap_err();
+    assert!(left.join(".other").exists());
+    std::fs::remove_file(left.join(".other")).unwrap();
+    let report = world.publish(NOW, |_| {}).unwrap();
+    assert_eq!(report.refs.len(), 2);
+    assert!(world.site().join("refs/a").is_file());
+}
