@@ -184,6 +184,14 @@ fn what_is_gone_from_a_repository_comes_with_the_next_pull() {
         assert!(again.unchanged, "{kind}");
         assert_eq!(again.traffic.requests, 1);
     }
+    // What another commit lacks does not come from here.
+    let other = crate::digest::Digest::of(b"of another commit");
+    for kind in ObjectKind::ALL {
+        std::fs::write(path.join(format!("damaged/{kind}-{other}")), "").unwrap();
+        let again = world.pull();
+        assert!(again.unchanged, "{kind}");
+        assert_eq!(again.traffic.requests, 1);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A conversation with one remote: what is asked of it, and what it is known to have said.
 
 use crate::cancel::Cancel;
-use crate::digest::CommitId;
+use crate::digest::{BlobId, CommitId, DirTreeId};
 use crate::names::RefName;
 use crate::parallel::Budget;
 use crate::progress::Progress;
@@ -9,7 +9,7 @@ use crate::remote::{
     OpenOptions, ProxyEnvironment, RemoteConfig, RemoteError, RemoteName, RemoteState, Source, SourceOptions,
     Traffic, open_mirrors, set_verified, unverified_commits,
 };
-use crate::repo::{ObjectKind, Repo};
+use crate::repo::{ObjectKind, Reachable, Repo, RepoError};
 use crate::site::{HistoryEntry, Record, Release};
 use crate::transport::Transport;
 
@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
     }
 
     /// Returns whether nothing is known to be missing of a commit that was pulled: neither itself nor its root, nor what a repair
-    /// set aside and found no good copy of. Trees are not walked.
+    /// set aside and found no good copy of. The tree is walked only where there is such a thing, which may be another commit's: then
+    /// it does not come from here.
     fn is_stored(&self, commit: &CommitId) -> Result<bool, PullError> {
         if !self.repo.has_object(ObjectKind::Commit, commit.digest())? {
             return Ok(false);
@@ -225,7 +226,21 @@ impl<'a> Session<'a> {
         {
             return Ok(false);
         }
-        Ok(!self.repo.lacks_set_aside()?)
+        let lacking = self.repo.lacking_set_aside()?;
+        if lacking.is_empty() {
+            return Ok(true);
+        }
+        let mut reachable = Reachable::default();
+        match reachable.add_commit(self.repo, commit, self.source.cancel()) {
+            Err(RepoError::Cancelled(error)) => return Err(RepoError::Cancelled(error).into()),
+            Err(_) => return Ok(false),
+            Ok(()) => {}
+        }
+        Ok(!lacking.iter().any(|(kind, digest)| match kind {
+            ObjectKind::Commit => commit.digest() == digest,
+            ObjectKind::DirTree => reachable.dirtrees.contains(&DirTreeId::new(*digest)),
+            ObjectKind::Blob => reachable.blobs.contains(&BlobId::new(*digest)),
+        }))
     }
 
     /// Pulls releases. See [`pull`].

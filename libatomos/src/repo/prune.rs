@@ -221,16 +221,17 @@ impl Repo {
         Ok(())
     }
 
-    /// Returns whether an object that a repair set aside is not here again. Looks at what was set aside, and at no tree.
-    pub(crate) fn lacks_set_aside(&self) -> Result<bool, RepoError> {
+    /// Returns the objects that a repair set aside and that are not here again. Looks at what was set aside, and at no tree.
+    pub(crate) fn lacking_set_aside(&self) -> Result<Vec<(ObjectKind, Digest)>, RepoError> {
+        let mut lacking = Vec::new();
         let entries = match self.dir().open_dir_optional(DAMAGED) {
-            Ok(None) => return Ok(false),
+            Ok(None) => return Ok(lacking),
             Ok(Some(damaged)) => damaged.entries(),
             Err(error) => Err(error),
         };
         let entries = match entries {
             // Who may not look there stores nothing anew.
-            Err(error) if error.is_denied() => return Ok(false),
+            Err(error) if error.is_denied() => return Ok(lacking),
             entries => entries?,
         };
         for entry in entries {
@@ -243,10 +244,10 @@ impl Repo {
                 None => self.has_object(kind, &digest)?,
             };
             if !is_here {
-                return Ok(true);
+                lacking.push((kind, digest));
             }
         }
-        Ok(false)
+        Ok(lacking)
     }
 
     /// The exclusive lock is held, so a staging directory that is here belongs to nobody who lives.
