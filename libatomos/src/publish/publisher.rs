@@ -17,7 +17,7 @@ use super::site_writer::SiteWriter;
 use super::{LostFiles, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
 
 /// Seconds that a record is believed unless the publisher says otherwise: 30 days.
-const LIFETIME: i64 = 30 * 24 * 3600;
+pub(super) const LIFETIME: i64 = 30 * 24 * 3600;
 
 /// Publishes refs of `repo` to the site at `to`, which is made if there is nothing.
 ///

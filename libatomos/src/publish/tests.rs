@@ -56,13 +56,17 @@ impl World {
 
     /// Returns key set 1, which has the key in every role.
     fn key_set(&self, expires: i64) -> Vec<u8> {
+        self.key_set_of(1, expires)
+    }
+
+    fn key_set_of(&self, number: u64, expires: i64) -> Vec<u8> {
         let role = Role {
             keys: [self.key.public().id()].into(),
             threshold: 1,
         };
         let set = KeySet {
             repository: self.repo.repo().config().id.clone(),
-            number: 1,
+            number,
             time: NOW,
             expires: Some(expires),
             keys: [(self.key.public().id(), self.key.public())].into(),
@@ -214,4 +218,33 @@ fn directories_that_are_left_of_a_ref_keep_no_name_from_another() {
     let report = world.publish(NOW, |_| {}).unwrap();
     assert_eq!(report.refs.len(), 2);
     assert!(world.site().join("refs/a").is_file());
+}
+
+#[test]
+fn the_end_of_a_set_that_was_replaced_is_not_that_of_what_is_signed_by_the_next() {
+    let world = World::new();
+    let tree = world.repo.scratch().join("tree");
+    let os = "os".parse().unwrap();
+    world.publish(NOW, |_| {}).unwrap();
+    std::fs::write(tree.join("more"), "2").unwrap();
+    let _ = world.repo.commit("os", &tree);
+    let report = world.publish(NOW, |_| {}).unwrap();
+    let second = report.refs[0].commit.to_string();
+    let first_set = world.key_set(NOW + DAY);
+    world
+        .publish(NOW, |options| options.key_set = Some(first_set.clone()))
+        .unwrap();
+    assert_eq!(world.record().expires, NOW + DAY);
+    let _ = world.repo.commit("other", &tree);
+    let next_set = world.key_set_of(2, NOW + 300 * DAY);
+    world
+        .publish(NOW, |options| {
+            options.refs = vec!["other".parse().unwrap()];
+            options.key_set = Some(next_set.clone());
+        })
+        .unwrap();
+    let time = NOW + 100;
+    withdraw(&world.site(), &os, &second, "why", &[&world.key], &[], Some(time)).unwrap();
+    let record = world.record();
+    assert_eq!((record.keys, record.expires), (2, time + 30 * DAY));
 }

@@ -11,7 +11,9 @@ use crate::site::{Artifact, FileRef, RELEASE_TYPE, Record, Release, Withdrawn, i
 
 use super::PublishError;
 use super::maintain::Needed;
-use super::publisher::{check_clock, check_key_set, end_of, next_sequence, now, sign_record, signers};
+use super::publisher::{
+    LIFETIME, check_clock, check_key_set, end_of, next_sequence, now, sign_record, signers,
+};
 use super::site_dir::SiteDir;
 use super::site_writer::SiteWriter;
 
@@ -151,9 +153,17 @@ pub fn withdraw_with(
         Ok(Envelope::sign(RELEASE_TYPE, payload, &signers)?)
     })?;
     record.sequence = next_sequence(&record, &keys)?;
+    let set_before = match record.keys {
+        0 => None,
+        number => writer.site.key_set(number)?.expires,
+    };
+    // The end of a set that is replaced by now says nothing of how long records are to be believed.
+    let life = match set_before {
+        Some(end) if record.keys != keys.number() && record.expires == end => LIFETIME,
+        _ => record.expires - record.time,
+    };
+    let last = (record.keys == keys.number()).then_some(record.time);
     record.keys = keys.number();
-    let life = record.expires - record.time;
-    let last = (published.record.keys == keys.number()).then_some(record.time);
     record.time = time;
     record.expires = end_of(&keys, time, life);
     check_clock(reference, record.expires, last, None)?;
