@@ -14,6 +14,7 @@ use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release,
 
 use super::consolidate::Known;
 use super::site_writer::SiteWriter;
+use super::withdraw::shorten_reasons;
 use super::{LostFiles, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
 
 /// Seconds that a record is believed unless the publisher says otherwise: 30 days.
@@ -552,7 +553,7 @@ impl Publisher<'_> {
         file: FileRef,
         sequence: u64,
     ) -> Result<Vec<u8>, PublishError> {
-        let record = Record {
+        let mut record = Record {
             repository: release.repository.clone(),
             reference: job.reference.clone(),
             keys: self.keys.number(),
@@ -574,6 +575,7 @@ impl Publisher<'_> {
             extensions: Default::default(),
             critical: Vec::new(),
         };
+        shorten_reasons(&mut record);
         sign_record(&record, &self.record_signers)
     }
 }

@@ -248,3 +248,31 @@ fn the_end_of_a_set_that_was_replaced_is_not_that_of_what_is_signed_by_the_next(
     let record = world.record();
     assert_eq!((record.keys, record.expires), (2, time + 30 * DAY));
 }
+
+#[test]
+fn long_reasons_of_long_ago_keep_nobody_from_publishing() {
+    let world = World::new();
+    world.publish(NOW, |_| {}).unwrap();
+    let mut record = world.record();
+    for (number, len) in [(7, 44_000), (8, 10)] {
+        record.withdrawn.push(crate::site::Withdrawn {
+            number,
+            commit: CommitId::new(crate::digest::Digest::of(&[number as u8])),
+            version: number.to_string(),
+            reason: "x".repeat(len),
+        });
+    }
+    let bytes = publisher::sign_record(&record, &[&world.key]).unwrap();
+    std::fs::write(world.site().join("refs/os"), bytes).unwrap();
+    let machines: Vec<String> = (0..40).map(|number| format!("{number:0200}")).collect();
+    world
+        .publish(NOW, |options| options.compatible.clone_from(&machines))
+        .unwrap();
+    let reasons: Vec<usize> = world
+        .record()
+        .withdrawn
+        .iter()
+        .map(|one| one.reason.len())
+        .collect();
+    assert_eq!(reasons, [0, 10]);
+}

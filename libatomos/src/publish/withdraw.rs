@@ -184,7 +184,7 @@ pub fn withdraw_with(
 
 /// Leaves out the reasons of what was withdrawn first where the record grows too long. What was withdrawn stays so for ever, and
 /// the list must not end where nothing more can be withdrawn.
-fn shorten_reasons(record: &mut Record) {
+pub(super) fn shorten_reasons(record: &mut Record) {
     for index in 0..record.withdrawn.len().saturating_sub(1) {
         if record.to_payload().len() <= LONG_PAYLOAD {
             return;
