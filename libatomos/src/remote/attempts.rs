@@ -131,7 +131,7 @@ impl Attempts<'_, '_> {
         self.source.mirrors[self.current].transport.url()
     }
 
-    /// The body broke off. The same mirror is asked again, after a while.
+    /// The body broke off. The same mirror is asked again, after a while, where no other has had fewer tries.
     pub fn failed(&mut self, url: &str, error: &io::Error) {
         if self.source.cancel.is_cancelled() {
             // The next question ends with that. No mirror is to blame.
