@@ -199,10 +199,14 @@ impl RemoteState {
         if self.pinned == Some(digest) {
             return false;
         }
-        let is_newer = keys.number() < pinned.number();
+        // A set says of which repository it is. What was seen of another one is nothing that it could be newer than.
+        let given_for = Some(&pinned.set().repository).filter(|id| !id.is_empty());
+        let is_elsewhere =
+            self.repository.is_some() && given_for.is_some_and(|id| Some(id) != self.repository.as_ref());
+        let is_newer = !is_elsewhere && keys.number() < pinned.number();
         // Of a file that does not say what it began with; or a person vouches for the set that the chain had led to.
         let is_same = digest_of(keys) == digest;
-        if self.pinned.is_none() && keys.number() > pinned.number() {
+        if self.pinned.is_none() && keys.number() > pinned.number() && !is_elsewhere {
             // Nobody noted what this began with. Whoever asks the site has it shown that the chain leads from these keys to the set in
             // use, which counts meanwhile: keys of before it may have been stolen.
             return false;

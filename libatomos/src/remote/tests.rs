@@ -384,6 +384,14 @@ fn what_other_keys_vouched_for_is_forgotten() {
     assert!(!state.begin_with(Some(set.clone())));
     assert_eq!(state.keys, Some(set));
     assert_eq!(state.refs.len(), 1);
+    // A set of another repository is none, whatever its number.
+    for pinned in [begun_with(&one).pinned, None] {
+        let mut state = begun(&one);
+        state.repository = Some("f".repeat(32));
+        state.pinned = pinned;
+        assert!(state.begin_with(Some(key_set(1))));
+        assert_eq!((state.refs.len(), state.repository), (0, None));
+    }
 }
 
 #[test]
