@@ -41,3 +41,28 @@ fn a_path_can_be_given_back_as_it_was_printed() {
     assert_ne!(run.code, 0);
     assert!(etc.join("hostname").exists(), "{}", run.err);
 }
+
+#[test]
+fn a_directory_with_keys_of_the_machine_is_not_reset_unasked() {
+    let mut machine = Machine::new();
+    let commit = machine.boot();
+    let etc = machine.root(&commit).join("etc");
+    fs::create_dir(etc.join("ssh")).unwrap();
+    fs::write(etc.join("ssh/ssh_host_key"), "key").unwrap();
+    let run = machine.atomos(&["etc", "reset", "/etc/ssh"]).code(10);
+    assert_eq!(
+        run.err,
+        "error: cannot put back the default of the directory ssh: made or changed here, and lost with it: ssh/ssh_host_key\n\
+         hint: name a path in it; or `atomos etc reset /etc/ssh --recursive --dry-run` prints all that would be lost, and the same \
+         without --dry-run does it\n"
+    );
+    let words = ["etc", "reset", "/etc/ssh", "--recursive"];
+    let run = machine.atomos(&[&words[..], &["--dry-run"]].concat()).code(0);
+    assert_eq!(run.out, "/etc/ssh/ssh_host_key\n");
+    assert_eq!(run.err, "Would remove /etc/ssh, which has no default\n");
+    assert!(etc.join("ssh/ssh_host_key").exists());
+    let run = machine.atomos(&[&words[..], &["--json"]].concat()).code(0);
+    assert_eq!(run.err, "Removed /etc/ssh, which has no default\n");
+    assert_eq!(run.json()["lost"][0], "ssh/ssh_host_key");
+    assert!(!etc.join("ssh").exists());
+}

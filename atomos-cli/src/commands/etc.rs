@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use libatomos::etc_merge::{EtcPath, Resolution};
-use libatomos::sysroot::{DeploymentId, Sysroot};
+use libatomos::sysroot::{DeploymentId, EtcReset, Sysroot};
 
 use super::RunResult;
 use crate::context::Context;
@@ -88,14 +88,24 @@ struct ResolveArgs {
 
 /// Put the default back in place of what is in /etc
 ///
-/// What has no default is removed.
+/// What has no default is removed. A directory in which something was made or changed here is refused: --recursive gives that up as well, and
+/// prints its paths.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  atomos etc reset ssh/sshd_config")]
+Examples:
+  atomos etc reset ssh/sshd_config
+  atomos etc reset /etc/ssh --recursive --dry-run     what was made or changed here, and would be lost")]
 struct ResetArgs {
     /// The path, from / or from /etc
     path: String,
+
+    /// With all that was made or changed here in the directory, the keys of this machine among it
+    #[arg(long)]
+    recursive: bool,
+
+    /// Only print what would be lost in the directory
+    #[arg(long)]
+    dry_run: bool,
 
     #[command(flatten)]
     whose: Whose,
@@ -186,13 +196,44 @@ fn resolve(context: &Context, args: &ResolveArgs) -> RunResult {
 }
 
 fn reset(context: &Context, args: &ResetArgs) -> RunResult {
+    if args.dry_run {
+        let sysroot = context.open_sysroot()?;
+        let id = select(&sysroot, &args.whose)?;
+        let path = parse(&sysroot, &id, &args.path)?;
+        let reset = sysroot.plan_etc_reset(&id, &path, context.cancel())?;
+        write_reset(context, &reset)?;
+        let shown = etc::shown_path(&path);
+        context.ui().status(match reset.has_default {
+            true => format!("Would put the default back at /etc/{shown}"),
+            false => format!("Would remove /etc/{shown}, which has no default"),
+        });
+        return Ok(Outcome::Done);
+    }
     let sysroot = context.open_sysroot_to_write()?;
     let id = select(&sysroot, &args.whose)?;
     let path = parse(&sysroot, &id, &args.path)?;
-    let has_default = sysroot.etc_reset(&id, &path, context.cancel())?;
-    context.ui().status(match has_default {
-        true => format!("/etc/{} is the default again", etc::shown_path(&path)),
-        false => format!("Removed /etc/{}, which has no default", etc::shown_path(&path)),
-    });
+    if !args.recursive {
+        let has_default = sysroot.etc_reset(&id, &path, context.cancel())?;
+        say_reset(context, &path, has_default);
+        return Ok(Outcome::Done);
+    }
+    let reset = sysroot.etc_reset_all(&id, &path, context.cancel())?;
+    write_reset(context, &reset)?;
+    say_reset(context, &path, reset.has_default);
     Ok(Outcome::Done)
+}
+
+/// Prints what is lost, or would be.
+fn write_reset(context: &Context, reset: &EtcReset) -> Result<(), CliError> {
+    context.ui().result(|out| match context.json() {
+        true => json::write(out, reset),
+        false => etc::write_paths(out, &reset.lost),
+    })
+}
+
+fn say_reset(context: &Context, path: &EtcPath, has_default: bool) {
+    context.ui().status(match has_default {
+        true => format!("/etc/{} is the default again", etc::shown_path(path)),
+        false => format!("Removed /etc/{}, which has no default", etc::shown_path(path)),
+    });
 }

@@ -19,6 +19,14 @@ pub fn write_diff(out: &mut dyn Write, diff: &EtcDiff) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes each path.
+pub fn write_paths(out: &mut dyn Write, paths: &[EtcPath]) -> io::Result<()> {
+    for path in paths {
+        writeln!(out, "/etc/{}", shown_path(path))?;
+    }
+    Ok(())
+}
+
 /// Writes each conflict: the path, and in what the sides exclude each other.
 pub fn write_conflicts(out: &mut dyn Write, conflicts: &Conflicts) -> io::Result<()> {
     for record in conflicts.iter() {

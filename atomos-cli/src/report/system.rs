@@ -1,7 +1,10 @@
 //! What stands in the way of a deployment, and the next command to try.
 
+use std::path::Path;
+
 use libatomos::boot::BootError;
 use libatomos::composefs::ComposefsError;
+use libatomos::etc_merge::EtcMergeError;
 use libatomos::health::HealthError;
 use libatomos::sysroot::SysrootError;
 
@@ -126,6 +129,12 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "`atomos lint REV` says what a deployable tree needs".to_owned()
         }
         SysrootError::Boot(_) => "`atomos boot recover` writes /boot again".to_owned(),
+        SysrootError::EtcMerge(EtcMergeError::LocalChanges { path, .. }) => {
+            let word = shell_word(&Path::new("/etc").join(path.as_path()));
+            format!(
+                "name a path in it; or `atomos etc reset {word} --recursive --dry-run` prints all that would be lost, and the same without --dry-run does it"
+            )
+        }
         SysrootError::Kargs(_) => "`atomos kargs` shows the arguments".to_owned(),
         SysrootError::Cancelled(_) => "nothing was changed; run the command again".to_owned(),
         _ => return None,

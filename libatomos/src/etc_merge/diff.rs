@@ -11,7 +11,7 @@ use super::entry::{Change, EtcEntry};
 use super::error::EtcMergeError;
 use super::path::EtcPath;
 use super::planner::LEFT_BEHIND;
-use super::snapshot::{self, Skipped, Tree};
+use super::snapshot::{self, Skipped, Tree, open_beneath};
 
 /// One path that is not as its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +66,37 @@ pub fn diff(base: &Dir, mine: &Dir, cancel: &Cancel) -> Result<EtcDiff, EtcMerge
         entries,
         skipped: new.skipped,
     })
+}
+
+/// Returns the paths beneath the directory `path` of `mine` at which something was made or changed here, sorted: what is gone when the default
+/// takes the directory's place. What could not be compared is among them, and what was deleted here is not, for it comes back. Nothing where
+/// there is no directory.
+pub(super) fn changed_beneath(
+    path: &EtcPath,
+    base: &Dir,
+    mine: &Dir,
+    cancel: &Cancel,
+) -> Result<Vec<EtcPath>, EtcMergeError> {
+    let Some(mine) = open_beneath(mine, path)? else {
+        return Ok(Vec::new());
+    };
+    let old = match open_beneath(base, path)? {
+        Some(base) => Some(snapshot::read(&base, cancel)?.tree),
+        None => None,
+    };
+    let new = snapshot::read(&mine, cancel)?;
+    let mut entries = Vec::new();
+    compare(path, old.as_ref(), Some(&new.tree), &mut entries);
+    let changed = entries
+        .into_iter()
+        .filter(|entry| entry.change != Change::Deleted);
+    let skipped = new.skipped.into_iter().map(|skipped| {
+        let names = skipped.path.names();
+        names.fold(path.clone(), |path, name| path.join(name))
+    });
+    let paths: BTreeSet<_> = changed.map(|entry| entry.path).chain(skipped).collect();
+    // Whoever names the directory means its own mode.
+    Ok(paths.into_iter().filter(|found| found != path).collect())
 }
 
 fn compare(path: &EtcPath, old: Option<&Tree>, new: Option<&Tree>, entries: &mut Vec<DiffEntry>) {

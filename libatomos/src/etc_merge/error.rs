@@ -98,6 +98,17 @@ pub enum EtcMergeError {
         /// The path.
         path: EtcPath,
     },
+    /// Putting back the default of a directory would take away what was made or changed here beneath it.
+    #[error(
+        "cannot put back the default of the directory {path}: made or changed here, and lost with it: {}",
+        join(lost)
+    )]
+    LocalChanges {
+        /// The directory.
+        path: EtcPath,
+        /// What is beneath it.
+        lost: Vec<EtcPath>,
+    },
     /// `/etc` itself cannot be replaced by its default.
     #[error("cannot replace /etc as a whole: name a path in it")]
     WholeEtc,
@@ -115,7 +126,7 @@ impl EtcMergeError {
             | Self::TargetIsInput { .. }
             | Self::AccountFile { .. }
             | Self::WholeEtc => ErrorKind::Invalid,
-            Self::Refused { .. } => ErrorKind::Conflict,
+            Self::Refused { .. } | Self::LocalChanges { .. } => ErrorKind::Conflict,
             Self::NoDefault { .. } | Self::ConflictVersion { .. } => ErrorKind::Unsupported,
             Self::AccountsLocked { .. } => ErrorKind::Locked,
             Self::ConflictSyntax { .. } => ErrorKind::Corrupt,

@@ -46,7 +46,7 @@ pub use plan::{Counts, MergePlan, PlanEntry, Source};
 pub use planner::plan;
 pub use policy::{Policies, Policy};
 pub use regenerate::{CommandRunner, Regeneration, regenerate};
-pub use resolve::{Resolution, reset, resolve};
+pub use resolve::{Resolution, lost_by_reset, reset, reset_all, resolve};
 pub use rule::{ConflictKind, Verdict};
 pub use snapshot::{SkipReason, Skipped};
 

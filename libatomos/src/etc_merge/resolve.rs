@@ -15,6 +15,7 @@ use crate::format::Metadata;
 use crate::fs::{Dir, FileKind, FsError, copy_tree};
 
 use super::conflict::{ConflictRecord, Conflicts};
+use super::diff::changed_beneath;
 use super::entry::{ACL_ACCESS, ACL_DEFAULT, EtcEntry, EtcNode, SPECIAL, is_plain_xattr};
 use super::error::EtcMergeError;
 use super::keyed::AccountFile;
@@ -60,30 +61,77 @@ pub fn resolve(
     conflicts.remove(path).ok_or_else(no_conflict)
 }
 
-/// Replaces what is at `path` in `etc` by what is there in `default`, with all beneath it; removes it if the default
-/// has nothing there. Returns whether there is a default.
+/// Replaces what is at `path` in `etc` by what is there in `default`; removes it if the default has nothing there. Returns whether there is a
+/// default.
+///
+/// # Errors
+/// `/etc` itself and the account files are refused; so is a path that neither has, and a directory in which there is something that was made or
+/// changed here: [`reset_all`] gives that up.
+pub fn reset(path: &EtcPath, etc: &Dir, default: &Dir, cancel: &Cancel) -> Result<bool, EtcMergeError> {
+    let lost = lost_by_reset(path, etc, default, cancel)?;
+    if lost.is_empty() {
+        return put_back(path, etc, default, cancel);
+    }
+    let path = path.clone();
+    Err(EtcMergeError::LocalChanges { path, lost })
+}
+
+/// As [`reset`], with all that was made or changed here beneath a directory, which is returned as well.
+pub fn reset_all(
+    path: &EtcPath,
+    etc: &Dir,
+    default: &Dir,
+    cancel: &Cancel,
+) -> Result<(bool, Vec<EtcPath>), EtcMergeError> {
+    let lost = lost_by_reset(path, etc, default, cancel)?;
+    Ok((put_back(path, etc, default, cancel)?, lost))
+}
+
+/// Returns what was made or changed here beneath the directory `path`, sorted: what [`reset_all`] would give up there. Nothing for anything but a
+/// directory.
 ///
 /// # Errors
 /// `/etc` itself and the account files are refused; so is a path that neither has.
-pub fn reset(path: &EtcPath, etc: &Dir, default: &Dir, cancel: &Cancel) -> Result<bool, EtcMergeError> {
+pub fn lost_by_reset(
+    path: &EtcPath,
+    etc: &Dir,
+    default: &Dir,
+    cancel: &Cancel,
+) -> Result<Vec<EtcPath>, EtcMergeError> {
+    let (parent, name) = split(path)?;
+    if dir_of_default(default, &parent, name)?.is_none() {
+        // Nothing to remove is a mistake in the path.
+        etc.stat(path.as_path())?;
+    }
+    changed_beneath(path, default, etc, cancel)
+}
+
+/// Replaces or removes what is at `path`, with all beneath it. Returns whether there is a default.
+fn put_back(path: &EtcPath, etc: &Dir, default: &Dir, cancel: &Cancel) -> Result<bool, EtcMergeError> {
     cancel.check()?;
-    let Some((parent, name)) = path.split_last() else {
-        return Err(EtcMergeError::WholeEtc);
-    };
-    refuse_accounts(path)?;
-    let name = OsStr::from_bytes(name);
-    let from = match open_beneath(default, &parent)? {
-        Some(dir) if dir.exists(name)? => Some(dir),
-        _ => None,
-    };
-    match from {
+    let (parent, name) = split(path)?;
+    match dir_of_default(default, &parent, name)? {
         Some(from) => replace(&from, name, &ensure_parents(etc, default, &parent)?).map(|()| true),
         None => {
-            // Nothing to remove is a mistake in the path.
             etc.stat(path.as_path())?;
             etc.open_dir(parent.as_path())?.remove_tree(name)?;
             Ok(false)
         }
+    }
+}
+
+/// Returns the directory and the name of what can be put back: not `/etc` itself, and no account file.
+fn split(path: &EtcPath) -> Result<(EtcPath, &OsStr), EtcMergeError> {
+    refuse_accounts(path)?;
+    let (parent, name) = path.split_last().ok_or(EtcMergeError::WholeEtc)?;
+    Ok((parent, OsStr::from_bytes(name)))
+}
+
+/// Returns the directory in which there is a default called `name`, if there is one.
+fn dir_of_default(default: &Dir, parent: &EtcPath, name: &OsStr) -> Result<Option<Dir>, FsError> {
+    match open_beneath(default, parent)? {
+        Some(dir) if dir.exists(name)? => Ok(Some(dir)),
+        _ => Ok(None),
     }
 }
 
@@ -111,7 +159,7 @@ fn take_theirs(
             let metadata = with_units(&now, &theirs, &conflict.kinds);
             set(etc, path, &now.node, &metadata)
         }
-        _ => reset(path, etc, default, cancel).map(drop),
+        _ => put_back(path, etc, default, cancel).map(drop),
     }
 }
 

@@ -20,6 +20,17 @@ pub struct EtcStatus {
     pub conflicts: Conflicts,
 }
 
+/// What putting a default back does, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct EtcReset {
+    /// Whether there is a default; else what was there is removed.
+    pub has_default: bool,
+    /// What was made or changed here beneath the directory, and is gone; sorted.
+    pub lost: Vec<EtcPath>,
+}
+
 impl Sysroot {
     /// Returns the deployment that `selector` names; what is running, or the default, where nothing is named.
     pub fn select_deployment(&self, selector: Option<&str>) -> Result<DeploymentId, SysrootError> {
@@ -81,7 +92,8 @@ impl Sysroot {
         Ok(false)
     }
 
-    /// Puts the default back at `path`, or removes what has none; returns whether there is one. Takes the lock.
+    /// Puts the default back at `path`, or removes what has none; returns whether there is one. A directory in which there is something that
+    /// was made or changed here is refused. Takes the lock.
     pub fn etc_reset(
         &self,
         id: &DeploymentId,
@@ -94,6 +106,36 @@ impl Sysroot {
         let has_default = etc_merge::reset(path, &etc, &default, cancel)?;
         etc.sync_fs()?;
         Ok(has_default)
+    }
+
+    /// As [`etc_reset`](Self::etc_reset), with all that was made or changed here beneath a directory. Takes the lock.
+    pub fn etc_reset_all(
+        &self,
+        id: &DeploymentId,
+        path: &EtcPath,
+        cancel: &Cancel,
+    ) -> Result<EtcReset, SysrootError> {
+        let _lock = self.lock()?;
+        let root = self.deployment_dir(id)?;
+        let (etc, default) = (root.open_dir("etc")?, root.open_dir("usr/etc")?);
+        let (has_default, lost) = etc_merge::reset_all(path, &etc, &default, cancel)?;
+        etc.sync_fs()?;
+        Ok(EtcReset { has_default, lost })
+    }
+
+    /// Returns what [`etc_reset_all`](Self::etc_reset_all) would do, and does nothing.
+    pub fn plan_etc_reset(
+        &self,
+        id: &DeploymentId,
+        path: &EtcPath,
+        cancel: &Cancel,
+    ) -> Result<EtcReset, SysrootError> {
+        let root = self.deployment_dir(id)?;
+        let (etc, default) = (root.open_dir("etc")?, root.open_dir("usr/etc")?);
+        Ok(EtcReset {
+            lost: etc_merge::lost_by_reset(path, &etc, &default, cancel)?,
+            has_default: default.exists(path.as_path()).unwrap_or(false),
+        })
     }
 
     /// Replaces the list of what is left to be resolved, and lets go of the contents that it no longer needs.

@@ -77,7 +77,7 @@ pub use boots::{BootAttempt, BootLog, FailedCheck, FailedTrial, LastFailure, Sta
 pub use cleanup::{CleanupOptions, CleanupReport};
 pub use deploy::{DEFAULT_TRIES, DeployOptions, DeployPreview, DeployReport, Finish, KargsChange, ReadBack};
 pub use error::SysrootError;
-pub use etc::EtcStatus;
+pub use etc::{EtcReset, EtcStatus};
 pub use finalize::{FinalizeOptions, FinalizeOutcome};
 pub use id::{DeploymentId, InvalidDeploymentId};
 pub use image_check::{ImageFinding, ImageProblem, ImagesReport};

@@ -173,10 +173,58 @@ fn reset_puts_any_default_back() {
     d.f.remove("target", "d");
     d.reset("d/b").unwrap();
     assert_eq!(d.f.read("d/b"), "b");
+    d.f.remove("target", "d/a");
     d.reset("d").unwrap();
     assert_eq!(d.f.read("d/a"), "a");
     assert_eq!(d.reset("no/such").unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(d.reset("").unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn reset_of_a_directory_loses_nothing_that_was_made_or_changed_in_it() {
+    let f = Fixture::of(&[
+        ("d/a", file("a")),
+        ("d/b", file("b")),
+        ("d/c", file("c")),
+        ("o", file("o")),
+    ]);
+    f.write("mine", "d/a", "mine");
+    f.write("mine", "d/deep/key", "key");
+    f.remove("mine", "d/b");
+    f.write("mine", "own/x", "x");
+    f.write("mine", "o", "mine");
+    let d = deploy(f);
+    let socket = std::os::unix::net::UnixListener::bind(d.f.at("target", "d/socket")).unwrap();
+    let before = d.f.list("target");
+    for (path, lost) in [
+        ("d", &["d/a", "d/deep", "d/deep/key", "d/socket"][..]),
+        ("d/deep", &["d/deep/key"]),
+        ("own", &["own/x"]),
+    ] {
+        let error = d.reset(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(lost_of(&d, path), lost);
+        let shown = lost.join(", ");
+        assert!(error.to_string().ends_with(&shown), "{error}");
+    }
+    assert_eq!(d.f.list("target"), before);
+    let (path, cancel) = (&"d".parse().unwrap(), Cancel::new());
+    let (etc, default) = (d.f.dir("target"), d.f.dir("theirs"));
+    let (has_default, lost) = reset_all(path, &etc, &default, &cancel).unwrap();
+    assert!(has_default && lost.len() == 4);
+    drop(socket);
+    let names: Vec<_> = d.f.list("target").into_iter().map(|(path, _)| path).collect();
+    assert_eq!(names, ["", "d", "d/a", "d/b", "d/c", "o", "own", "own/x"]);
+    assert_eq!(d.f.read("d/a"), "a");
+    // What is no directory is named itself.
+    assert!(lost_of(&d, "o").is_empty());
+    d.reset("o").unwrap();
+}
+
+fn lost_of(d: &Deployed, path: &str) -> Vec<String> {
+    let (etc, default) = (d.f.dir("target"), d.f.dir("theirs"));
+    let lost = lost_by_reset(&path.parse().unwrap(), &etc, &default, &Cancel::new()).unwrap();
+    lost.iter().map(ToString::to_string).collect()
 }
 
 #[test]
