@@ -305,6 +305,38 @@ fn what_cannot_be_installed_is_refused_with_a_hint() {
     assert!(run.err.contains("none"), "{}", run.err);
 }
 
+#[test]
+fn a_disk_that_would_not_boot_is_refused_with_the_ways_out() {
+    let scratch = bench();
+    let words = [
+        "install",
+        "--to-filesystem",
+        "target",
+        "os",
+        "--allow-directory",
+        "--karg",
+        "root=x",
+    ];
+    let run = scratch.atomos(&words).code(5);
+    assert_eq!(
+        run.err,
+        "error: cannot install GRUB to [SCRATCH]/target: no EFI system partition is mounted there, and no disk is named for a BIOS\n\
+         hint: name the disk that a BIOS starts with --grub-device DISK; for UEFI, mount the EFI system partition at boot/efi in DIR; \
+         --bootloader none installs none, and --grub-config-only is for a GRUB that is there\n"
+    );
+    assert_eq!(std::fs::read_dir(scratch.path("target")).unwrap().count(), 0);
+    let run = scratch
+        .atomos(&[&words[..], &["--grub-config-only"]].concat())
+        .code(0);
+    assert!(
+        run.err
+            .ends_with(") to [SCRATCH]/target, with grub's configuration alone\n"),
+        "{}",
+        run.err
+    );
+    assert!(scratch.path("target/boot/grub/grub.cfg").exists());
+}
+
 /// Installs to the directory `target` without a loader.
 fn to_directory<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let words = [

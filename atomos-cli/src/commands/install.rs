@@ -28,14 +28,15 @@ use crate::report::CliError;
 ///
 /// systemd-boot is copied from the tree to the EFI system partition, to the name that every firmware starts. It reads /boot if that is
 /// FAT, as the EFI system partition is. For GRUB, `grub-install` of this machine is run: with --grub-device for a BIOS, and for UEFI
-/// where there is an EFI system partition. No configuration is generated, and no variable of this machine's firmware is touched.
+/// where there is an EFI system partition. With neither of them the command is refused, for the disk would not boot. No configuration is
+/// generated, and no variable of this machine's firmware is touched.
 ///
 /// `root=UUID=` is found for ext4, XFS and btrfs; for others, give root= with --karg. `panic=10` is added, so that a kernel that
 /// panics counts as a boot that failed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  atomos install --to-filesystem /mnt --repo ./repo debian/13
+  atomos install --to-filesystem /mnt --repo ./repo debian/13     with the EFI system partition in /mnt
   atomos install --to-filesystem /mnt --site https://os.example.org --key release-key.pub debian/13
   atomos install --to-filesystem /mnt --repo ./repo debian/13 --bootloader grub --grub-device /dev/vda
   atomos install --to-filesystem /mnt --repo ./repo debian/13 --karg console=ttyS0 --dry-run")]
@@ -89,6 +90,10 @@ pub struct InstallArgs {
     #[arg(long, value_name = "DEVICE")]
     grub_device: Option<PathBuf>,
 
+    /// Only write GRUB's configuration: GRUB itself is there already, or is put there by other means
+    #[arg(long, conflicts_with = "grub_device")]
+    grub_config_only: bool,
+
     /// Take a file system that has a system already, and replace another loader's files
     #[arg(long)]
     existing: bool,
@@ -114,6 +119,7 @@ impl InstallArgs {
             absolute.strip_prefix(target).unwrap_or(esp).to_owned()
         });
         options.grub_device.clone_from(&self.grub_device);
+        options.grub_config_only = self.grub_config_only;
         options.existing = self.existing;
         options.allow_directory = self.allow_directory;
         options.sysroot = context.sysroot_options();
@@ -211,9 +217,11 @@ fn start_program(context: &Context, words: &[String]) -> io::Result<()> {
     Err(io::Error::other(status.to_string()))
 }
 
-const fn loader_name(loader: Loader) -> &'static str {
-    match loader {
+/// Returns what of a loader is installed.
+const fn loader_name(plan: &InstallPlan) -> &'static str {
+    match plan.loader {
         Loader::SystemdBoot => "systemd-boot",
+        Loader::Grub if plan.programs.is_empty() => "grub's configuration alone",
         Loader::Grub => "grub",
         Loader::Auto | Loader::None => "no boot loader",
     }
@@ -223,7 +231,7 @@ fn write_plan(out: &mut dyn Write, plan: &InstallPlan) -> io::Result<()> {
     writeln!(out, "would install  {}", plan.reference)?;
     writeln!(out, "to             {}", text::escape_path(&plan.target))?;
     writeln!(out, "stateroot      {}", plan.stateroot)?;
-    writeln!(out, "boot loader    {}", loader_name(plan.loader))?;
+    writeln!(out, "boot loader    {}", loader_name(plan))?;
     if let Some(esp) = &plan.esp {
         writeln!(out, "ESP            /{}", text::escape_path(esp))?;
     }
@@ -251,7 +259,7 @@ fn narrate(context: &Context, report: &InstallReport) {
         text::escape_text(deployment::version_or(version, report.plan.reference.as_str())),
         report.deployment.short(),
         text::escape_path(&report.plan.target),
-        loader_name(report.plan.loader),
+        loader_name(&report.plan),
     ));
     for file in &report.loader_files {
         ui.detail(format_args!("Wrote /{}", text::escape_path(file)));

@@ -117,6 +117,11 @@ fn hint_for_sysroot(error: &SysrootError) -> Option<String> {
             "`atomos install --help` says what has to be mounted, and which options take what is there as it is"
                 .to_owned()
         }
+        SysrootError::NoPlaceForGrub { .. } => {
+            "name the disk that a BIOS starts with --grub-device DISK; for UEFI, mount the EFI system partition at boot/efi in DIR; \
+             --bootloader none installs none, and --grub-config-only is for a GRUB that is there"
+                .to_owned()
+        }
         SysrootError::NoOrigin { .. } => "`atomos switch REF` makes it follow one".to_owned(),
         SysrootError::Lock(error) => return hint_for_lock(error),
         SysrootError::Boot(BootError::NoSpace { path, droppable, .. }) if droppable.is_empty() => {

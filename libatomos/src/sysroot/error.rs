@@ -167,6 +167,15 @@ pub enum SysrootError {
         /// What is missing or in the way.
         reason: String,
     },
+    /// GRUB is to be installed, and firmware would not find it anywhere.
+    #[error(
+        "cannot install GRUB to {}: no EFI system partition is mounted there, and no disk is named for a BIOS",
+        target.display()
+    )]
+    NoPlaceForGrub {
+        /// Where to.
+        target: PathBuf,
+    },
     /// The deployment follows no ref.
     #[error("{id} follows no ref, so there is nothing to upgrade to")]
     NoOrigin {
@@ -280,6 +289,7 @@ impl SysrootError {
             | Self::AmbiguousVersion { .. }
             | Self::NotDeployable { .. }
             | Self::NotInstallable { .. }
+            | Self::NoPlaceForGrub { .. }
             | Self::KargsDoNotFit { .. }
             | Self::OwnKarg { .. }
             | Self::NoOrigin { .. }

@@ -34,7 +34,9 @@ pub(super) fn check(layout: &Layout, options: &InstallOptions, resumes: bool) ->
     if options.existing {
         return Ok(());
     }
-    if let Some(esp) = efi(layout, options) {
+    if !options.grub_config_only
+        && let Some(esp) = efi(layout, options)
+    {
         // No GRUB says whose it is.
         esp::check(&layout.target, &esp.path, options, resumes, |_| false)?;
     }
@@ -50,12 +52,19 @@ pub(super) fn check(layout: &Layout, options: &InstallOptions, resumes: bool) ->
     }
 }
 
-/// Returns the calls of `grub-install` that put GRUB where firmware finds it.
+/// Returns the calls of `grub-install` that put GRUB where firmware finds it; none where its configuration alone is wanted.
+///
+/// # Errors
+/// There is no place for it, and nobody said that it is there already: such a disk boots nothing.
 pub(super) fn programs(
     layout: &Layout,
     options: &InstallOptions,
     warnings: &mut Vec<String>,
-) -> Vec<Vec<String>> {
+) -> Result<Vec<Vec<String>>, SysrootError> {
+    if options.grub_config_only {
+        warnings.push("GRUB itself is not installed, only its configuration: it has to be there".to_owned());
+        return Ok(Vec::new());
+    }
     let boot = layout.target.join("boot");
     let call = |arguments: &[String]| {
         let mut words = vec!["grub-install".to_owned()];
@@ -78,13 +87,11 @@ pub(super) fn programs(
         ]));
     }
     if calls.is_empty() {
-        warnings.push(
-            "GRUB itself is not installed, only its configuration: there is no EFI system partition, and no disk was named \
-             for a BIOS"
-                .to_owned(),
-        );
+        return Err(SysrootError::NoPlaceForGrub {
+            target: layout.target.clone(),
+        });
     }
-    calls
+    Ok(calls)
 }
 
 /// Returns the EFI system partition that `grub-install` is told of.

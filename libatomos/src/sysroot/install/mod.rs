@@ -103,6 +103,8 @@ pub struct InstallOptions {
     pub esp: Option<PathBuf>,
     /// The disk whose first sectors get GRUB, for a BIOS.
     pub grub_device: Option<PathBuf>,
+    /// Only write GRUB's configuration: GRUB itself is there, or somebody puts it there.
+    pub grub_config_only: bool,
     /// Take a target that has a system already, and a loader's files that are another's.
     pub existing: bool,
     /// Take a target that is a mere directory.
@@ -119,6 +121,7 @@ impl Default for InstallOptions {
             loader: Loader::Auto,
             esp: None,
             grub_device: None,
+            grub_config_only: false,
             existing: false,
             allow_directory: false,
             sysroot: SysrootOptions::default(),
@@ -205,10 +208,6 @@ impl InstallPlan {
         check_boot_is_vacant(&root, options)?;
         let kargs = layout.kargs(&options.kargs)?;
         let fstab = fstab::lines(&layout, &mut warnings);
-        let programs = match loader {
-            Loader::Grub => grub::programs(&layout, options, &mut warnings),
-            _ => Vec::new(),
-        };
         if loader == Loader::SystemdBoot {
             systemd_boot::check(&layout, options, resumes)?;
             source.check_tree(
@@ -217,8 +216,10 @@ impl InstallPlan {
                 "systemd-boot is taken from the tree",
             )?;
         }
+        let mut programs = Vec::new();
         if loader == Loader::Grub {
             grub::check(&layout, options, resumes)?;
+            programs = grub::programs(&layout, options, &mut warnings)?;
         }
         if loader == Loader::None {
             warnings.push("no boot loader is installed: one has to be there that reads /boot".to_owned());

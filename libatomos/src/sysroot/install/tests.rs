@@ -226,6 +226,37 @@ fn grub_gets_its_configuration_and_its_own_installer_is_called_last() {
 }
 
 #[test]
+fn a_configuration_without_grub_is_refused_before_anything_unless_that_was_said() {
+    let bench = Bench::new();
+    for loader in [Loader::Auto, Loader::Grub] {
+        let error = bench.plan(&in_a_directory(loader)).unwrap_err();
+        assert!(matches!(error, SysrootError::NoPlaceForGrub { .. }), "{error}");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Invalid);
+    }
+    let options = InstallOptions {
+        grub_config_only: true,
+        ..in_a_directory(Loader::Auto)
+    };
+    let (report, programs) = bench.install(&options).unwrap();
+    bench.assert_installed();
+    assert!(programs.is_empty());
+    assert!(report.plan.warnings[0].starts_with("GRUB itself is not installed"));
+    assert!(bench.read("boot/grub/grub.cfg").contains("source"));
+    // Nor is an EFI system partition written to, or anything there in the way.
+    let mut bench = Bench::new();
+    let Some(()) = bench.start_over(&["efi"]) else {
+        return;
+    };
+    fs::create_dir_all(bench.target().join("efi/EFI/BOOT")).unwrap();
+    fs::write(bench.target().join("efi/EFI/BOOT/BOOTX64.EFI"), "theirs").unwrap();
+    let options = InstallOptions {
+        esp: Some("efi".into()),
+        ..options
+    };
+    assert!(bench.plan(&options).unwrap().programs.is_empty());
+}
+
+#[test]
 fn a_loader_s_installer_that_fails_is_named_and_the_next_run_goes_on() {
     let bench = Bench::new();
     let options = InstallOptions {
@@ -266,6 +297,7 @@ fn what_is_there_already_is_left_alone_unless_that_was_said() {
     assert!(!bench.target().join("atomos").exists(), "a plan changes nothing");
     let options = InstallOptions {
         existing: true,
+        grub_config_only: true,
         ..options
     };
     bench.install(&options).unwrap();
@@ -482,7 +514,10 @@ fn interrupt_everywhere(mounts: &[&str], options: &InstallOptions, last: &str) {
 
 #[test]
 fn an_interrupted_installation_can_be_run_again_wherever_it_stopped() {
-    let grub = in_a_directory(Loader::Grub);
+    let grub = InstallOptions {
+        grub_device: Some("/dev/disk".into()),
+        ..in_a_directory(Loader::Grub)
+    };
     interrupt_everywhere(&[""], &grub, "boot/grub/grub.cfg");
     interrupt_everywhere(&["", "boot"], &for_systemd_boot(), "boot/EFI/BOOT/BOOTX64.EFI");
 }
