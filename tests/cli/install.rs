@@ -372,6 +372,8 @@ fn a_machine_that_is_installed_from_a_site_follows_it() {
     let mut command = scratch.command(&words);
     let run = scratch.run(command.env_remove("ATOMOS_REPO")).code(0);
     assert!(run.err.contains("Installed 13 ("), "{}", run.err);
+    let warning = "the tree has no /usr/lib/atomos/atomos-prepare-root: ";
+    assert!(run.err.contains(warning), "{}", run.err);
     let status = scratch
         .atomos(&["status", "--sysroot", "target", "--json"])
         .json();

@@ -109,6 +109,36 @@ impl Machine {
 }
 
 #[test]
+fn a_tree_without_the_program_that_boots_it_is_told_by_whatever_deploys_it() {
+    const WARNING: &str = "warning: the tree has no /usr/lib/atomos/atomos-prepare-root: unless its initramfs has it from elsewhere";
+    const PROGRAM: &str = "tree/usr/lib/atomos/atomos-prepare-root";
+    let mut machine = Machine::new();
+    machine.boot();
+    // Once as files, once as an image with a skeleton.
+    for conf in ["", "composefs = wanted\n"] {
+        machine
+            .scratch
+            .write("tree/usr/lib/atomos/prepare-root.conf", conf);
+        for lacks in [true, false] {
+            if !lacks {
+                machine.scratch.write(PROGRAM, "program");
+            }
+            let other = format!("other-{lacks}-{}", conf.len());
+            for verb in [&["upgrade"][..], &["switch", &other], &["deploy", "os"]] {
+                let commit = machine.commit(&format!("{}-{other}", verb[0]));
+                if verb[0] == "switch" {
+                    let new = format!("{other}={commit}");
+                    machine.atomos(&["refs", "--create", &new]).code(0);
+                }
+                let run = machine.atomos(verb).code(0);
+                assert_eq!(run.err.contains(WARNING), lacks, "{verb:?}: {}", run.err);
+            }
+        }
+        fs::remove_file(machine.scratch.path(PROGRAM)).unwrap();
+    }
+}
+
+#[test]
 fn an_upgrade_of_what_runs_is_staged_shown_and_finished() {
     let mut machine = Machine::new();
     let one = machine.boot();

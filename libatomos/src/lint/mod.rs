@@ -114,8 +114,8 @@ checks! {
     NoInitramfs "no-initramfs" Warning
         "the kernel has no initramfs.img: it must find and mount the root file system alone";
     /// Nothing would make a deployment the root.
-    NoPrepareRoot "no-prepare-root" Warning
-        "there is no /usr/lib/atomos/atomos-prepare-root: unless its initramfs has it from elsewhere, no deployment of the tree boots; bootloader-hooks/";
+    NoPrepareRoot "no-prepare-root" Error
+        "there is no /usr/lib/atomos/atomos-prepare-root: no deployment of the tree boots; where the initramfs has it from elsewhere, put it there, too; bootloader-hooks/";
     /// `atomos-prepare-root` would stop, or pass over what was meant.
     PrepareRootConf "prepare-root-conf" Error
         "a line that atomos-prepare-root does not understand, or no file: it passes the line over, or does not boot";

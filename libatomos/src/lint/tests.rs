@@ -342,6 +342,14 @@ fn an_empty_directory_is_no_root_file_system() {
 }
 
 #[test]
+fn a_tree_that_boots_nowhere_is_not_deployable() {
+    let base = tempfile::tempdir().unwrap();
+    make(base.path(), &GOOD);
+    make(base.path(), &["!usr/lib/atomos/atomos-prepare-root"]);
+    assert!(!lint(base.path()).is_deployable());
+}
+
+#[test]
 fn a_link_that_leads_in_circles_leads_nowhere() {
     let base = tempfile::tempdir().unwrap();
     make(base.path(), &GOOD);

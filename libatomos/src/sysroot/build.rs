@@ -43,6 +43,13 @@ pub(super) struct Furnished {
 pub(super) const NO_ROOT: &str =
     "no kernel argument says where the root file system is: add one with --karg root=…";
 
+/// The program in a tree that makes a deployment of it the root.
+const PREPARE_ROOT: &str = "usr/lib/atomos/atomos-prepare-root";
+
+/// What to say of a tree without it. Trees for building and trying out may lack it.
+const NO_PREPARE_ROOT: &str = "the tree has no /usr/lib/atomos/atomos-prepare-root: unless its initramfs has it from elsewhere, the deployment \
+     does not boot; `atomos lint` says what a tree needs";
+
 impl Sysroot {
     /// Keeps the commit's objects, checks the tree out, writes the origin, and learns the kernel's digest. `next` is what needs the
     /// tree's files and no image, which is being made meanwhile; it is given the root, and the directory that it lies in.
@@ -94,6 +101,12 @@ impl Sysroot {
         }
         if decision.kargs.get("root").is_none() {
             progress.report(Event::Warning { text: NO_ROOT });
+        }
+        // Where a link leads elsewhere, nothing is known.
+        if matches!(root.exists(PREPARE_ROOT), Ok(false)) {
+            progress.report(Event::Warning {
+                text: NO_PREPARE_ROOT,
+            });
         }
         // What the menu shows is no reason not to boot.
         let title = pretty_name(&root).unwrap_or_else(|error| {
