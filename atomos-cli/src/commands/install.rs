@@ -73,7 +73,7 @@ pub struct InstallArgs {
     #[arg(long = "karg", value_name = "ARG")]
     kargs: Vec<String>,
 
-    /// The boot loader: auto, systemd-boot, grub or none [default: systemd-boot where /boot is FAT, else grub]
+    /// The boot loader: auto, systemd-boot, grub or none [default: grub with --grub-device, systemd-boot where /boot is FAT, else grub]
     #[arg(
         long,
         value_name = "LOADER",

@@ -59,7 +59,7 @@ const ORDINARY: [&str; 4] = ["usr", "etc", "bin", "sbin"];
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loader {
-    /// systemd-boot where `/boot` is FAT, for there it can read it; else GRUB.
+    /// systemd-boot where `/boot` is FAT, for there it can read it; else GRUB, and where a disk is named for it.
     #[default]
     Auto,
     /// systemd-boot, from the tree.
@@ -203,7 +203,7 @@ impl InstallPlan {
         let root = Dir::open_ambient(target)?;
         let layout = Layout::probe(&root, options)?;
         let mut warnings = Vec::new();
-        let loader = layout.choose_loader(options.loader);
+        let loader = layout.choose_loader(options);
         let resumes = check_vacant(&root, options)?;
         check_boot_is_vacant(&root, options)?;
         let kargs = layout.kargs(&options.kargs)?;

@@ -110,8 +110,10 @@ impl Layout {
     }
 
     /// Returns the loader that suits.
-    pub(super) fn choose_loader(&self, asked: Loader) -> Loader {
-        match asked {
+    pub(super) fn choose_loader(&self, options: &InstallOptions) -> Loader {
+        match options.loader {
+            // A BIOS starts nothing else from there.
+            Loader::Auto if options.grub_device.is_some() => Loader::Grub,
             Loader::Auto if self.boot.as_ref().is_some_and(MountedFs::is_fat) => Loader::SystemdBoot,
             Loader::Auto => Loader::Grub,
             other => other,

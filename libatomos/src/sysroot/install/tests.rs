@@ -257,6 +257,27 @@ fn a_configuration_without_grub_is_refused_before_anything_unless_that_was_said(
 }
 
 #[test]
+fn a_disk_that_is_named_for_grub_gets_it_whatever_boot_is() {
+    let fat = MountedFs {
+        path: "boot".into(),
+        kind: "vfat".to_owned(),
+        source: "/dev/disk1".to_owned(),
+        subtree: "/".to_owned(),
+        uuid: None,
+    };
+    let layout = Layout {
+        target: "/mnt".into(),
+        root: None,
+        boot: Some(fat),
+        esp: None,
+    };
+    let mut options = in_a_directory(Loader::Auto);
+    assert_eq!(layout.choose_loader(&options), Loader::SystemdBoot);
+    options.grub_device = Some("/dev/disk".into());
+    assert_eq!(layout.choose_loader(&options), Loader::Grub);
+}
+
+#[test]
 fn a_loader_s_installer_that_fails_is_named_and_the_next_run_goes_on() {
     let bench = Bench::new();
     let options = InstallOptions {
