@@ -116,7 +116,8 @@ fn an_expired_bundle_is_taken_only_when_that_is_said() {
         .code(0);
     offline(&scratch, "machine");
     // What was seen tells the time: a record of long after this one's expiry.
-    let state = serde_json::json!({"newest-time": EPOCH.parse::<i64>().unwrap() + 10 * 365 * 86_400});
+    let state =
+        serde_json::json!({"newest-time": EPOCH.parse::<i64>().unwrap() + 10 * 365 * 86_400, "refs": {}});
     fs::write(scratch.path("machine/remotes/origin.state"), state.to_string()).unwrap();
     let apply = [
         "bundle",
