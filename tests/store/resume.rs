@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use libatomos::cancel::Cancel;
 use libatomos::failpoint;
-use libatomos::repo::{RepoError, RepoMode};
+use libatomos::progress::NoProgress;
+use libatomos::repo::{PruneOptions, RepoError, RepoMode};
 use libatomos::testing::{TestRepo, is_root_or_skip, small_tree};
 
 /// Runs a commit and stops it when everything is staged. Returns the staging directory.
@@ -183,4 +185,27 @@ fn a_dropped_transaction_leaves_the_store_as_it_was() {
     repo.assert_clean();
     assert_eq!(repo.prune().unwrap().staging_removed, 1);
     assert_eq!(std::fs::read_dir(repo.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_prune_counts_what_an_interrupted_run_has_staged() {
+    let repo = TestRepo::new();
+    let source = repo.scratch().join("source");
+    small_tree(&source, 1, 5);
+    std::fs::write(source.join("large"), vec![7; 300_000]).unwrap();
+    let staging = stage(&repo, &source);
+    let staged = files(&staging);
+    let bytes: u64 = staged.iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(bytes > 300_000);
+    let mut options = PruneOptions::default();
+    options.dry_run = true;
+    let planned = repo.repo().prune(&options, &NoProgress, &Cancel::new()).unwrap();
+    assert!(staging.exists());
+    let done = repo.prune().unwrap();
+    assert!(!staging.exists());
+    for report in [planned, done] {
+        assert_eq!(report.staging_removed, 1);
+        assert_eq!(report.bytes_removed, bytes);
+        assert!(report.bytes_freed >= 300_000, "{report:?}");
+    }
 }

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, Digest, DirTreeId};
-use crate::fs::{Dir, FileLock};
+use crate::fs::{Dir, FileLock, Stat};
 use crate::progress::{Phase, PhaseGuard, Progress, Unit};
 
 use super::layout::{DAMAGED, TMP, variant_path};
+use super::stats::visit_files;
 use super::traverse::parse_variant_bits;
 use super::{ObjectKind, Reachable, Repo, RepoError};
 
@@ -60,6 +61,16 @@ pub struct PruneReport {
     pub bytes_removed: u64,
     /// Space on disk of those of them that have no other name: what becomes free, unless blocks are shared.
     pub bytes_freed: u64,
+}
+
+impl PruneReport {
+    /// Counts the bytes of a file that is removed.
+    fn count(&mut self, stat: &Stat) {
+        self.bytes_removed += stat.size;
+        if stat.nlink == 1 {
+            self.bytes_freed += stat.allocated;
+        }
+    }
 }
 
 impl Repo {
@@ -180,11 +191,7 @@ impl Repo {
                 return Ok(());
             }
             *counter += 1;
-            let stat = dir.stat(name)?;
-            report.bytes_removed += stat.size;
-            if stat.nlink == 1 {
-                report.bytes_freed += stat.allocated;
-            }
+            report.count(&dir.stat(name)?);
             if !dry_run {
                 dir.remove_file(name)?;
             }
@@ -209,11 +216,7 @@ impl Repo {
             if needed && !self.has_object(kind, &digest)? {
                 continue;
             }
-            let stat = damaged.stat(&entry.name)?;
-            report.bytes_removed += stat.size;
-            if stat.nlink == 1 {
-                report.bytes_freed += stat.allocated;
-            }
+            report.count(&damaged.stat(&entry.name)?);
             if !report.dry_run {
                 damaged.remove_tree(&entry.name)?;
             }
@@ -263,6 +266,7 @@ impl Repo {
                 continue;
             }
             report.staging_removed += 1;
+            visit_files(dir, |stat| report.count(stat))?;
             if !report.dry_run {
                 tmp.remove_tree(&entry.name)?;
             }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::digest::{BlobId, CommitId, DirTreeId};
 use crate::format::Node;
-use crate::fs::{Dir, FileKind};
+use crate::fs::{Dir, FileKind, Stat};
 use crate::names::RefName;
 
 use super::holders::{HolderStats, Holders, Share};
@@ -94,6 +94,24 @@ impl RepoStats {
 struct TreeTotals {
     files: u64,
     bytes: u64,
+}
+
+/// Visits everything beneath a directory but directories. A transaction may be changing it.
+pub(super) fn visit_files(dir: Dir, mut visit: impl FnMut(&Stat)) -> Result<(), RepoError> {
+    let mut stack = vec![dir];
+    while let Some(dir) = stack.pop() {
+        for entry in dir.entries()? {
+            let Some(stat) = dir.stat_optional(&entry.name)? else {
+                continue;
+            };
+            if stat.kind != FileKind::Dir {
+                visit(&stat);
+            } else if let Some(child) = dir.open_dir_optional(&entry.name)? {
+                stack.push(child);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The blobs of the refs' trees, counted one ref after another. Each is kept once, however many refs have it.
@@ -229,21 +247,11 @@ impl Repo {
         Ok(stats)
     }
 
-    /// Adds up the files beneath a directory of the repository. A transaction may be changing it.
+    /// Adds up the files beneath a directory of the repository.
     fn bytes_beneath(&self, name: &str) -> Result<u64, RepoError> {
         let mut bytes = 0;
-        let mut stack: Vec<Dir> = self.dir().open_dir_optional(name)?.into_iter().collect();
-        while let Some(dir) = stack.pop() {
-            for entry in dir.entries()? {
-                let Some(stat) = dir.stat_optional(&entry.name)? else {
-                    continue;
-                };
-                if stat.kind != FileKind::Dir {
-                    bytes += stat.size;
-                } else if let Some(child) = dir.open_dir_optional(&entry.name)? {
-                    stack.push(child);
-                }
-            }
+        if let Some(dir) = self.dir().open_dir_optional(name)? {
+            visit_files(dir, |stat| bytes += stat.size)?;
         }
         Ok(bytes)
     }
