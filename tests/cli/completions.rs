@@ -11,6 +11,21 @@ fn every_shell_gets_a_script() {
 }
 
 #[test]
+fn help_is_a_verb_too() {
+    let scratch = Scratch::empty();
+    for verb in [&[][..], &["upgrade"], &["site", "withdraw"]] {
+        let asked = scratch.atomos(&[&["help"], verb].concat()).ok();
+        assert_eq!(asked, scratch.atomos(&[verb, &["--help"]].concat()).ok());
+    }
+    let run = scratch.atomos(&["help", "upgrad"]).code(2);
+    assert!(
+        run.err.contains("unrecognized subcommand 'upgrad'"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
 fn every_verb_gets_a_manual_page() {
     let scratch = Scratch::empty();
     scratch.atomos(&["man", "man1"]).code(0);

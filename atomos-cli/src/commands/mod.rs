@@ -19,6 +19,7 @@ mod etc;
 mod export;
 mod finalize;
 mod fsck;
+mod help;
 mod history;
 mod import;
 mod init;
@@ -111,6 +112,7 @@ pub enum Command {
     UsrOverlay(usr_overlay::UsrOverlayArgs),
     Etc(etc::EtcArgs),
     Boot(boot::BootArgs),
+    Help(help::HelpArgs),
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     Man(completions::ManArgs),
@@ -172,6 +174,7 @@ impl Command {
             Self::Completions(args) => completions::run(context, &args),
             Self::Man(args) => completions::run_man(context, &args),
             Self::Reference => completions::run_reference(context),
+            Self::Help(args) => help::run(&args),
         }
     }
 }
