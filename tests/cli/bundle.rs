@@ -108,6 +108,69 @@ fn a_bundle_for_another_version_says_so() {
 }
 
 #[test]
+fn a_bundle_leads_to_the_barrier_first_and_says_how_to_go_on() {
+    let scratch = published();
+    let apply =
+        |file: &str| scratch.atomos(&["bundle", "apply", "--repo", "machine", file, "--remote", "origin"]);
+    let create = |from: &[&str], file: &str| {
+        scratch.atomos(&[&["bundle", "create", "site", "os", "-o", file], from].concat())
+    };
+    create(&[], "1.atomos").code(0);
+    offline(&scratch, "machine");
+    apply("1.atomos").code(0);
+    for version in ["2", "3"] {
+        scratch.write("tree/usr/lib/more", version);
+        scratch.version(version);
+        scratch.publish(&[]).code(0);
+    }
+    scratch.version("4");
+    scratch.publish(&["--min-from", "3"]).code(0);
+    // What leads a new machine to the newest release leads no old one past the barrier.
+    create(&[], "all.atomos").code(0);
+    let run = apply("all.atomos").code(3);
+    assert!(
+        run.err
+            .contains("hint: the bundle was made for machines with another version"),
+        "{}",
+        run.err
+    );
+    assert!(!run.err.contains("mirror"), "{}", run.err);
+    let run = create(&["--from", "1"], "barrier.atomos").code(0);
+    assert!(
+        run.err
+            .contains("warning: os 4 has to be reached by way of 3 first"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err
+            .contains("`atomos bundle create site os --from 3 -o FILE` makes the one that leads on"),
+        "{}",
+        run.err
+    );
+    let run = apply("barrier.atomos").code(0);
+    assert!(run.err.contains("Pulled origin:os: 3 ("), "{}", run.err);
+    let run = create(&["--from", "3"], "last.atomos").code(0);
+    assert!(!run.err.contains("warning"), "{}", run.err);
+    let run = apply("last.atomos").code(0);
+    assert!(run.err.contains("Pulled origin:os: 4 ("), "{}", run.err);
+    scratch.atomos(&["fsck", "--repo", "machine"]).code(0);
+    // Where the barrier is gone, nobody is given what leads nowhere.
+    scratch
+        .atomos(&["site", "prune", "site", "--keep", "1", "--grace", "0"])
+        .code(0);
+    let run = create(&["--from", "1"], "none.atomos").code(3);
+    assert!(
+        run.err.contains(
+            "error: machines with os 1 have to take release 3 first, and the site does not have it any more"
+        ),
+        "{}",
+        run.err
+    );
+    assert!(!scratch.path("none.atomos").exists());
+}
+
+#[test]
 fn an_expired_bundle_is_taken_only_when_that_is_said() {
     let scratch = published();
     // Signed for a day in the past of this machine, whose clock cannot be set here: so by its future.

@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use libatomos::error::ErrorKind;
 use libatomos::names::RefName;
 use libatomos::publish::SiteDir;
 use libatomos::pull::{PullError, PullOptions, Selector, Session, Wanted, create_bundle};
@@ -34,6 +35,9 @@ enum Verb {
 ///
 /// Takes from a published site what a machine that has version FROM needs for the newest release of REF: the signed record, and patches or
 /// blobs. Without --from, everything.
+///
+/// Where that machine has to take a barrier first (`publish --min-from`), the bundle leads to the barrier, and a warning says how to make the
+/// one that leads on. One without --from is for machines that have nothing of REF yet, or the barrier.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -116,8 +120,21 @@ fn create(context: &Context, args: &CreateArgs) -> RunResult {
         text::size(report.bytes),
         text::count(report.blobs, "blob", "blobs")
     ));
+    if let Some(newest) = &report.leads_on_to {
+        let version = text::escape_text(&report.version);
+        context.ui().warning(format_args!(
+            "{} {} has to be reached by way of {version} first, and this bundle leads there; `atomos bundle create {} {} --from {version} -o FILE` makes the one that leads on",
+            args.reference,
+            text::escape_text(newest),
+            crate::report::shown(&args.site),
+            args.reference
+        ));
+    }
     Ok(Outcome::Done)
 }
+
+/// How to make a bundle that this machine can take.
+const OTHER_BUNDLE: &str = "`atomos bundle create SITE REF --from VERSION -o FILE`, where the site is, makes one for those with VERSION (`atomos log REMOTE:REF` says which one is here), without --from for those that have none";
 
 fn apply(context: &Context, args: &ApplyArgs) -> RunResult {
     let repo = context.open_repo()?;
@@ -148,9 +165,14 @@ fn apply(context: &Context, args: &ApplyArgs) -> RunResult {
     let pulled = session.pull(&wanted, &PullOptions::default());
     let report = pulled.map_err(|error| match error {
         // What is not in the bundle is not anywhere.
-        error @ PullError::BadObject { .. } => CliError::from(error).with_hint(
-            "the bundle is damaged, or was made for machines with another version than this one has: `atomos bundle create SITE REF --from VERSION -o FILE` makes one for those with VERSION, without --from for all",
-        ),
+        error @ PullError::BadObject { .. } => CliError::from(error).with_hint(format!(
+            "the bundle is damaged, or was made for machines with another version than this one has: {OTHER_BUNDLE}"
+        )),
+        error @ (PullError::Gone { .. } | PullError::Transport(_)) if error.kind() == ErrorKind::NotFound => {
+            CliError::from(error).with_hint(format!(
+                "the bundle was made for machines with another version than this one has, and bundles are for certain versions: {OTHER_BUNDLE}"
+            ))
+        }
         error => error.into(),
     })?;
     if context.json() {

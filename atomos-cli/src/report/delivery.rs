@@ -218,6 +218,9 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         PublishError::Pruned { .. } => {
             "name a version that the site has still with --from, or make a bundle for everybody without --from".to_owned()
         }
+        PublishError::Barrier { .. } => {
+            "take a whole mirror or an older copy of the site for SITE; whoever has that release goes on by a bundle with its version as --from".to_owned()
+        }
         PublishError::Damaged { .. } => "`atomos site fsck DIR` says what else is damaged".to_owned(),
         PublishError::NothingLeft { .. } => {
             "publish a release that takes its place; it must be another commit, so commit it anew".to_owned()

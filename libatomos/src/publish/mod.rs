@@ -342,6 +342,18 @@ pub enum PublishError {
         /// How it was named.
         selector: String,
     },
+    /// Machines must have had a release before they take the newest one, and the site does not have it any more.
+    #[error(
+        "machines with {reference} {from} have to take release {barrier} first, and the site does not have it any more"
+    )]
+    Barrier {
+        /// The ref.
+        reference: RefName,
+        /// What they have.
+        from: String,
+        /// The number of the release that comes first.
+        barrier: u64,
+    },
     /// There is no such ref.
     #[error("there is no ref {reference} on the site {}", path.display())]
     NoSuchRef {
@@ -450,6 +462,7 @@ impl PublishError {
             | Self::LastSequence { .. } => ErrorKind::Untrusted,
             Self::NoSuchRelease { .. }
             | Self::Pruned { .. }
+            | Self::Barrier { .. }
             | Self::NoSuchRef { .. }
             | Self::NothingLeft { .. }
             | Self::NoRefs { .. } => ErrorKind::NotFound,

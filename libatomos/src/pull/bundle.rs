@@ -10,8 +10,8 @@ use crate::names::RefName;
 use crate::publish::{PublishError, SiteDir};
 use crate::sign::{Envelope, KeySet, TrustedKeys};
 use crate::site::{
-    Artifact, FileRef, INFO, Manifest, Record, Release, TreeTable, is_selected, key_set_path, limits,
-    record_path,
+    Artifact, FileRef, HistoryEntry, INFO, Manifest, Record, Release, TreeTable, is_selected, key_set_path,
+    limits, record_path,
 };
 use crate::transport::{BundlePiece, BundleTransport};
 
@@ -29,10 +29,17 @@ pub struct BundleReport {
     pub bytes: u64,
     /// Blobs that it brings.
     pub blobs: u64,
+    /// The version of the newest release, where the bundle leads only as far as to a barrier before it: the machine takes that one first,
+    /// and another bundle leads on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leads_on_to: Option<String>,
 }
 
 /// Writes to `out` what a machine that has `from` (a version or the digits of a commit; nothing where `None`) needs to pull the newest
-/// release of `reference` from the site.
+/// release of `reference` from the site, or the barrier that it has to take first.
+///
+/// # Errors
+/// Among others [`PublishError::Barrier`] where the site does not have that barrier any more.
 pub fn create_bundle(
     site: &SiteDir,
     reference: &RefName,
@@ -43,12 +50,17 @@ pub fn create_bundle(
         reference: reference.clone(),
         selector: selector.to_owned(),
     };
-    let (record, release) = site
+    let (record, newest) = site
         .read_published(reference)?
         .ok_or_else(|| site.no_such_ref(reference))?;
     let base = match from {
         None => None,
-        Some(selector) => Some(find(site, &record, &release, selector)?.ok_or_else(|| no_such(selector))?),
+        Some(selector) => Some(find(site, &record, &newest, selector)?.ok_or_else(|| no_such(selector))?),
+    };
+    let mut parts = Parts::new(site);
+    let release = match &base {
+        None => newest.clone(),
+        Some(base) => parts.up_to_barrier(&newest, base)?,
     };
     let whole = site.manifest(&release)?;
     let base = match &base {
@@ -70,7 +82,6 @@ pub fn create_bundle(
         let has_base = |relative: &&crate::site::RelativeManifest| relative.base == base.tree.id;
         release.manifests.iter().find(has_base)
     });
-    let mut parts = Parts::new(site);
     parts.whole(INFO)?;
     for number in 1..=record.keys {
         parts.whole(&key_set_path(number))?;
@@ -136,6 +147,7 @@ pub fn create_bundle(
         version: release.version,
         bytes,
         blobs: missing.len() as u64,
+        leads_on_to: (release.number != newest.number).then_some(newest.version),
     })
 }
 
@@ -200,6 +212,69 @@ impl<'a> Parts<'a> {
         self.artifacts.insert(path.clone(), *file);
         self.pieces
             .insert((path, range.start), (file.size, range.end - range.start));
+    }
+
+    /// Returns the release that a machine with `base` comes to: `newest`, or the last barrier that it has not passed. Puts in the releases by
+    /// which it finds the way.
+    fn up_to_barrier(&mut self, newest: &Release, base: &Release) -> Result<Release, PublishError> {
+        if newest.min_from > 0 && base.number < newest.number {
+            self.entry(newest, |entry| entry.commit == base.commit)?;
+        }
+        let mut release = newest.clone();
+        while base.number < release.min_from {
+            let barrier = release.min_from;
+            let gone = || PublishError::Barrier {
+                reference: newest.reference.clone(),
+                from: base.version.clone(),
+                barrier,
+            };
+            let entry = self.entry(&release, |entry| entry.number == barrier)?;
+            let entry = entry
+                .filter(|entry| entry.number < release.number)
+                .ok_or_else(gone)?;
+            release = self.old_release(&entry.release)?.ok_or_else(gone)?;
+        }
+        let manifest = Artifact::Manifest.path(&release.manifest.digest);
+        if release.number < newest.number && !self.site.dir().exists(manifest)? {
+            return Err(PublishError::Barrier {
+                reference: newest.reference.clone(),
+                from: base.version.clone(),
+                barrier: release.number,
+            });
+        }
+        Ok(release)
+    }
+
+    /// Looks for an entry in the history of a release, and in those of older ones, which machines have to read for it, too.
+    fn entry(
+        &mut self,
+        newest: &Release,
+        is_wanted: impl Fn(&HistoryEntry) -> bool,
+    ) -> Result<Option<HistoryEntry>, PublishError> {
+        let mut release = newest.clone();
+        loop {
+            if let Some(entry) = release.history.iter().find(|entry| is_wanted(entry)) {
+                return Ok(Some(entry.clone()));
+            }
+            let oldest = release.history.last().map(|oldest| oldest.release);
+            let is_full = release.history.len() == limits::HISTORY;
+            release = match oldest.filter(|_| is_full) {
+                Some(oldest) => match self.old_release(&oldest)? {
+                    Some(older) => older,
+                    None => return Ok(None),
+                },
+                None => return Ok(None),
+            };
+        }
+    }
+
+    /// Puts in a release, and returns it; `None` where the site does not have it any more.
+    fn old_release(&mut self, file: &FileRef) -> Result<Option<Release>, PublishError> {
+        if !self.site.dir().exists(Artifact::Release.path(&file.digest))? {
+            return Ok(None);
+        }
+        self.artifact(Artifact::Release, file);
+        self.site.release(file).map(Some)
     }
 
     fn damaged(&self, path: &str, reason: impl std::fmt::Display) -> PublishError {
