@@ -293,9 +293,16 @@ fn machines_leave_a_withdrawn_release_and_nobody_takes_it() {
     // Twice is a mistake, and so is publishing it again.
     let run = withdraw(&scratch, "os@2", &["--key", "key"]).code(10);
     assert!(run.err.contains("was withdrawn: does not boot"), "{}", run.err);
-    let run = scratch.publish(&[]).code(10);
-    assert!(run.err.contains("was withdrawn: does not boot"), "{}", run.err);
-    assert!(run.err.contains("hint: commit it anew"), "{}", run.err);
+    let before = scratch.site_files();
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.starts_with("Unchanged: os 1 ("), "{}", run.err);
+    assert!(
+        run.err
+            .contains("of os was withdrawn (does not boot) and is not published; commit a newer version, or"),
+        "{}",
+        run.err
+    );
+    assert_eq!(scratch.site_files(), before);
     scratch.version("3");
     let run = scratch.publish(&[]).code(0);
     assert!(
@@ -304,6 +311,53 @@ fn machines_leave_a_withdrawn_release_and_nobody_takes_it() {
         run.err
     );
     scratch.client(&["pull", "origin", "os"]).code(0);
+}
+
+#[test]
+fn what_was_withdrawn_of_one_ref_keeps_no_other_from_being_published() {
+    let scratch = with_releases(2);
+    let first = scratch.atomos(&["rev-parse", "os^"]).ok();
+    withdraw(&scratch, "os@2", &["--key", "key"]).code(0);
+    scratch.atomos(&["refs", "--create", "other=os^"]).code(0);
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.contains("Published other 1 ("), "{}", run.err);
+    let way_out = ["reset", "os", &first[..12]];
+    assert!(
+        run.err
+            .contains(&format!("`atomos {}` goes back", way_out.join(" "))),
+        "{}",
+        run.err
+    );
+    // Whoever renews is told, too, and the record is renewed.
+    let report = scratch.publish(&["--renew", "--json"]).json();
+    assert_eq!(report["withdrawn"][0]["ref"], "os");
+    assert_eq!(report["withdrawn"][0]["reason"], "does not boot");
+    assert_eq!(report["refs"][0]["outcome"], "renewed");
+    scratch.atomos(&way_out).code(0);
+    let run = scratch.publish(&[]).code(0);
+    assert!(!run.err.contains("withdrawn"), "{}", run.err);
+    scratch
+        .atomos(&["site", "fsck", "site", "--key", "key.pub"])
+        .code(0);
+}
+
+#[test]
+fn who_publishes_what_another_ref_has_withdrawn_is_told() {
+    let scratch = with_releases(2);
+    withdraw(&scratch, "os@2", &["--key", "key"]).code(0);
+    scratch.atomos(&["refs", "--create", "canary=os"]).code(0);
+    let run = scratch.publish(&[]).code(0);
+    assert!(run.err.contains("Published canary 2 ("), "{}", run.err);
+    assert!(
+        run.err.contains(
+            "which was withdrawn from os of this site (does not boot); `atomos site withdraw site canary@"
+        ),
+        "{}",
+        run.err
+    );
+    // It is said when it is released, and not for ever.
+    let run = scratch.publish(&[]).code(0);
+    assert!(!run.err.contains("canary is published with"), "{}", run.err);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use libatomos::digest::CommitId;
 use libatomos::error::ErrorKind;
 use libatomos::names::RefName;
-use libatomos::publish::{Profile, PublishOptions, RefOutcome, publish};
+use libatomos::publish::{Profile, PublishOptions, PublishReport, RefOutcome, WithdrawnCommit, publish};
 use libatomos::repo::{Repo, RepoError};
 
 use super::RunResult;
@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::exit_code::Outcome;
 use crate::output::{json, text};
 use crate::quantity::now;
-use crate::report::CliError;
+use crate::report::{CliError, shown};
 use crate::signing::{SigningArgs, borrowed};
 
 /// For how many seconds before a key set's end it is spoken of: 30 days.
@@ -40,6 +40,9 @@ enum ProfileArg {
 ///
 /// A record is believed for --expires days. Publish again before that (or with --renew): a record in the last third of its life is
 /// signed anew.
+///
+/// What `atomos site withdraw` has taken back from a ref is not published again as that ref: where the ref still names it, a warning says so,
+/// the release before stays, and its record is signed anew when it is due. All other refs are published, and the exit code is 0.
 ///
 /// To upload: everything else first, refs/ last. docs/serving.md has the commands.
 #[derive(Debug, Args)]
@@ -135,6 +138,28 @@ fn patch_base(repo: &Repo, refs: &[RefName], text: &str) -> Result<CommitId, Cli
     Err(not_found.into())
 }
 
+fn reason(withdrawn: &WithdrawnCommit) -> String {
+    match withdrawn.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({})", text::escape_text(reason)),
+    }
+}
+
+/// Says that a ref was left as it is, and how it goes on.
+fn warn_of_withdrawn(context: &Context, withdrawn: &WithdrawnCommit, report: &PublishReport) {
+    let name = &withdrawn.reference;
+    let mut published = report.refs.iter();
+    let Some(kept) = published.find(|published| published.reference == *name) else {
+        return;
+    };
+    context.ui().warning(format_args!(
+        "commit {} of {name} was withdrawn{} and is not published; commit a newer version, or `atomos reset {name} {}` goes back to what the site has",
+        withdrawn.commit.short(),
+        reason(withdrawn),
+        kept.commit.short()
+    ));
+}
+
 /// Runs the verb.
 pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
     let repo = context.open_repo()?;
@@ -201,6 +226,21 @@ pub fn run(context: &Context, args: &PublishArgs) -> RunResult {
             published.reference,
             published.commit.short(),
             published.number
+        ));
+    }
+    for withdrawn in &report.withdrawn {
+        warn_of_withdrawn(context, withdrawn, &report);
+    }
+    for one in &report.withdrawn_elsewhere {
+        ui.warning(format_args!(
+            "{} is published with {}, which was withdrawn from {} of this site{}; `atomos site withdraw {} {}@{} --reason TEXT --key FILE` takes it back here, too",
+            one.reference,
+            one.commit.short(),
+            one.withdrawn_from,
+            reason(one),
+            shown(&args.to),
+            one.reference,
+            one.commit.short()
         ));
     }
     for lost in &report.lost {

@@ -200,7 +200,9 @@ fn hint_for_publish(error: &PublishError) -> Option<String> {
         PublishError::Sign(SignError::Signing { .. }) => {
             "no record has changed; run the command by itself: from its standard input it reads what is to be signed, and it prints the 64 bytes of the signature".to_owned()
         }
-        PublishError::Withdrawn { .. } => "commit it anew: what was withdrawn is not published again".to_owned(),
+        PublishError::Withdrawn { .. } => {
+            "it is taken back already, and stays so; `atomos history REMOTE REF` lists what there is".to_owned()
+        }
         PublishError::Clock { .. } => {
             "look at this machine's clock, and at that of the machine that signed or committed; where the other was wrong, --expires DAYS reaches past it, and a new key set (docs/keys.md) ends what a record said".to_owned()
         }

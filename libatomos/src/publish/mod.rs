@@ -33,7 +33,7 @@ use crate::names::RefName;
 use crate::patch::PatchError;
 use crate::repo::RepoError;
 use crate::sign::{KeyId, PublicKey, SignError, Signer};
-use crate::site::SiteError;
+use crate::site::{SiteError, Withdrawn};
 
 pub use maintain::{SiteFinding, SiteFsckReport, SitePruneOptions, SitePruneReport, prune_site};
 pub use publisher::publish;
@@ -142,6 +142,35 @@ pub struct LostFiles {
     pub files: Vec<String>,
 }
 
+/// A ref of the repository names what was withdrawn from a ref of the site: of its own name, or another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WithdrawnCommit {
+    /// The ref.
+    #[serde(rename = "ref")]
+    pub reference: RefName,
+    /// What it names.
+    pub commit: CommitId,
+    /// The commit's version.
+    pub version: String,
+    /// The ref of the site that it was withdrawn from.
+    pub withdrawn_from: RefName,
+    /// Why; empty where that was left out to keep the record small.
+    pub reason: String,
+}
+
+impl WithdrawnCommit {
+    fn new(reference: &RefName, withdrawn_from: &RefName, one: &Withdrawn) -> Self {
+        Self {
+            reference: reference.clone(),
+            commit: one.commit,
+            version: one.version.clone(),
+            withdrawn_from: withdrawn_from.clone(),
+            reason: one.reason.clone(),
+        }
+    }
+}
+
 /// What publishing did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -161,6 +190,11 @@ pub struct PublishReport {
     pub lost_key_sets: Vec<String>,
     /// What the site has lost of the releases that it had. Where the ref was released anew, that is mended by it.
     pub lost: Vec<LostFiles>,
+    /// What was not published because it was withdrawn from that very ref. The release that took its place stays, and its record is
+    /// renewed as any other's.
+    pub withdrawn: Vec<WithdrawnCommit>,
+    /// What was released although it was withdrawn from another ref of the site.
+    pub withdrawn_elsewhere: Vec<WithdrawnCommit>,
     /// Blobs that the site did not have.
     pub new_blobs: u64,
     /// Bytes in them.

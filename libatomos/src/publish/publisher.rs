@@ -15,7 +15,9 @@ use crate::site::{Artifact, FileRef, RECORD_TYPE, RELEASE_TYPE, Record, Release,
 use super::consolidate::Known;
 use super::site_writer::SiteWriter;
 use super::withdraw::shorten_reasons;
-use super::{LostFiles, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome};
+use super::{
+    LostFiles, PublishError, PublishOptions, PublishReport, PublishedRef, RefOutcome, WithdrawnCommit,
+};
 
 /// Seconds that a record is believed unless the publisher says otherwise: 30 days.
 pub(super) const LIFETIME: i64 = 30 * 24 * 3600;
@@ -228,6 +230,8 @@ pub(super) struct Job {
     pub(super) commit: CommitId,
     pub(super) previous: Option<Previous>,
     pub(super) outcome: RefOutcome,
+    /// What the ref names in the repository, where it was withdrawn and is not published for that.
+    withdrawn: Option<WithdrawnCommit>,
 }
 
 /// What is published of a ref.
@@ -253,6 +257,7 @@ impl Job {
                 None => RefOutcome::Released,
             },
             previous: Some(previous),
+            withdrawn: None,
         }
     }
 }
@@ -303,10 +308,12 @@ impl Publisher<'_> {
         if jobs.iter().any(|job| job.outcome == RefOutcome::Released) {
             self.release_signers()?;
             self.collect_known(&mut known)?;
+            report.withdrawn_elsewhere = self.withdrawn_elsewhere(&jobs)?;
         }
         let mut records = Vec::new();
-        for job in jobs {
+        for mut job in jobs {
             self.cancel.check()?;
+            report.withdrawn.extend(job.withdrawn.take());
             let previous = job.previous.as_ref();
             if let Some(previous) = previous.filter(|previous| !previous.lost.is_empty()) {
                 report.lost.push(previous.lost_of(&job.reference));
@@ -438,17 +445,9 @@ impl Publisher<'_> {
         let previous = self.previous(reference)?;
         let outcome = match &previous {
             Some(previous) => {
-                let withdrawn = previous.record.withdrawn.iter().find(|one| one.commit == commit);
-                // Its place is taken, and that has to be signed for as long as nothing else is published.
-                if withdrawn.is_some() && (self.options.renew || self.options.key_set.is_some()) {
-                    return Ok(Job::renewing(reference, previous.clone()));
-                }
-                if let Some(withdrawn) = withdrawn {
-                    return Err(PublishError::Withdrawn {
-                        reference: reference.clone(),
-                        commit,
-                        reason: withdrawn.reason.clone(),
-                    });
+                if let Some(one) = previous.record.withdrawn.iter().find(|one| one.commit == commit) {
+                    let withdrawn = WithdrawnCommit::new(reference, reference, one);
+                    return Ok(self.job_of_withdrawn(previous.clone(), withdrawn));
                 }
                 self.outcome(previous, &commit)
             }
@@ -459,7 +458,37 @@ impl Publisher<'_> {
             commit,
             previous,
             outcome,
+            withdrawn: None,
         })
+    }
+
+    /// What the ref names was withdrawn: the release that took its place stays, and is signed for as long as nothing else is published.
+    /// The other refs are not to wait for that, nor the machines that believe no record for ever.
+    fn job_of_withdrawn(&self, previous: Previous, withdrawn: WithdrawnCommit) -> Job {
+        let is_due = self.is_due(&previous.record);
+        let mut job = Job::renewing(&withdrawn.reference, previous);
+        if job.outcome == RefOutcome::Renewed && !is_due {
+            job.outcome = RefOutcome::Unchanged;
+        }
+        job.withdrawn = Some(withdrawn);
+        job
+    }
+
+    /// Returns those of the new releases whose commits were withdrawn of other refs of the site.
+    fn withdrawn_elsewhere(&self, jobs: &[Job]) -> Result<Vec<WithdrawnCommit>, PublishError> {
+        let mut found = Vec::new();
+        let released = || jobs.iter().filter(|job| job.outcome == RefOutcome::Released);
+        let site = &self.writer.site;
+        for other in site.refs()? {
+            let Some((record, _)) = site.record(&other, self.keys, &self.earlier)? else {
+                continue;
+            };
+            for job in released().filter(|job| job.reference != other) {
+                let same = record.withdrawn.iter().find(|one| one.commit == job.commit);
+                found.extend(same.map(|one| WithdrawnCommit::new(&job.reference, &other, one)));
+            }
+        }
+        Ok(found)
     }
 
     /// Returns who signs releases: often by keys that are not at hand when records are renewed, so only who makes a release
@@ -489,14 +518,18 @@ impl Publisher<'_> {
         if previous.release.is_none() || (!previous.lost.is_empty() && !self.options.renew) {
             return RefOutcome::Released;
         }
+        match self.is_due(record) {
+            true => RefOutcome::Renewed,
+            false => RefOutcome::Unchanged,
+        }
+    }
+
+    /// Returns whether a record is to be signed anew though it says nothing new.
+    fn is_due(&self, record: &Record) -> bool {
         let life = record.expires - record.time;
         let left = record.expires - self.time;
         let other_keys = record.keys != self.keys.number();
-        if self.options.renew || other_keys || left < life / 3 {
-            RefOutcome::Renewed
-        } else {
-            RefOutcome::Unchanged
-        }
+        self.options.renew || other_keys || left < life / 3
     }
 
     /// Collects where blobs lie already, for all refs of the site.

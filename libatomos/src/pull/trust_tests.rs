@@ -6,7 +6,7 @@ use super::*;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::progress::NoProgress;
-use crate::publish::{PublishError, PublishOptions, SiteDir, publish};
+use crate::publish::{PublishError, PublishOptions, RefOutcome, SiteDir, publish};
 use crate::remote::unverified_commits;
 use crate::sign::{Envelope, KEYS_TYPE, KeySet, Role, SecretKey, Signer, TrustedKeys};
 use crate::site::{RECORD_TYPE, RELEASE_TYPE, Record, Release, key_set_path};
@@ -505,8 +505,16 @@ fn what_took_the_place_of_a_withdrawn_release_is_renewed_and_goes_over_to_new_ke
             &Cancel::new(),
         )
     };
-    let error = attempt(false, NOW).unwrap_err();
-    assert!(matches!(error, PublishError::Withdrawn { .. }), "{error}");
+    let report = attempt(false, NOW).unwrap();
+    let published = &report.refs[0];
+    assert_eq!(
+        (published.commit, published.outcome),
+        (first, RefOutcome::Unchanged)
+    );
+    assert_eq!(report.withdrawn[0].version, "2");
+    // When it is due it is renewed as any other.
+    let report = attempt(false, NOW + 25 * DAY).unwrap();
+    assert_eq!(report.refs[0].outcome, RefOutcome::Renewed);
     let late = NOW + 40 * DAY;
     let report = attempt(true, late).unwrap();
     assert_eq!((report.refs[0].commit, report.refs[0].number), (first, 1));
