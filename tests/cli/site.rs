@@ -342,6 +342,35 @@ fn what_was_withdrawn_of_one_ref_keeps_no_other_from_being_published() {
 }
 
 #[test]
+fn who_takes_a_release_back_is_told_by_which_refs_it_is_offered_still() {
+    let scratch = with_releases(2);
+    scratch.atomos(&["refs", "--create", "canary=os"]).code(0);
+    scratch.atomos(&["refs", "--create", "old=os^"]).code(0);
+    scratch.publish(&[]).code(0);
+    // As an older release it can be asked for by its version.
+    scratch.version("3");
+    scratch.publish(&[]).code(0);
+    let run = withdraw(&scratch, "canary@2", &["--key", "key"]).code(3);
+    assert!(
+        run.err.contains("there is no other release of canary"),
+        "{}",
+        run.err
+    );
+    let run = withdraw(&scratch, "os@3", &["--key", "key"]).code(0);
+    assert!(!run.err.contains("warning"), "{}", run.err);
+    let run = withdraw(&scratch, "os@2", &["--key", "key"]).code(0);
+    assert_eq!(run.err.matches("warning").count(), 1, "{}", run.err);
+    assert!(
+        run.err
+            .contains("canary still offers the same commit; `atomos site withdraw site canary@"),
+        "{}",
+        run.err
+    );
+    let run = scratch.client(&["pull", "origin", "canary"]).code(0);
+    assert!(run.err.starts_with("Pulled origin:canary: 2 ("), "{}", run.err);
+}
+
+#[test]
 fn who_publishes_what_another_ref_has_withdrawn_is_told() {
     let scratch = with_releases(2);
     withdraw(&scratch, "os@2", &["--key", "key"]).code(0);

@@ -8,6 +8,7 @@ use libatomos::publish::{
     PublishError, SiteDir, SitePruneOptions, WithdrawOptions, prune_site, remove_site_ref, withdraw_with,
 };
 use libatomos::sign::TrustedKeys;
+use libatomos::site::Record;
 
 use super::RunResult;
 use super::key::read_public;
@@ -78,7 +79,9 @@ struct PruneArgs {
 /// Take a release back
 ///
 /// The ref's record then names the newest release that was not taken back, and says why. Machines that have the withdrawn one go back at
-/// their next upgrade, and none takes it again. Its commit cannot be published again.
+/// their next upgrade, and none takes it again by this ref. Its commit cannot be published again as this ref.
+///
+/// Other refs of the site that have the same commit go on offering it; a warning names them, and how to take it back there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -274,5 +277,28 @@ fn take_back(context: &Context, args: &WithdrawArgs) -> RunResult {
         text::escape_text(&record.version),
         record.commit.short()
     ));
+    warn_of_others(context, args, &record);
     Ok(Outcome::Done)
+}
+
+/// Names the refs that the site still offers the commit by. It is withdrawn by now, so that what is damaged there stops nothing.
+fn warn_of_others(context: &Context, args: &WithdrawArgs, record: &Record) {
+    let Some(gone) = record.withdrawn.last() else {
+        return;
+    };
+    let others = SiteDir::open(&args.dir).and_then(|site| site.refs_that_offer(&gone.commit));
+    match others {
+        Ok(others) => {
+            for other in others {
+                context.ui().warning(format_args!(
+                    "{other} still offers the same commit; `atomos site withdraw {} {other}@{} --reason TEXT --key FILE` takes it back there, too",
+                    shown(&args.dir),
+                    gone.commit.short()
+                ));
+            }
+        }
+        Err(error) => context.ui().warning(format_args!(
+            "whether other refs of the site offer the same commit is not known: {error}"
+        )),
+    }
 }

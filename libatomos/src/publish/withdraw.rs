@@ -182,6 +182,35 @@ pub fn withdraw_with(
     Ok(record)
 }
 
+impl SiteDir {
+    /// Returns the refs of the site that still offer a commit: as their newest release, or as an older one that can be asked for by its
+    /// version. Nothing is verified but digests.
+    pub fn refs_that_offer(&self, commit: &CommitId) -> Result<Vec<RefName>, PublishError> {
+        let mut found = Vec::new();
+        for reference in self.refs()? {
+            let Some((record, release)) = self.published_unverified(&reference)? else {
+                continue;
+            };
+            if record.withdrawn.iter().any(|one| one.commit == *commit) {
+                continue;
+            }
+            let mut needed = Needed::default();
+            self.collect(&record, release, 0, i64::MAX, &mut needed)?;
+            for release in needed.releases.iter().filter(|release| release.commit == *commit) {
+                // One that was pruned cannot be pulled.
+                if self
+                    .dir()
+                    .exists(Artifact::Manifest.path(&release.manifest.digest))?
+                {
+                    found.push(reference);
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// Leaves out the reasons of what was withdrawn first where the record grows too long. What was withdrawn stays so for ever, and
 /// the list must not end where nothing more can be withdrawn.
 pub(super) fn shorten_reasons(record: &mut Record) {
