@@ -296,7 +296,17 @@ fn an_old_version_is_found_in_the_history_of_what_the_machine_follows() {
     assert_eq!(status["deployments"][0]["ref"], "os", "it goes on following");
     let run = machine.atomos(&["deploy", "1", "--dry-run"]).ok();
     assert!(run.contains(&one), "{run}");
-    machine.atomos(&["deploy", "13.9"]).code(3);
+    for more in [&[][..], &["--dry-run"]] {
+        let run = machine.atomos(&[&["deploy", "13.9"], more].concat()).code(3);
+        assert!(
+            run.err.contains("`atomos history REMOTE REF` lists")
+                && run
+                    .err
+                    .contains("`atomos pull REMOTE REF@13.9 --allow-downgrade` fetches it"),
+            "{}",
+            run.err
+        );
+    }
     // Another ref with another commit of one version.
     machine.atomos(&["switch", "os", "--now"]).code(0);
     for reference in ["a", "b"] {

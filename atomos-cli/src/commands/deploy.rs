@@ -2,13 +2,15 @@
 
 use clap::Args;
 use libatomos::names::StaterootName;
-use libatomos::sysroot::{DeployOptions, Finish, KargsChange, ReadBack};
+use libatomos::repo::RepoError;
+use libatomos::sysroot::{DeployOptions, Finish, KargsChange, ReadBack, SysrootError};
 
 use super::RunResult;
 use crate::context::Context;
 use crate::exit_code::Outcome;
-use crate::output::{deployment, json};
+use crate::output::{deployment, json, text};
 use crate::reboot::RebootFlag;
+use crate::report::{CliError, shown};
 
 /// Make a deployment of a commit, and make it the default
 ///
@@ -99,6 +101,21 @@ impl DeployFlags {
     }
 }
 
+/// Says where a version comes from that is in no history here.
+fn not_here(rev: &str, error: SysrootError) -> CliError {
+    let SysrootError::Repo(RepoError::RefNotFound { repo, .. } | RepoError::RevNotFound { repo, .. }) =
+        &error
+    else {
+        return error.into();
+    };
+    let hint = format!(
+        "`atomos refs --repo {}` lists the refs; if it is a version that their histories do not have, `atomos history REMOTE REF` lists those of a remote, and `atomos pull REMOTE REF@{} --allow-downgrade` fetches it",
+        shown(repo),
+        text::escape_text(rev)
+    );
+    CliError::from(error).with_hint(hint)
+}
+
 /// Runs the verb.
 pub fn run(context: &Context, args: &DeployArgs) -> RunResult {
     let sysroot = context.open_sysroot_to_write()?;
@@ -106,14 +123,18 @@ pub fn run(context: &Context, args: &DeployArgs) -> RunResult {
     let options = args.common.options();
     let (progress, cancel) = (context.progress(), context.cancel());
     if args.dry_run {
-        let preview = sysroot.preview_deploy(&args.rev, &options, progress, cancel)?;
+        let preview = sysroot
+            .preview_deploy(&args.rev, &options, progress, cancel)
+            .map_err(|error| not_here(&args.rev, error))?;
         context.ui().result(|out| match context.json() {
             true => json::write(out, &preview),
             false => deployment::write_preview(out, &preview),
         })?;
         return Ok(Outcome::Done);
     }
-    let report = sysroot.deploy(&args.rev, &options, progress, cancel)?;
+    let report = sysroot
+        .deploy(&args.rev, &options, progress, cancel)
+        .map_err(|error| not_here(&args.rev, error))?;
     deployment::announce(context, &report)?;
     args.reboot.act(context, true)?;
     Ok(Outcome::Done)
