@@ -386,22 +386,25 @@ fn what_was_fetched_is_deployed_without_asking_anybody() {
         .code(0);
     machine.atomos(&["switch", "origin:os", "--now"]).code(0);
 
-    scratch.write("tree/usr/bin/tool", "tool of 2");
-    machine
-        .atomos(&[
-            "commit",
-            "--repo",
-            vendor,
-            "--quiet",
-            "--os",
-            "--ref",
-            "os",
-            "--version",
-            "2",
-            "tree",
-        ])
-        .code(0);
-    publish();
+    let release = |version| {
+        scratch.write("tree/usr/bin/tool", format!("tool of {version}"));
+        machine
+            .atomos(&[
+                "commit",
+                "--repo",
+                vendor,
+                "--quiet",
+                "--os",
+                "--ref",
+                "os",
+                "--version",
+                version,
+                "tree",
+            ])
+            .code(0);
+        publish();
+    };
+    release("2");
     let run = machine.atomos(&["upgrade", "--download-only"]).code(0);
     assert!(run.err.contains("Fetched from origin:os: 2 ("), "{}", run.err);
     assert!(machine.status().get("staged").is_none());
@@ -409,6 +412,18 @@ fn what_was_fetched_is_deployed_without_asking_anybody() {
     machine.atomos(&["upgrade"]).code(3);
     let run = machine.atomos(&["upgrade", "--cache-only"]).code(0);
     assert!(run.err.contains("Staged 2 ("), "{}", run.err);
+    // So is what came in a bundle.
+    fs::rename(scratch.path("gone"), &site).unwrap();
+    release("3");
+    machine
+        .atomos(&["bundle", "create", "site", "os", "--from", "2", "-o", "update"])
+        .code(0);
+    fs::rename(&site, scratch.path("gone")).unwrap();
+    machine
+        .atomos(&["bundle", "apply", "update", "--remote", "origin"])
+        .code(0);
+    let run = machine.atomos(&["upgrade", "--cache-only"]).code(0);
+    assert!(run.err.contains("Staged 3 ("), "{}", run.err);
 }
 
 #[test]
