@@ -15,12 +15,7 @@ impl SiteDir {
     pub(super) fn check_names(&self, refs: &[RefName]) -> Result<(), PublishError> {
         let published = self.refs()?;
         for reference in refs {
-            let within = |outer: &RefName, inner: &RefName| {
-                let rest = inner.as_str().strip_prefix(outer.as_str());
-                rest.is_some_and(|rest| rest.starts_with('/'))
-            };
-            let collides = |other: &&RefName| within(reference, other) || within(other, reference);
-            if let Some(other) = published.iter().find(collides) {
+            if let Some(other) = published.iter().find(|other| other.collides_with(reference)) {
                 return Err(PublishError::Collision {
                     reference: reference.clone(),
                     other: other.clone(),

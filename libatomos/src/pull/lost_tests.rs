@@ -1,6 +1,8 @@
 //! What a site has lost, seen from a machine that pulls from it.
 #![allow(clippy::disallowed_methods, reason = "tests are programs, not the library")]
 
+use std::path::PathBuf;
+
 use super::site_tests::files;
 use super::tests::{NOW, World};
 use super::{PullError, PullOptions, Selector};
@@ -116,8 +118,8 @@ fn a_manifest_for_one_release_that_is_gone_or_damaged_is_made_up_for_by_the_whol
     }
 }
 
-#[test]
-fn a_machine_whose_pack_is_gone_takes_the_image() {
+/// A machine with the first of two releases, and the pack of the second.
+fn behind_by_one() -> (World, PathBuf) {
     let mut world = World::new();
     world.release("1");
     world.write("usr/share/new", &super::tests::noise(77, 50_000));
@@ -126,8 +128,13 @@ fn a_machine_whose_pack_is_gone_takes_the_image() {
     packs.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
     world.start_over();
     world.pull_version("1");
-    // That of the second release, and every patch.
-    std::fs::remove_file(&packs[0]).unwrap();
+    (world, packs.swap_remove(0))
+}
+
+#[test]
+fn a_machine_whose_pack_is_gone_takes_the_image() {
+    let (world, new_pack) = behind_by_one();
+    std::fs::remove_file(&new_pack).unwrap();
     for file in files(&world, "patches") {
         std::fs::remove_file(file).unwrap();
     }
@@ -137,16 +144,9 @@ fn a_machine_whose_pack_is_gone_takes_the_image() {
 
 #[test]
 fn a_file_of_a_stick_that_cannot_be_opened_is_as_one_that_is_gone() {
-    let mut world = World::new();
-    world.release("1");
-    world.write("usr/share/new", &super::tests::noise(77, 50_000));
-    world.release("2");
-    let mut packs = files(&world, "packs");
-    packs.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
-    world.start_over();
-    world.pull_version("1");
+    let (world, new_pack) = behind_by_one();
     let moved = world.scratch.path().join("moved");
-    for file in files(&world, "patches").iter().chain(&packs[..1]) {
+    for file in files(&world, "patches").iter().chain([&new_pack]) {
         std::fs::rename(file, &moved).unwrap();
         std::os::unix::fs::symlink(&moved, file).unwrap();
     }

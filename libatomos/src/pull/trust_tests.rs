@@ -734,8 +734,9 @@ fn keys_in_another_order_leave_what_was_seen() {
     assert!(matches!(error, PullError::Older { .. }), "{error}");
 }
 
-#[test]
-fn a_chain_of_which_nobody_knows_where_it_began_is_followed_again() {
+/// A machine that has followed a site from one key to the next, and what is remembered of that, as programs wrote it that did not note
+/// where the chain began.
+fn followed_and_not_noted() -> (World, std::path::PathBuf, Vec<u8>) {
     let world = World::new();
     world.release("1");
     world.pull();
@@ -747,6 +748,12 @@ fn a_chain_of_which_nobody_knows_where_it_began_is_followed_again() {
     assert!(state.as_object_mut().unwrap().remove("pinned").is_some());
     let old = serde_json::to_vec(&state).unwrap();
     std::fs::write(&file, &old).unwrap();
+    (world, file, old)
+}
+
+#[test]
+fn a_chain_of_which_nobody_knows_where_it_began_is_followed_again() {
+    let (world, file, old) = followed_and_not_noted();
     assert!(world.try_pull(|_| {}).unwrap().unchanged);
     let state = crate::remote::RemoteState::load(&world.client, &super::tests::name()).unwrap();
     assert_eq!(state.keys.unwrap().number(), 1);
@@ -866,17 +873,7 @@ fn who_only_reads_looks_at_what_is_known_and_learns_nothing_new() {
 
 #[test]
 fn a_key_that_was_replaced_is_not_believed_again_where_nobody_noted_the_beginning() {
-    let world = World::new();
-    world.release("1");
-    world.pull();
-    world.rotate(1, &key(2), &[&key(1), &key(2)]);
-    world.publish_by(&key(2), NOW + 1);
-    world.pull();
-    let file = world.client.dir().path().join("remotes/origin.state");
-    let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    assert!(state.as_object_mut().unwrap().remove("pinned").is_some());
-    let old = serde_json::to_vec(&state).unwrap();
-    std::fs::write(&file, &old).unwrap();
+    let (world, file, old) = followed_and_not_noted();
     let known = || {
         let state = crate::remote::RemoteState::load(&world.client, &super::tests::name()).unwrap();
         (state.keys.unwrap().number(), state.pinned.is_some())

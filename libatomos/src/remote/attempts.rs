@@ -196,7 +196,11 @@ impl Attempts<'_, '_> {
 
     /// Returns whether a mirror is left besides the one that was asked.
     fn has_others(&self) -> bool {
-        (0..self.out.len()).any(|index| index != self.current && !self.out[index])
+        self.others().next().is_some()
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> {
+        (0..self.out.len()).filter(|index| *index != self.current && !self.out[*index])
     }
 
     fn temporary(&mut self, error: TransportError) {
@@ -217,8 +221,7 @@ impl Attempts<'_, '_> {
         // Full jitter, and on top of what the server asks for: a fleet that lost its server must not come back as one.
         let wait = asked_for + ceiling.mul_f64(random_fraction());
         self.ready[self.current] = Some(self.source.options.timer.now() + wait);
-        let is_other = |index: &usize| *index != self.current && !self.out[*index];
-        if (0..self.out.len()).any(|index| is_other(&index) && !self.is_demoted(index)) {
+        if self.others().any(|index| !self.is_demoted(index)) {
             self.demote(&error);
         }
         self.last = Some(error);

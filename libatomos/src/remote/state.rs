@@ -121,28 +121,8 @@ impl RemoteState {
         Ok(state)
     }
 
-    /// Changes what is remembered: reads it, lets `change` look at it, and writes it if it is different. Durable on return.
-    ///
-    /// Two pulls of the same remote may run at once; a lock, exclusive, sees to it that neither forgets what the other has
-    /// seen. So `change` must judge what it finds then, not what was there when the pull began.
-    pub fn update<T>(
-        repo: &Repo,
-        name: &RemoteName,
-        change: impl FnOnce(&mut Self) -> T,
-    ) -> Result<T, RemoteError> {
-        repo.check_writable()?;
-        let _lock = lock(repo)?;
-        let mut state = Self::load(repo, name)?;
-        let before = state.clone();
-        let result = change(&mut state);
-        if state != before {
-            state.save(repo, name)?;
-        }
-        Ok(result)
-    }
-
-    /// Remembers all of this besides what another process may have written meanwhile: of two, the newer stays. Returns
-    /// what is known then. Durable on return.
+    /// Remembers all of this besides what another process may have written meanwhile: of two, the newer stays, and a lock, exclusive, sees to it
+    /// that neither forgets what the other has seen. Returns what is known then. Durable on return.
     ///
     /// # Errors
     /// [`RemoteError::Replaced`] or [`RemoteError::NotFound`] where the remote has other keys by now, or is gone: what was
@@ -284,7 +264,7 @@ impl RemoteState {
         }
     }
 
-    /// Remembers. Durable on return. [`RemoteState::update`] is for whoever is not alone.
+    /// Remembers. Durable on return. [`RemoteState::remember`] is for whoever is not alone.
     pub fn save(&self, repo: &Repo, name: &RemoteName) -> Result<(), RemoteError> {
         let bytes = serde_json::to_vec_pretty(self).expect("the state is text and numbers");
         let dir = repo.dir().ensure_dir(REMOTES, 0o755).map_err(RepoError::from)?;

@@ -231,18 +231,21 @@ fn what_a_newer_program_has_seen_besides_stops_nobody() {
 fn pulls_at_once_do_not_forget_what_the_other_has_seen() {
     let test = TestRepo::new();
     let path = test.path();
+    let config = sample();
+    config.create(test.repo(), &name("origin")).unwrap();
     let update = |reference: &str| {
         let repo = &Repo::open(path).unwrap();
         for sequence in 1..=10 {
-            RemoteState::update(repo, &name("origin"), |state| {
-                state.refs.insert(reference.parse().unwrap(), seen((0, sequence)));
-            })
-            .unwrap();
+            let state = RemoteState {
+                refs: [(reference.parse().unwrap(), seen((0, sequence)))].into(),
+                ..begun_with(&config)
+            };
+            state.remember(repo, &name("origin")).unwrap();
         }
     };
     std::thread::scope(|scope| {
         for reference in ["a", "b", "c"] {
-            scope.spawn(move || update(reference));
+            scope.spawn(|| update(reference));
         }
     });
     let state = RemoteState::load(test.repo(), &name("origin")).unwrap();
