@@ -52,7 +52,7 @@ fn a_directory_with_keys_of_the_machine_is_not_reset_unasked() {
     let run = machine.atomos(&["etc", "reset", "/etc/ssh"]).code(10);
     assert_eq!(
         run.err,
-        "error: cannot put back the default of the directory ssh: made or changed here, and lost with it: ssh/ssh_host_key\n\
+        "error: cannot put back the default of the directory /etc/ssh: made or changed here, and lost with it in /etc: ssh/ssh_host_key\n\
          hint: name a path in it; or `atomos etc reset /etc/ssh --recursive --dry-run` prints all that would be lost, and the same \
          without --dry-run does it\n"
     );

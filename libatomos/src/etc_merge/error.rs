@@ -100,7 +100,7 @@ pub enum EtcMergeError {
     },
     /// Putting back the default of a directory would take away what was made or changed here beneath it.
     #[error(
-        "cannot put back the default of the directory {path}: made or changed here, and lost with it: {}",
+        "cannot put back the default of the directory /etc/{path}: made or changed here, and lost with it in /etc: {}",
         join(lost)
     )]
     LocalChanges {
